@@ -1,0 +1,67 @@
+//! The target side: one applier per system follows the journal and writes, marker first.
+
+use std::future::Future;
+
+use crate::error::Result;
+use crate::marker::Marker;
+use crate::normalize::binding::Binding;
+use crate::value::Row;
+
+/// What becomes of the rows of one [`TableRows`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Exists: update the carried columns; does not: create. By the entity's key only.
+    Upsert,
+    /// Entities without a key.
+    Insert,
+    /// By key; a row that is not there is no error.
+    Delete,
+}
+
+/// Rows of one table for one statement. Keys are distinct.
+#[derive(Debug)]
+pub struct TableRows<'a> {
+    pub binding: &'a Binding,
+    pub write: Write,
+    /// Canonical rows (one datum per field of the entity); for `Delete` only the key is read.
+    /// All carry the same fields: those for which `carried` has a bit.
+    pub rows: &'a [Row<'a>],
+    /// Bit i: `binding.columns[i]` is written. Key columns always are.
+    pub carried: u128,
+}
+
+/// A database that is written to. Statements may be held back and sent together with the
+/// commit in one flight; whatever a call returns `Ok` for is only certain after `commit`.
+pub trait Target: Send {
+    /// Connects afresh, takes the agent's session lock (60 s, then refuses naming the holder),
+    /// raises the epoch on all rows of the agent (which waits for what is in flight), and
+    /// returns the marker as it stands then. Creates the row where there is none (seq 0).
+    fn open(&mut self) -> impl Future<Output = Result<Marker>> + Send;
+
+    /// Begins a transaction with the marker as first statement: a compare-and-set from the
+    /// current seq and epoch to `next`, which fails where another agent has moved it.
+    fn begin(&mut self, next: &Marker) -> impl Future<Output = Result<()>> + Send;
+
+    /// One statement (or a few) for rows of one table. An error of any kind leaves the
+    /// transaction unusable until `rollback`.
+    fn write(&mut self, rows: &TableRows<'_>) -> impl Future<Output = Result<()>> + Send;
+
+    /// The same behind a savepoint: an error with `Recovery::Quarantine` leaves the
+    /// transaction usable, as if the rows had never been sent.
+    fn write_alone(&mut self, rows: &TableRows<'_>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Reads rows by key, locked for update: canonical rows in the order of `keys`, `None`
+    /// where there is none. For filtered bindings.
+    fn read(
+        &mut self,
+        binding: &Binding,
+        keys: &[Row<'_>],
+    ) -> impl Future<Output = Result<Vec<Option<Vec<u8>>>>> + Send;
+
+    /// Sends what was held back, and commits. `Quarantine`: a row of the batch was refused and
+    /// nothing was committed (`rollback`, then replay). `Retry`: the outcome may be unknown;
+    /// `open` tells.
+    fn commit(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    fn rollback(&mut self) -> impl Future<Output = Result<()>> + Send;
+}

@@ -1,0 +1,166 @@
+//! What the systems' catalogs say of the bound tables: columns, keys, references.
+//!
+//! The catalog shows *now*, a log shows *then*: columns of a log are matched by name, and a
+//! type that differs stops the flow. Read by `postgres` and `mysql` beside this file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::value::Kind;
+
+/// A table by name. PostgreSQL: schema and table; MySQL and MariaDB: database and table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub name: TableName,
+    /// In the table's own order.
+    pub columns: Vec<Column>,
+    pub primary_key: Vec<String>,
+    /// Every unique key (primary included) as column names; partial and expression indexes are
+    /// listed with the columns they name.
+    pub unique_keys: Vec<Vec<String>>,
+    /// References to other tables.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// How many foreign keys of other tables refer to this one.
+    pub referenced_by: u32,
+    /// Has user triggers of any kind; of DELETE kind.
+    pub triggers: bool,
+    pub delete_triggers: bool,
+    /// Writes to it can be rolled back: always in PostgreSQL, InnoDB in MySQL.
+    pub transactional: bool,
+    /// PostgreSQL only.
+    pub replica_identity: Option<ReplicaIdentity>,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaIdentity {
+    Default,
+    Nothing,
+    Full,
+    Index,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignKey {
+    pub name: String,
+    pub columns: Vec<String>,
+    pub references: TableName,
+    /// `true` for CASCADE, SET NULL and SET DEFAULT on delete or update.
+    pub acts: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub ty: ColumnType,
+    /// As the server prints it, for messages: `numeric(12,2)`.
+    pub type_name: String,
+    pub nullable: bool,
+    /// Computed by the server: never written.
+    pub generated: bool,
+    /// PostgreSQL GENERATED ALWAYS AS IDENTITY: written with OVERRIDING SYSTEM VALUE.
+    pub identity_always: bool,
+    /// Filled by the server where an insert does not name it.
+    pub has_default: bool,
+    /// The server generates keys here (serial, identity, AUTO_INCREMENT).
+    pub auto_increment: bool,
+}
+
+/// A column's type as far as values are concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ColumnType {
+    Bool,
+    /// `bytes` 1, 2, 3, 4 or 8.
+    Int {
+        bytes: u8,
+        signed: bool,
+    },
+    /// `None`: PostgreSQL's numeric without limits.
+    Decimal {
+        limits: Option<DecimalLimits>,
+    },
+    Float32,
+    Float64,
+    /// char(n): padded by PostgreSQL, trimmed by MySQL; carried without trailing spaces.
+    Char {
+        chars: u32,
+    },
+    /// varchar, text. `chars` where the type limits characters, `bytes` where bytes (MySQL's
+    /// TEXT family).
+    Text {
+        chars: Option<u32>,
+        bytes: Option<u64>,
+    },
+    /// binary(n): padded with zero bytes to `n`.
+    Binary {
+        bytes: u32,
+    },
+    /// varbinary, blob, bytea.
+    Bytes {
+        bytes: Option<u64>,
+    },
+    Date,
+    /// Fraction digits 0 to 6. MySQL's reaches ±838:59:59.
+    Time {
+        digits: u8,
+    },
+    /// Without zone: timestamp in PostgreSQL, datetime in MySQL.
+    DateTime {
+        digits: u8,
+    },
+    /// An instant: timestamptz in PostgreSQL, timestamp in MySQL.
+    Timestamp {
+        digits: u8,
+    },
+    Uuid,
+    Json,
+    Enum {
+        labels: Vec<String>,
+    },
+    /// Cannot be carried yet; refused by `check` and at start where it is bound.
+    Unsupported,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecimalLimits {
+    pub precision: u16,
+    pub scale: u16,
+}
+
+impl ColumnType {
+    /// The kind in which capture yields this column's values, before any mapping.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            ColumnType::Bool => Kind::Bool,
+            ColumnType::Int { .. } => Kind::Int,
+            ColumnType::Decimal { .. } => Kind::Decimal,
+            ColumnType::Float32 => Kind::Float32,
+            ColumnType::Float64 => Kind::Float64,
+            ColumnType::Char { .. } | ColumnType::Text { .. } | ColumnType::Enum { .. } => Kind::Text,
+            ColumnType::Binary { .. } | ColumnType::Bytes { .. } => Kind::Bytes,
+            ColumnType::Date => Kind::Date,
+            ColumnType::Time { .. } => Kind::Time,
+            ColumnType::DateTime { .. } => Kind::DateTime,
+            ColumnType::Timestamp { .. } => Kind::Timestamp,
+            ColumnType::Uuid => Kind::Uuid,
+            ColumnType::Json => Kind::Json,
+            ColumnType::Unsupported => return None,
+        })
+    }
+}

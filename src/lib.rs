@@ -1,0 +1,29 @@
+//! anechoic keeps the same business records in step across live databases, in every
+//! direction, and never answers its own writes.
+//!
+//! ```text
+//! system's log ─▶ capture ─▶ normalize ─▶ admit ─▶ JOURNAL ─▶ apply ─▶ other systems' tables
+//!  (WAL, binlog)   decode     binding,     conflicts  one order,  batch,   one transaction:
+//!                  drop       filter,      policy     fsync       map,     marker + rows
+//!                  echoes     map                     seq         write
+//!                    ▲                                                        │
+//!                    └───────────── the marker comes back in the log ─────────┘
+//! ```
+//!
+//! The modules follow that way: nouns first, then the stages in the order in which a row
+//! meets them, then what watches over them. Stages know the nouns and at most the journal,
+//! never each other; `agent` alone sees both ends.
+
+pub mod apply;
+pub mod capture;
+pub mod catalog;
+pub mod change;
+pub mod config;
+pub mod error;
+pub mod failpoint;
+pub mod marker;
+pub mod normalize;
+pub mod position;
+pub mod schema;
+pub mod status;
+pub mod value;

@@ -1,0 +1,3 @@
+//! The front door: arguments, logging, runtime, exit code.
+
+fn main() {}

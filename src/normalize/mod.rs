@@ -1,0 +1,3 @@
+//! Route and map: table rows become canonical changes, canonical rows become table rows.
+
+pub mod binding;

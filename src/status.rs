@@ -1,0 +1,206 @@
+//! What the parts of the running agent say about themselves: counters and states, written by
+//! the stages, read by `/status`, `/metrics`, `/ready` and the control socket.
+//!
+//! The books balance (invariant 8). Per system: captured = journaled + filtered + rejected +
+//! quarantined at capture. Per target: addressed = applied + coalesced + held + pending.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::Error;
+
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Of one half (capture or apply) of a system; the system shows the worse of the two.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum State {
+    /// Nothing to do here: no capture for a target, no apply for a source.
+    #[default]
+    Unused,
+    Streaming,
+    Loading,
+    Connecting,
+    /// With what went wrong; time or a reconnect may mend it.
+    Retrying(String),
+    /// With what went wrong and the way out; needs a person.
+    Stopped(String),
+}
+
+impl State {
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Unused | State::Streaming => "streaming",
+            State::Loading => "loading",
+            State::Connecting => "connecting",
+            State::Retrying(_) => "retrying",
+            State::Stopped(_) => "stopped",
+        }
+    }
+
+    pub fn of(error: &Error) -> State {
+        match error.recovery {
+            crate::error::Recovery::Stop => State::Stopped(error.full()),
+            crate::error::Recovery::Retry | crate::error::Recovery::Quarantine => State::Retrying(error.full()),
+        }
+    }
+
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            State::Retrying(error) | State::Stopped(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct CaptureStatus {
+    pub state: Mutex<State>,
+    /// As its log names it.
+    pub position: Mutex<String>,
+    pub transactions: Counter,
+    /// Row changes of bound tables, echoes not counted.
+    pub changes: Counter,
+    /// Of these: into entries, accepted.
+    pub journaled: Counter,
+    /// Outside a `where` filter on both sides, or drift in a `target` table.
+    pub filtered: Counter,
+    pub drift: Counter,
+    pub rejected: Counter,
+    /// Quarantined at capture.
+    pub refused: Counter,
+    /// Transactions of ours that came back and were dropped.
+    pub echoes: Counter,
+    /// Commit time of the last transaction read, µs; 0 before the first.
+    pub last_commit: Gauge,
+    /// When the log was last heard of (bytes, heartbeat), µs.
+    pub heard: Gauge,
+    /// Bytes of WAL or binlog between the server's end and what is acknowledged.
+    pub retained_bytes: Gauge,
+}
+
+#[derive(Debug, Default)]
+pub struct ApplyStatus {
+    pub state: Mutex<State>,
+    /// Last seq applied or skipped.
+    pub seq: Counter,
+    /// Target transactions committed.
+    pub commits: Counter,
+    /// Journal entries applied.
+    pub transactions: Counter,
+    /// Changes written.
+    pub changes: Counter,
+    /// Changes that a later one of the same key in the same batch made unnecessary.
+    pub coalesced: Counter,
+    /// Changes set aside, or folded onto one that is.
+    pub held: Counter,
+    pub retries: Counter,
+    /// Source commit → target commit of the last entry, µs.
+    pub latency: Gauge,
+    /// Commit time of the oldest entry not yet applied, µs; 0 when there is none.
+    pub oldest_pending: Gauge,
+}
+
+#[derive(Debug)]
+pub struct SystemStatus {
+    pub name: Arc<str>,
+    /// `postgresql`, `mysql` or `mariadb`, once known; and the server's version.
+    pub server: Mutex<(String, String)>,
+    pub capture: CaptureStatus,
+    pub apply: ApplyStatus,
+}
+
+#[derive(Debug)]
+pub struct EntityStatus {
+    pub name: String,
+    pub applied: Counter,
+    pub conflicts: Counter,
+    pub rejected: Counter,
+    /// Live quarantined keys, over all systems.
+    pub quarantined: Gauge,
+    /// Commit time, µs.
+    pub last_change: Gauge,
+}
+
+#[derive(Debug)]
+pub struct Status {
+    pub agent: String,
+    /// µs
+    pub started: i64,
+    /// `starting`, `running`, `stopping`.
+    pub state: Mutex<&'static str>,
+    pub systems: Vec<SystemStatus>,
+    pub entities: Vec<EntityStatus>,
+    pub journal_head: Counter,
+    pub journal_bytes: Counter,
+    pub journal_syncs: Counter,
+}
+
+impl Status {
+    pub fn new(config: &crate::config::Config) -> Arc<Self> {
+        Arc::new(Status {
+            agent: config.agent.id.clone(),
+            started: now(),
+            state: Mutex::new("starting"),
+            systems: config
+                .systems
+                .iter()
+                .map(|s| SystemStatus {
+                    name: s.name.clone(),
+                    server: Mutex::default(),
+                    capture: CaptureStatus::default(),
+                    apply: ApplyStatus::default(),
+                })
+                .collect(),
+            entities: config
+                .entities
+                .iter()
+                .map(|e| EntityStatus {
+                    name: e.name.clone(),
+                    applied: Counter::default(),
+                    conflicts: Counter::default(),
+                    rejected: Counter::default(),
+                    quarantined: Gauge::default(),
+                    last_change: Gauge::default(),
+                })
+                .collect(),
+            journal_head: Counter::default(),
+            journal_bytes: Counter::default(),
+            journal_syncs: Counter::default(),
+        })
+    }
+}
+
+/// Microseconds since 1970-01-01 UTC, by this machine's clock.
+pub fn now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
