@@ -21,6 +21,7 @@ pub mod change;
 pub mod config;
 pub mod error;
 pub mod failpoint;
+pub mod finding;
 pub mod marker;
 pub mod normalize;
 pub mod position;

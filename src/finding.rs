@@ -1,0 +1,128 @@
+//! What `check`, `setup` and start-up found in the way, each with what mends it.
+
+use serde::Serialize;
+
+use crate::catalog::TableName;
+use crate::error::Error;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Would lose data, loop, or cannot work: nothing starts there.
+    Error,
+    /// Works, with a risk or a cost that a person should know.
+    Warning,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Empty where it concerns no single system.
+    pub system: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub entity: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub table: String,
+    /// One sentence, lower case: what is wrong with which named object.
+    pub what: String,
+    /// The SQL, TOML or command that mends it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mend: String,
+}
+
+impl Finding {
+    pub fn error(system: &str, what: impl Into<String>) -> Self {
+        Finding {
+            severity: Severity::Error,
+            system: system.into(),
+            entity: String::new(),
+            table: String::new(),
+            what: what.into(),
+            mend: String::new(),
+        }
+    }
+
+    pub fn warning(system: &str, what: impl Into<String>) -> Self {
+        Finding { severity: Severity::Warning, ..Self::error(system, what) }
+    }
+
+    /// What kept us from looking at all.
+    pub fn of(system: &str, error: &Error) -> Self {
+        let mut what = error.full();
+        if !error.hint.is_empty() {
+            what.truncate(what.len() - error.hint.len() - 2);
+        }
+        Self::error(system, what).mend(error.hint.clone())
+    }
+
+    #[must_use]
+    pub fn entity(mut self, entity: impl Into<String>) -> Self {
+        self.entity = entity.into();
+        self
+    }
+
+    #[must_use]
+    pub fn table(mut self, table: &TableName) -> Self {
+        self.table = table.to_string();
+        self
+    }
+
+    #[must_use]
+    pub fn mend(mut self, mend: impl Into<String>) -> Self {
+        self.mend = mend.into();
+        self
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// `error: crm: contact (public.contacts): what`, then what mends it, indented.
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}: ")?;
+        if !self.system.is_empty() {
+            write!(f, "{}: ", self.system)?;
+        }
+        match (self.entity.is_empty(), self.table.is_empty()) {
+            (false, false) => write!(f, "{} ({}): ", self.entity, self.table)?,
+            (false, true) => write!(f, "{}: ", self.entity)?,
+            (true, false) => write!(f, "{}: ", self.table)?,
+            (true, true) => {}
+        }
+        write!(f, "{}", self.what)?;
+        for line in self.mend.lines() {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_reads_as_place_then_what_then_the_way_out() {
+        let table = TableName { schema: "public".into(), name: "contacts".into() };
+        let finding =
+            Finding::error("crm", "role \"hq\" may not UPDATE").entity("contact").table(&table).mend("GRANT …;\nand\n");
+
+        assert_eq!(
+            finding.to_string(),
+            "error: crm: contact (public.contacts): role \"hq\" may not UPDATE\n    GRANT …;\n    and"
+        );
+    }
+
+    #[test]
+    fn an_errors_hint_becomes_what_mends_it() {
+        let finding = Finding::of("crm", &Error::stop("slot is gone", "anechoic teardown"));
+
+        assert_eq!((finding.what.as_str(), finding.mend.as_str()), ("slot is gone", "anechoic teardown"));
+    }
+}
