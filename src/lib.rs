@@ -19,6 +19,7 @@ pub mod capture;
 pub mod catalog;
 pub mod change;
 pub mod config;
+pub mod connect;
 pub mod error;
 pub mod failpoint;
 pub mod finding;

@@ -73,6 +73,9 @@ pub struct RowEvent<'a> {
     /// Insert and update. Unchanged TOAST is filled from the before image where that has it,
     /// else `NotSent`.
     pub after: Option<&'a [Datum<'a>]>,
+    /// Column and reason, where a value of this row cannot be represented (a zero date): its
+    /// datum is `NotSent`, and the row goes to quarantine instead of on.
+    pub refused: Option<&'a str>,
 }
 
 #[derive(Debug, Clone)]

@@ -3,6 +3,8 @@
 //! The catalog shows *now*, a log shows *then*: columns of a log are matched by name, and a
 //! type that differs stops the flow. Read by `postgres` and `mysql` beside this file.
 
+pub mod mysql;
+
 use serde::{Deserialize, Serialize};
 
 use crate::value::Kind;

@@ -1,0 +1,331 @@
+//! Tables as `information_schema` shows them, for MySQL and MariaDB.
+//!
+//! The binlog's own metadata lacks what stands here: generated columns, MariaDB's UUID and
+//! JSON (a LONGTEXT with a check), unique keys, references. A role sees triggers only with the
+//! TRIGGER privilege and references only of tables on which it has a privilege.
+
+use std::collections::{BTreeMap, HashSet};
+
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, Params};
+
+use super::{Column, ColumnType, DecimalLimits, ForeignKey, Table, TableName};
+use crate::connect::mysql::{Flavour, failed, server};
+use crate::error::Result;
+
+/// Character sets whose bytes are UTF-8 as they stand.
+const UTF8: [&str; 4] = ["utf8mb4", "utf8mb3", "utf8", "ascii"];
+
+/// The tables in the order asked for; `None` where there is no such base table.
+pub async fn read(conn: &mut Conn, names: &[TableName]) -> Result<Vec<Option<Table>>> {
+    let folded: Option<u8> =
+        conn.query_first("SELECT @@lower_case_table_names").await.map_err(|e| failed(e, "reading the catalog"))?;
+    let mut tables = Vec::with_capacity(names.len());
+    for name in names {
+        tables.push(read_table(conn, name, folded.unwrap_or(0) != 0).await?);
+    }
+    Ok(tables)
+}
+
+async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result<Option<Table>> {
+    let found: Vec<(String, String, String, Option<String>)> = rows(
+        conn,
+        "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.TABLE_TYPE, e.TRANSACTIONS FROM information_schema.TABLES t \
+         LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
+         WHERE t.TABLE_SCHEMA = ? AND t.TABLE_NAME = ?",
+        wanted,
+    )
+    .await?;
+    let same = |a: &str, b: &str| if folded { a.to_lowercase() == b.to_lowercase() } else { a == b };
+    let Some((schema, name, kind, transactions)) =
+        found.into_iter().find(|(s, n, kind, _)| same(s, &wanted.schema) && same(n, &wanted.name) && kind != "VIEW")
+    else {
+        return Ok(None);
+    };
+    let name = TableName { schema, name };
+    let mut columns = read_columns(conn, &name).await?;
+    if kind != "BASE TABLE" {
+        // Sequences and system-versioned tables log rows that are no one's writes.
+        for column in &mut columns {
+            column.ty = ColumnType::Unsupported;
+            column.type_name = format!("{} ({})", column.type_name, kind.to_lowercase());
+        }
+    }
+    let (primary_key, unique_keys) = read_keys(conn, &name).await?;
+    let events: Vec<(String,)> = rows(
+        conn,
+        "SELECT EVENT_MANIPULATION FROM information_schema.TRIGGERS \
+         WHERE EVENT_OBJECT_SCHEMA = ? AND EVENT_OBJECT_TABLE = ?",
+        &name,
+    )
+    .await?;
+    let incoming: Vec<(u32,)> = rows(
+        conn,
+        "SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS \
+         WHERE UNIQUE_CONSTRAINT_SCHEMA = ? AND REFERENCED_TABLE_NAME = ?",
+        &name,
+    )
+    .await?;
+    Ok(Some(Table {
+        columns,
+        primary_key,
+        unique_keys,
+        foreign_keys: read_foreign_keys(conn, &name).await?,
+        referenced_by: incoming.first().map_or(0, |(count,)| *count),
+        triggers: !events.is_empty(),
+        delete_triggers: events.iter().any(|(event,)| event == "DELETE"),
+        transactional: transactions.as_deref() == Some("YES"),
+        replica_identity: None,
+        name,
+    }))
+}
+
+async fn rows<T: FromRow + Send + 'static>(conn: &mut Conn, query: &str, name: &TableName) -> Result<Vec<T>> {
+    let parameters = Params::Positional(vec![name.schema.as_str().into(), name.name.as_str().into()]);
+    conn.exec(query, parameters).await.map_err(|e| failed(e, &format!("reading the catalog of {name}")))
+}
+
+/// What `information_schema.COLUMNS` says of one column.
+#[derive(Debug, Default)]
+struct Described {
+    name: String,
+    data_type: String,
+    column_type: String,
+    charset: Option<String>,
+    chars: Option<u64>,
+    octets: Option<u64>,
+    precision: Option<u64>,
+    scale: Option<u64>,
+    fraction: Option<u64>,
+}
+
+async fn read_columns(conn: &mut Conn, table: &TableName) -> Result<Vec<Column>> {
+    let found: Vec<mysql_async::Row> = rows(
+        conn,
+        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, CHARACTER_MAXIMUM_LENGTH, \
+         CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION, \
+         IS_NULLABLE, COLUMN_DEFAULT, EXTRA \
+         FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION",
+        table,
+    )
+    .await?;
+    let json = json_columns(conn, table).await?;
+    Ok(found.into_iter().map(|row| column(row, &json)).collect())
+}
+
+fn column(mut row: mysql_async::Row, json: &HashSet<String>) -> Column {
+    let mut text = |at: usize| row.take_opt::<Option<String>, _>(at).and_then(Result::ok).flatten();
+    let mut described = Described {
+        name: text(0).unwrap_or_default(),
+        data_type: text(1).unwrap_or_default().to_lowercase(),
+        column_type: text(2).unwrap_or_default(),
+        charset: text(3),
+        ..Described::default()
+    };
+    let nullable = text(9).as_deref() == Some("YES");
+    let default = text(10);
+    let extra = text(11).unwrap_or_default().to_lowercase();
+    let mut number = |at: usize| row.take_opt::<Option<u64>, _>(at).and_then(Result::ok).flatten();
+    described.chars = number(4);
+    described.octets = number(5);
+    described.precision = number(6);
+    described.scale = number(7);
+    described.fraction = number(8);
+    let nextval = default.as_deref().is_some_and(|d| d.to_lowercase().contains("nextval("));
+    Column {
+        ty: column_type(&described, json.contains(&described.name)),
+        nullable,
+        generated: ["virtual generated", "stored generated", "persistent"].iter().any(|word| extra.contains(word)),
+        identity_always: false,
+        // MariaDB spells "no default" of a nullable column as the word.
+        has_default: default.as_deref().is_some_and(|d| d != "NULL") || extra.contains("auto_increment"),
+        auto_increment: extra.contains("auto_increment") || nextval,
+        name: described.name,
+        type_name: described.column_type,
+    }
+}
+
+fn column_type(column: &Described, json: bool) -> ColumnType {
+    let utf8 = column.charset.as_deref().is_some_and(|charset| UTF8.contains(&charset));
+    let declared = column.column_type.to_lowercase();
+    // MariaDB's COMPRESSED columns have a log format of their own.
+    if declared.contains("compressed*/") {
+        return ColumnType::Unsupported;
+    }
+    let int = |bytes| ColumnType::Int { bytes, signed: !declared.contains("unsigned") };
+    let digits = column.fraction.unwrap_or(0) as u8;
+    let octets = column.octets.or(column.chars);
+    match column.data_type.as_str() {
+        "tinyint" => int(1),
+        "smallint" => int(2),
+        "mediumint" => int(3),
+        "int" | "integer" => int(4),
+        "bigint" => int(8),
+        "decimal" => match (column.precision, column.scale) {
+            (Some(precision), Some(scale)) => {
+                ColumnType::Decimal { limits: Some(DecimalLimits { precision: precision as u16, scale: scale as u16 }) }
+            }
+            _ => ColumnType::Unsupported,
+        },
+        "float" => ColumnType::Float32,
+        "double" => ColumnType::Float64,
+        "longtext" if json && utf8 => ColumnType::Json,
+        "json" => ColumnType::Json,
+        "char" if utf8 => ColumnType::Char { chars: column.chars.unwrap_or(0) as u32 },
+        "varchar" if utf8 => ColumnType::Text { chars: column.chars.map(|n| n as u32), bytes: None },
+        "tinytext" | "text" | "mediumtext" | "longtext" if utf8 => ColumnType::Text { chars: None, bytes: octets },
+        "binary" => ColumnType::Binary { bytes: octets.unwrap_or(0) as u32 },
+        "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => ColumnType::Bytes { bytes: octets },
+        "date" => ColumnType::Date,
+        "time" => ColumnType::Time { digits },
+        "datetime" => ColumnType::DateTime { digits },
+        "timestamp" => ColumnType::Timestamp { digits },
+        "uuid" => ColumnType::Uuid,
+        "enum" if utf8 => {
+            enum_labels(&column.column_type).map_or(ColumnType::Unsupported, |labels| ColumnType::Enum { labels })
+        }
+        // bit, year, set, geometry and its kin, vector, inet4, inet6, text in other charsets
+        _ => ColumnType::Unsupported,
+    }
+}
+
+/// MariaDB's JSON columns: those whose own check is `json_valid`. MySQL has a type for them.
+async fn json_columns(conn: &mut Conn, table: &TableName) -> Result<HashSet<String>> {
+    if server(conn).await?.0 != Flavour::Mariadb {
+        return Ok(HashSet::new());
+    }
+    let checks: Vec<(String,)> = rows(
+        conn,
+        "SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS \
+         WHERE CONSTRAINT_SCHEMA = ? AND TABLE_NAME = ?",
+        table,
+    )
+    .await?;
+    Ok(checks.iter().filter_map(|(clause,)| json_checked(clause)).collect())
+}
+
+/// json_valid(`name`) → name
+fn json_checked(clause: &str) -> Option<String> {
+    let inner = clause.trim().strip_prefix("json_valid(`")?.strip_suffix("`)")?;
+    Some(inner.replace("``", "`"))
+}
+
+/// Primary key, and every unique key with the columns that it names.
+async fn read_keys(conn: &mut Conn, table: &TableName) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+    let parts: Vec<(String, Option<String>)> = rows(
+        conn,
+        "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
+         WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0 ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+        table,
+    )
+    .await?;
+    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (index, column) in parts {
+        keys.entry(index).or_default().extend(column);
+    }
+    let primary = keys.get("PRIMARY").cloned().unwrap_or_default();
+    Ok((primary, keys.into_values().collect()))
+}
+
+async fn read_foreign_keys(conn: &mut Conn, table: &TableName) -> Result<Vec<ForeignKey>> {
+    let parts: Vec<(String, String, String, String, String, String)> = rows(
+        conn,
+        "SELECT k.CONSTRAINT_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME, \
+         r.UPDATE_RULE, r.DELETE_RULE \
+         FROM information_schema.KEY_COLUMN_USAGE k JOIN information_schema.REFERENTIAL_CONSTRAINTS r \
+         ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME \
+         AND r.TABLE_NAME = k.TABLE_NAME \
+         WHERE k.TABLE_SCHEMA = ? AND k.TABLE_NAME = ? AND k.REFERENCED_TABLE_NAME IS NOT NULL \
+         ORDER BY k.CONSTRAINT_NAME, k.ORDINAL_POSITION",
+        table,
+    )
+    .await?;
+    let mut keys: Vec<ForeignKey> = Vec::new();
+    for (name, column, schema, referenced, on_update, on_delete) in parts {
+        let acts = [on_update, on_delete].iter().any(|rule| rule.starts_with("CASCADE") || rule.starts_with("SET "));
+        match keys.last_mut().filter(|key| key.name == name) {
+            Some(key) => key.columns.push(column),
+            None => keys.push(ForeignKey {
+                name,
+                columns: vec![column],
+                references: TableName { schema, name: referenced },
+                acts,
+            }),
+        }
+    }
+    Ok(keys)
+}
+
+/// enum('a','it''s') → its labels, in order.
+fn enum_labels(column_type: &str) -> Option<Vec<String>> {
+    let inner = column_type.strip_prefix("enum(")?.rsplit_once(')')?.0;
+    let mut labels = Vec::new();
+    let mut chars = inner.chars().peekable();
+    loop {
+        if chars.next()? != '\'' {
+            return None;
+        }
+        let mut label = String::new();
+        loop {
+            match chars.next()? {
+                '\'' if chars.peek() == Some(&'\'') => label.extend(chars.next()),
+                '\'' => break,
+                '\\' => label.push(match chars.next()? {
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    '0' => '\0',
+                    'Z' => '\u{1a}',
+                    other => other,
+                }),
+                other => label.push(other),
+            }
+        }
+        labels.push(label);
+        match chars.next() {
+            Some(',') => {}
+            None => return Some(labels),
+            Some(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enum_labels_keep_quotes_commas_and_backslashes() {
+        let labels = enum_labels(r"enum('a','it''s','x,y','b\\c','')").expect("well formed");
+
+        assert_eq!(labels, ["a", "it's", "x,y", r"b\c", ""]);
+        assert_eq!(enum_labels("enum('a"), None);
+        assert_eq!(enum_labels("set('a')"), None);
+    }
+
+    #[test]
+    fn only_text_whose_bytes_are_utf8_is_carried() {
+        let described = |data_type: &str, charset: &str| Described {
+            data_type: data_type.into(),
+            column_type: data_type.into(),
+            charset: Some(charset.into()),
+            chars: Some(10),
+            octets: Some(40),
+            ..Described::default()
+        };
+
+        assert_eq!(
+            column_type(&described("varchar", "utf8mb4"), false),
+            ColumnType::Text { chars: Some(10), bytes: None }
+        );
+        assert_eq!(column_type(&described("varchar", "latin1"), false), ColumnType::Unsupported);
+        assert_eq!(column_type(&described("longtext", "utf8mb4"), true), ColumnType::Json);
+        assert_eq!(column_type(&described("year", "utf8mb4"), false), ColumnType::Unsupported);
+    }
+
+    #[test]
+    fn a_json_check_names_its_column() {
+        assert_eq!(json_checked("json_valid(`a``b`)").as_deref(), Some("a`b"));
+        assert_eq!(json_checked("`n` > 0"), None);
+    }
+}
