@@ -100,8 +100,11 @@ pub struct CaptureStatus {
     pub echoes: Counter,
     /// Commit time of the last transaction read, µs; 0 before the first.
     pub last_commit: Gauge,
-    /// When the log was last heard of (bytes, heartbeat), µs.
+    /// When the log was last heard of (bytes, heartbeat), µs; 0 before the first.
     pub heard: Gauge,
+    /// How much older than the clock the last transaction was when it was read, µs; 0 once the
+    /// log's end is reached.
+    pub lag: Gauge,
     /// Bytes of WAL or binlog between the server's end and what is acknowledged.
     pub retained_bytes: Gauge,
 }

@@ -1,0 +1,369 @@
+//! `/status`: the running agent at a glance, as a value that `status` prints too.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::{ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
+
+/// A log is heard of every few seconds even when nothing is written; longer silence is lag.
+const SILENCE_ALLOWED: i64 = 15_000_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub agent: String,
+    /// `starting`, `running`, `stopping`; `stopped` where no agent runs.
+    pub state: String,
+    pub journal: JournalReport,
+    pub systems: Vec<SystemReport>,
+    pub entities: Vec<EntityReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalReport {
+    pub head: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SystemReport {
+    pub name: String,
+    /// `postgresql`, `mysql`, `mariadb`; empty until connected.
+    pub kind: String,
+    pub version: String,
+    /// The worse of capture and apply.
+    pub state: String,
+    /// With the way out, where a person must act.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+    pub capture: CaptureReport,
+    /// `null` where nothing is applied.
+    pub apply: Option<ApplyReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaptureReport {
+    pub position: String,
+    /// `null` before the log was first read.
+    pub lag_seconds: Option<f64>,
+    pub transactions: u64,
+    pub changes: u64,
+    pub echoes: u64,
+    pub filtered: u64,
+    pub rejected: u64,
+    pub quarantined: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApplyReport {
+    pub seq: u64,
+    /// Journal entries not yet applied.
+    pub pending: u64,
+    /// Age of the oldest of them.
+    pub lag_seconds: f64,
+    pub transactions: u64,
+    pub changes: u64,
+    pub coalesced: u64,
+    pub held: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityReport {
+    pub name: String,
+    pub applied: u64,
+    pub conflicts: u64,
+    pub rejected: u64,
+    pub quarantined: i64,
+    /// `null` before the first.
+    pub last_change: Option<String>,
+}
+
+impl Report {
+    pub fn of(status: &Status, now: i64) -> Self {
+        let head = status.journal_head.get();
+        Report {
+            agent: status.agent.clone(),
+            state: (*status.state.lock().expect("never held across a panic")).to_owned(),
+            journal: JournalReport { head, bytes: status.journal_bytes.get() },
+            systems: status.systems.iter().map(|s| SystemReport::of(s, head, now)).collect(),
+            entities: status.entities.iter().map(EntityReport::of).collect(),
+        }
+    }
+}
+
+impl SystemReport {
+    fn of(system: &SystemStatus, head: u64, now: i64) -> Self {
+        let (kind, version) = system.server.lock().expect("never held across a panic").clone();
+        let state = worst(system);
+        SystemReport {
+            name: system.name.to_string(),
+            kind,
+            version,
+            state: state.name().into(),
+            error: state.error().map(Into::into),
+            capture: CaptureReport::of(&system.capture, now),
+            apply: ApplyReport::of(&system.apply, head, now),
+        }
+    }
+}
+
+/// The state that a system shows: the worse of its halves.
+pub fn worst(system: &SystemStatus) -> State {
+    let capture = system.capture.state.lock().expect("never held across a panic").clone();
+    let apply = system.apply.state.lock().expect("never held across a panic").clone();
+    capture.max(apply)
+}
+
+impl CaptureReport {
+    fn of(capture: &CaptureStatus, now: i64) -> Self {
+        CaptureReport {
+            position: capture.position.lock().expect("never held across a panic").clone(),
+            lag_seconds: capture_lag(capture, now),
+            transactions: capture.transactions.get(),
+            changes: capture.changes.get(),
+            echoes: capture.echoes.get(),
+            filtered: capture.filtered.get(),
+            rejected: capture.rejected.get(),
+            quarantined: capture.refused.get(),
+        }
+    }
+}
+
+/// How far behind the log's end the capture is: what it was behind when it last read, and since
+/// when it heard nothing. An idle database is not lag.
+pub fn capture_lag(capture: &CaptureStatus, now: i64) -> Option<f64> {
+    let heard = capture.heard.get();
+    if heard == 0 {
+        return None;
+    }
+    let silence = (now - heard).max(0);
+    let silence = if silence > SILENCE_ALLOWED { silence } else { 0 };
+    Some(seconds(capture.lag.get().max(0) + silence))
+}
+
+impl ApplyReport {
+    fn of(apply: &ApplyStatus, head: u64, now: i64) -> Option<Self> {
+        if *apply.state.lock().expect("never held across a panic") == State::Unused {
+            return None;
+        }
+        Some(ApplyReport {
+            seq: apply.seq.get(),
+            pending: head.saturating_sub(apply.seq.get()),
+            lag_seconds: apply_lag(apply, now),
+            transactions: apply.transactions.get(),
+            changes: apply.changes.get(),
+            coalesced: apply.coalesced.get(),
+            held: apply.held.get(),
+        })
+    }
+}
+
+pub fn apply_lag(apply: &ApplyStatus, now: i64) -> f64 {
+    match apply.oldest_pending.get() {
+        0 => 0.0,
+        oldest => seconds((now - oldest).max(0)),
+    }
+}
+
+impl EntityReport {
+    fn of(entity: &EntityStatus) -> Self {
+        EntityReport {
+            name: entity.name.clone(),
+            applied: entity.applied.get(),
+            conflicts: entity.conflicts.get(),
+            rejected: entity.rejected.get(),
+            quarantined: entity.quarantined.get(),
+            last_change: timestamp(entity.last_change.get()),
+        }
+    }
+}
+
+/// µs → seconds.
+pub fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// µs → `2026-01-31T12:00:00.000001Z`; `None` for 0, which stands for never.
+pub fn timestamp(micros: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_microsecond(micros).ok()?;
+    (micros != 0).then(|| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::status::{Counter, Gauge};
+
+    pub(crate) const NOW: i64 = 1_769_860_800_000_000;
+
+    fn system(name: &str, kind: &str, version: &str) -> SystemStatus {
+        SystemStatus {
+            name: name.into(),
+            server: std::sync::Mutex::new((kind.into(), version.into())),
+            capture: CaptureStatus::default(),
+            apply: ApplyStatus::default(),
+        }
+    }
+
+    fn streaming(system: &SystemStatus) {
+        *system.capture.state.lock().unwrap() = State::Streaming;
+        *system.apply.state.lock().unwrap() = State::Streaming;
+        system.capture.heard.set(NOW - 1_000_000);
+    }
+
+    /// Two systems that stream, one entity.
+    pub(crate) fn example() -> Arc<Status> {
+        let status = Status {
+            agent: "hq".into(),
+            started: NOW - 3_600_000_000,
+            state: std::sync::Mutex::new("running"),
+            systems: vec![system("crm", "postgresql", "15.18"), system("shop", "mysql", "9.7.0")],
+            entities: vec![EntityStatus {
+                name: "contact".into(),
+                applied: Counter::default(),
+                conflicts: Counter::default(),
+                rejected: Counter::default(),
+                quarantined: Gauge::default(),
+                last_change: Gauge::default(),
+            }],
+            journal_head: Counter::default(),
+            journal_bytes: Counter::default(),
+            journal_syncs: Counter::default(),
+        };
+        status.systems.iter().for_each(streaming);
+        let crm = &status.systems[0];
+        *crm.capture.position.lock().unwrap() = "0/1A2B3C8".into();
+        crm.capture.lag.set(20_000);
+        crm.capture.transactions.set(881);
+        crm.capture.changes.set(9120);
+        crm.capture.journaled.set(9118);
+        crm.capture.rejected.set(2);
+        crm.capture.echoes.set(430);
+        crm.apply.seq.set(1042);
+        crm.apply.transactions.set(161);
+        crm.apply.changes.set(5230);
+        status.systems[1].apply.seq.set(1040);
+        status.systems[1].apply.oldest_pending.set(NOW - 1_500_000);
+        status.entities[0].applied.set(9120);
+        status.entities[0].conflicts.set(3);
+        status.entities[0].rejected.set(2);
+        status.entities[0].last_change.set(NOW + 1);
+        status.journal_head.set(1042);
+        status.journal_bytes.set(73_400_320);
+        Arc::new(status)
+    }
+
+    #[test]
+    fn the_report_has_the_documented_form() {
+        let report = Report::of(&example(), NOW);
+
+        insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap(), @r#"
+{
+  "agent": "hq",
+  "state": "running",
+  "journal": {
+    "head": 1042,
+    "bytes": 73400320
+  },
+  "systems": [
+    {
+      "name": "crm",
+      "kind": "postgresql",
+      "version": "15.18",
+      "state": "streaming",
+      "capture": {
+        "position": "0/1A2B3C8",
+        "lag_seconds": 0.02,
+        "transactions": 881,
+        "changes": 9120,
+        "echoes": 430,
+        "filtered": 0,
+        "rejected": 2,
+        "quarantined": 0
+      },
+      "apply": {
+        "seq": 1042,
+        "pending": 0,
+        "lag_seconds": 0.0,
+        "transactions": 161,
+        "changes": 5230,
+        "coalesced": 0,
+        "held": 0
+      }
+    },
+    {
+      "name": "shop",
+      "kind": "mysql",
+      "version": "9.7.0",
+      "state": "streaming",
+      "capture": {
+        "position": "",
+        "lag_seconds": 0.0,
+        "transactions": 0,
+        "changes": 0,
+        "echoes": 0,
+        "filtered": 0,
+        "rejected": 0,
+        "quarantined": 0
+      },
+      "apply": {
+        "seq": 1040,
+        "pending": 2,
+        "lag_seconds": 1.5,
+        "transactions": 0,
+        "changes": 0,
+        "coalesced": 0,
+        "held": 0
+      }
+    }
+  ],
+  "entities": [
+    {
+      "name": "contact",
+      "applied": 9120,
+      "conflicts": 3,
+      "rejected": 2,
+      "quarantined": 0,
+      "last_change": "2026-01-31T12:00:00.000001Z"
+    }
+  ]
+}
+"#);
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn a_system_shows_the_worse_of_its_halves() {
+        let status = example();
+        let crm = &status.systems[0];
+        *crm.capture.state.lock().unwrap() = State::Retrying("connection refused".into());
+        assert_eq!(Report::of(&status, NOW).systems[0].state, "retrying");
+
+        *crm.apply.state.lock().unwrap() = State::Stopped("marker is not ours".into());
+
+        let report = &Report::of(&status, NOW).systems[0];
+        assert_eq!((report.state.as_str(), report.error.as_deref()), ("stopped", Some("marker is not ours")));
+    }
+
+    #[test]
+    fn silence_is_lag_only_when_a_heartbeat_is_overdue() {
+        let capture = CaptureStatus::default();
+        assert_eq!(capture_lag(&capture, NOW), None);
+
+        capture.heard.set(NOW - 10_000_000);
+        assert_eq!(capture_lag(&capture, NOW), Some(0.0));
+
+        capture.heard.set(NOW - 60_000_000);
+        capture.lag.set(2_000_000);
+        assert_eq!(capture_lag(&capture, NOW), Some(62.0));
+    }
+
+    #[test]
+    fn a_system_to_which_nothing_is_applied_has_no_backlog() {
+        let status = example();
+        *status.systems[1].apply.state.lock().unwrap() = State::Unused;
+
+        assert_eq!(Report::of(&status, NOW).systems[1].apply, None);
+    }
+}

@@ -1,0 +1,86 @@
+//! What the agent tells operators by: the log, and every name that dashboards, alerts and log
+//! searches rely on. A name here changes only with a line in the changelog.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// One line per event, coloured on a terminal.
+    #[default]
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts the log, on stderr: what commands print on stdout stays clean. `RUST_LOG` decides
+/// what is shown, `default` where it is not set.
+pub fn start(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start (tests) changes nothing.
+    let _ = match format {
+        LogFormat::Human => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Fields of log events and spans.
+pub mod field {
+    pub const SYSTEM: &str = "system";
+    pub const ENTITY: &str = "entity";
+    pub const TABLE: &str = "table";
+    pub const POSITION: &str = "position";
+    pub const SEQ: &str = "seq";
+    pub const ROWS: &str = "rows";
+    pub const ELAPSED_MS: &str = "elapsed_ms";
+    pub const ERROR: &str = "error";
+}
+
+/// Metrics of `/metrics`: base units, counters end in `_total`.
+pub mod metric {
+    pub const INFO: &str = "anechoic_info";
+    pub const START_TIME: &str = "anechoic_start_time_seconds";
+    pub const READY: &str = "anechoic_ready";
+
+    pub const JOURNAL_HEAD: &str = "anechoic_journal_head_seq";
+    pub const JOURNAL_BYTES: &str = "anechoic_journal_bytes";
+    pub const JOURNAL_SYNCS: &str = "anechoic_journal_syncs_total";
+
+    /// Per system; `state` is a label, the current one is 1.
+    pub const SYSTEM_STATE: &str = "anechoic_system_state";
+
+    pub const CAPTURE_TRANSACTIONS: &str = "anechoic_capture_transactions_total";
+    /// The books of a source: captured = journaled + filtered + rejected + refused.
+    pub const CAPTURE_CHANGES: &str = "anechoic_capture_changes_total";
+    pub const CAPTURE_JOURNALED: &str = "anechoic_capture_journaled_changes_total";
+    pub const CAPTURE_FILTERED: &str = "anechoic_capture_filtered_changes_total";
+    pub const CAPTURE_REJECTED: &str = "anechoic_capture_rejected_changes_total";
+    pub const CAPTURE_REFUSED: &str = "anechoic_capture_quarantined_changes_total";
+    /// Part of the filtered ones: local writes in a `target` table.
+    pub const CAPTURE_DRIFT: &str = "anechoic_capture_drift_changes_total";
+    pub const CAPTURE_ECHOES: &str = "anechoic_capture_echoes_total";
+    pub const CAPTURE_LAG: &str = "anechoic_capture_lag_seconds";
+    pub const CAPTURE_LAST_COMMIT: &str = "anechoic_capture_last_commit_time_seconds";
+    pub const CAPTURE_RETAINED: &str = "anechoic_capture_retained_bytes";
+
+    pub const APPLY_SEQ: &str = "anechoic_apply_seq";
+    pub const APPLY_PENDING: &str = "anechoic_apply_pending_entries";
+    pub const APPLY_COMMITS: &str = "anechoic_apply_commits_total";
+    pub const APPLY_TRANSACTIONS: &str = "anechoic_apply_transactions_total";
+    /// The books of a target: addressed = applied + coalesced + held + pending.
+    pub const APPLY_CHANGES: &str = "anechoic_apply_changes_total";
+    pub const APPLY_COALESCED: &str = "anechoic_apply_coalesced_changes_total";
+    pub const APPLY_HELD: &str = "anechoic_apply_held_changes_total";
+    pub const APPLY_RETRIES: &str = "anechoic_apply_retries_total";
+    pub const APPLY_LAG: &str = "anechoic_apply_lag_seconds";
+    pub const APPLY_LATENCY: &str = "anechoic_apply_latency_seconds";
+
+    pub const ENTITY_APPLIED: &str = "anechoic_entity_applied_changes_total";
+    pub const ENTITY_CONFLICTS: &str = "anechoic_entity_conflicts_total";
+    pub const ENTITY_REJECTED: &str = "anechoic_entity_rejected_changes_total";
+    pub const ENTITY_QUARANTINED: &str = "anechoic_entity_quarantined_keys";
+    pub const ENTITY_LAST_CHANGE: &str = "anechoic_entity_last_change_time_seconds";
+}
