@@ -1,6 +1,15 @@
 //! What the agent may rely on: the configuration after it was read and checked.
+//!
+//! Two steps: `raw` is what was typed, [`Config`] what may be relied on, and `validate` leads
+//! from one to the other. Every mistake is found in one run, each with its line and the
+//! nearest valid name. Passwords appear in no message and no `Debug`.
 
-use std::path::PathBuf;
+mod address;
+mod raw;
+mod units;
+mod validate;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,3 +152,115 @@ pub struct ColumnConfig {
     pub values: Option<Vec<(String, String)>>,
     pub line: usize,
 }
+
+/// One mistake in the file: `anechoic.toml:41: entity "contact" in "shop": …; nearest: "…"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// As it was given on the command line.
+    pub file: String,
+    /// 0 where the file could not be read at all.
+    pub line: usize,
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.message),
+            line => write!(f, "{}:{line}: {}", self.file, self.message),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file; otherwise every mistake in it, in the order of its lines.
+    pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Config::from_str(&text, &file),
+            Err(error) => Err(vec![ConfigError { file, line: 0, message: format!("cannot be read: {error}") }]),
+        }
+    }
+
+    /// `file` is the name that messages give.
+    pub fn from_str(text: &str, file: &str) -> Result<Config, Vec<ConfigError>> {
+        let mut reader = raw::Reader::new(file, text);
+        let config = reader.read().and_then(|raw| validate::validate(&raw, &mut reader));
+        match config {
+            Some(config) if reader.errors.is_empty() => Ok(config),
+            _ => {
+                let mut errors = reader.errors;
+                errors.sort_by_key(|e| e.line);
+                Err(errors)
+            }
+        }
+    }
+
+    pub fn system(&self, id: SystemId) -> &SystemConfig {
+        &self.systems[id.index()]
+    }
+}
+
+/// The candidate most like `name`, where any is like it at all.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let folded = name.to_lowercase();
+    let distance = |candidate: &str| strsim::damerau_levenshtein(&folded, &candidate.to_lowercase());
+    candidates
+        .map(|candidate| (distance(candidate), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, candidate)| *distance <= name.chars().count().max(candidate.chars().count()).div_ceil(3))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `contacts`, `public.contacts`, `"My Schema"."T.x"` (backticks too). Without a schema of its
+/// own a name gets `schema`; `Err` completes the sentence that begins with the name.
+pub fn table_name(text: &str, schema: Option<&str>) -> Result<TableName, &'static str> {
+    let mut parts = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        let (part, after) = name_part(rest)?;
+        parts.push(part);
+        match after.strip_prefix('.') {
+            Some(more) => rest = more,
+            None if after.is_empty() => break,
+            None => return Err("has something behind a closing quote"),
+        }
+    }
+    match (parts.len(), schema) {
+        (1, Some(schema)) => Ok(TableName { schema: schema.to_owned(), name: parts.remove(0) }),
+        (1, None) => Err("needs a schema (PostgreSQL) or database (MySQL) in front: \"anechoic.marker\""),
+        (2, _) => Ok(TableName { name: parts.remove(1), schema: parts.remove(0) }),
+        _ => Err("has more parts than schema and table; quote names that contain dots"),
+    }
+}
+
+fn name_part(text: &str) -> Result<(String, &str), &'static str> {
+    let Some(quote) = text.chars().next().filter(|c| matches!(c, '"' | '`')) else {
+        let end = text.find('.').unwrap_or(text.len());
+        return match &text[..end] {
+            "" => Err("has an empty part"),
+            part if part.contains(['"', '`']) => Err("has a quote in the middle of a name"),
+            part => Ok((part.to_owned(), &text[end..])),
+        };
+    };
+    let mut part = String::new();
+    let mut chars = text[1..].char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if c != quote {
+            part.push(c);
+        } else if chars.peek().is_some_and(|(_, next)| *next == quote) {
+            part.push(quote);
+            chars.next();
+        } else if part.is_empty() {
+            return Err("has an empty part");
+        } else {
+            return Ok((part, &text[1 + at + 1..]));
+        }
+    }
+    Err("has a quote that is not closed")
+}
+
+#[cfg(test)]
+mod tests;

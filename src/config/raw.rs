@@ -1,0 +1,379 @@
+//! The file as it was typed: keys, strings and their lines, nothing believed yet.
+//!
+//! Read by hand from TOML's spanned tree rather than by derive, because a derived reader
+//! stops at the first mistake and an operator wants to see all of them in one run.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, nearest};
+
+/// A value with the line it stands on.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub value: T,
+    pub line: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawConfig {
+    pub agent: Option<RawAgent>,
+    pub journal: RawJournal,
+    pub systems: Vec<RawSystem>,
+    pub entities: Vec<RawEntity>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawAgent {
+    pub line: usize,
+    pub id: Option<At<String>>,
+    pub data_dir: Option<At<String>>,
+    pub listen: Option<At<String>>,
+    pub token_file: Option<At<String>>,
+    pub marker: Option<At<String>>,
+    pub max_lag: Option<At<String>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawJournal {
+    pub retention: Option<At<String>>,
+    pub max_size: Option<At<String>>,
+}
+
+/// No `Debug`: the URL may hold a password.
+pub(super) struct RawSystem {
+    pub line: usize,
+    pub name: Option<At<String>>,
+    pub url: Option<At<String>>,
+    pub password_file: Option<At<String>>,
+    pub password_env: Option<At<String>>,
+}
+
+impl std::fmt::Debug for RawSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawSystem").field("line", &self.line).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RawEntity {
+    pub line: usize,
+    pub name: Option<At<String>>,
+    pub key: Vec<At<String>>,
+    pub conflict: Option<At<String>>,
+    pub scope: Option<At<String>>,
+    /// In the order of the file.
+    pub bindings: Vec<RawBinding>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawBinding {
+    pub system: At<String>,
+    pub table: Option<At<String>>,
+    pub role: Option<At<String>>,
+    pub filter: Option<At<String>>,
+    pub columns: Option<Vec<RawColumn>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawColumn {
+    pub field: At<String>,
+    pub column: At<String>,
+    pub format: Option<At<String>>,
+    pub values: Option<Vec<(String, String)>>,
+}
+
+/// Every key of the file by the table it stands in: what unknown keys are measured against,
+/// and what `config/reference.toml` has to show.
+pub(super) const KEYS: [(&str, &[&str]); 7] = [
+    ("", &["agent", "journal", "system", "entity"]),
+    ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
+    ("journal", &["retention", "max_size"]),
+    ("system", &["name", "url", "password_file", "password_env"]),
+    ("entity", &["name", "key", "conflict", "scope", "in"]),
+    ("entity.in", &["table", "role", "where", "columns"]),
+    ("entity.in.columns", &["column", "format", "values"]),
+];
+
+fn keys_of(table: &str) -> &'static [&'static str] {
+    KEYS.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)
+}
+
+/// One table of the file, and how messages call it.
+struct Section<'d, 'i> {
+    place: String,
+    line: usize,
+    table: &'d DeTable<'i>,
+}
+
+/// The file while it is being read.
+pub(super) struct Reader<'t> {
+    file: &'t str,
+    text: &'t str,
+    pub errors: Vec<ConfigError>,
+}
+
+impl<'t> Reader<'t> {
+    pub fn new(file: &'t str, text: &'t str) -> Self {
+        Reader { file, text, errors: Vec::new() }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        let end = offset.min(self.text.len());
+        1 + self.text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count()
+    }
+
+    /// `place` may be empty.
+    pub fn error(&mut self, line: usize, place: &str, message: impl AsRef<str>) {
+        let colon = if place.is_empty() { "" } else { ": " };
+        let message = format!("{place}{colon}{}", message.as_ref());
+        self.errors.push(ConfigError { file: self.file.to_owned(), line, message });
+    }
+
+    /// What could be read; `None` where the text is not TOML.
+    pub fn read(&mut self) -> Option<RawConfig> {
+        let (tree, faults) = DeTable::parse_recoverable(self.text);
+        for fault in &faults {
+            let line = fault.span().map_or(1, |span| self.line(span.start));
+            self.error(line, "", format!("not valid TOML: {}", fault.message().trim_end()));
+        }
+        if !faults.is_empty() {
+            return None;
+        }
+        let root = Section { place: String::new(), line: 1, table: tree.get_ref() };
+        self.known_keys(&root, "");
+        let agent = self.table(&root, "agent", "[agent]").map(|s| self.agent(&s));
+        let journal = self.table(&root, "journal", "[journal]").map(|s| self.journal(&s)).unwrap_or_default();
+        let systems = self.tables(&root, "system").iter().map(|s| self.system(s)).collect();
+        let entities = self.tables(&root, "entity").iter().map(|s| self.entity(s)).collect();
+        Some(RawConfig { agent, journal, systems, entities })
+    }
+
+    fn agent(&mut self, section: &Section<'_, '_>) -> RawAgent {
+        self.known_keys(section, "agent");
+        RawAgent {
+            line: section.line,
+            id: self.string(section, "id"),
+            data_dir: self.string(section, "data_dir"),
+            listen: self.string(section, "listen"),
+            token_file: self.string(section, "token_file"),
+            marker: self.string(section, "marker"),
+            max_lag: self.string(section, "max_lag"),
+        }
+    }
+
+    fn journal(&mut self, section: &Section<'_, '_>) -> RawJournal {
+        self.known_keys(section, "journal");
+        RawJournal { retention: self.string(section, "retention"), max_size: self.string(section, "max_size") }
+    }
+
+    fn system(&mut self, section: &Section<'_, '_>) -> RawSystem {
+        self.known_keys(section, "system");
+        RawSystem {
+            line: section.line,
+            name: self.string(section, "name"),
+            url: self.string(section, "url"),
+            password_file: self.string(section, "password_file"),
+            password_env: self.string(section, "password_env"),
+        }
+    }
+
+    fn entity(&mut self, section: &Section<'_, '_>) -> RawEntity {
+        self.known_keys(section, "entity");
+        let mut bindings = Vec::new();
+        if let Some(systems) = self.table(section, "in", &section.place) {
+            for (system, value) in in_order(systems.table) {
+                let place = format!("{} in {:?}", section.place, system.value);
+                let line = self.line(system.line);
+                if let Some(binding) = self.as_table(value, line, place) {
+                    bindings.push(self.binding(&binding, At { value: system.value, line }));
+                }
+            }
+        }
+        RawEntity {
+            line: section.line,
+            name: self.string(section, "name"),
+            key: self.strings(section, "key"),
+            conflict: self.string(section, "conflict"),
+            scope: self.string(section, "scope"),
+            bindings,
+        }
+    }
+
+    fn binding(&mut self, section: &Section<'_, '_>, system: At<String>) -> RawBinding {
+        self.known_keys(section, "entity.in");
+        let columns = self.table(section, "columns", &section.place).map(|columns| self.columns(&columns));
+        RawBinding {
+            system,
+            table: self.string(section, "table"),
+            role: self.string(section, "role"),
+            filter: self.string(section, "where"),
+            columns,
+        }
+    }
+
+    fn columns(&mut self, section: &Section<'_, '_>) -> Vec<RawColumn> {
+        let mut columns = Vec::new();
+        for (field, value) in in_order(section.table) {
+            let field = At { line: self.line(field.line), value: field.value };
+            let line = self.line(value.span().start);
+            match value.get_ref() {
+                DeValue::String(column) => {
+                    let column = At { value: column.to_string(), line };
+                    columns.push(RawColumn { field, column, format: None, values: None });
+                }
+                DeValue::Table(_) => {
+                    let place = format!("{}: column of {:?}", section.place, field.value);
+                    if let Some(inner) = self.as_table(value, line, place) {
+                        columns.extend(self.mapped_column(&inner, field));
+                    }
+                }
+                other => self.wrong_type(line, &section.place, &field.value, "a column name or a table", other),
+            }
+        }
+        columns
+    }
+
+    fn mapped_column(&mut self, section: &Section<'_, '_>, field: At<String>) -> Option<RawColumn> {
+        self.known_keys(section, "entity.in.columns");
+        let format = self.string(section, "format");
+        let values = self.table(section, "values", &section.place).map(|map| self.values(&map));
+        let column = self.string(section, "column");
+        if column.is_none() && !section.table.contains_key("column") {
+            self.error(section.line, &section.place, "key \"column\" is missing");
+        }
+        Some(RawColumn { field, column: column?, format, values })
+    }
+
+    /// Canonical value → column value; integers and booleans may stand without quotes.
+    fn values(&mut self, section: &Section<'_, '_>) -> Vec<(String, String)> {
+        let mut values = Vec::new();
+        for (canonical, value) in in_order(section.table) {
+            let stored = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+                DeValue::Boolean(flag) => flag.to_string(),
+                other => {
+                    let line = self.line(value.span().start);
+                    self.wrong_type(line, &section.place, &canonical.value, "a string, integer or boolean", other);
+                    continue;
+                }
+            };
+            values.push((canonical.value, stored));
+        }
+        values
+    }
+
+    fn known_keys(&mut self, section: &Section<'_, '_>, table: &str) {
+        let known = keys_of(table);
+        for (key, _) in in_order(section.table) {
+            if !known.contains(&key.value.as_str()) {
+                let line = self.line(key.line);
+                let way_out = match nearest(&key.value, known.iter().copied()) {
+                    Some(near) => format!("nearest: {near:?}"),
+                    None => format!("known: {}", known.join(", ")),
+                };
+                self.error(line, &section.place, format!("unknown key {:?}; {way_out}", key.value));
+            }
+        }
+    }
+
+    fn string(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<String>> {
+        let value = section.table.get(key)?;
+        let line = self.line(value.span().start);
+        match value.get_ref() {
+            DeValue::String(text) => Some(At { value: text.to_string(), line }),
+            other => {
+                self.wrong_type(line, &section.place, key, "a string", other);
+                None
+            }
+        }
+    }
+
+    fn strings(&mut self, section: &Section<'_, '_>, key: &str) -> Vec<At<String>> {
+        let Some(value) = section.table.get(key) else { return Vec::new() };
+        let line = self.line(value.span().start);
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(line, &section.place, key, "a list of strings", value.get_ref());
+            return Vec::new();
+        };
+        let mut strings = Vec::new();
+        for item in items.iter() {
+            let line = self.line(item.span().start);
+            match item.get_ref() {
+                DeValue::String(text) => strings.push(At { value: text.to_string(), line }),
+                other => self.wrong_type(line, &section.place, key, "a list of strings", other),
+            }
+        }
+        strings
+    }
+
+    fn table<'d, 'i>(&mut self, section: &Section<'d, 'i>, key: &str, place: &str) -> Option<Section<'d, 'i>> {
+        let (name, value) = section.table.get_key_value(key)?;
+        let line = self.line(name.span().start);
+        self.as_table(value, line, place.to_owned())
+    }
+
+    fn as_table<'d, 'i>(
+        &mut self,
+        value: &'d Spanned<DeValue<'i>>,
+        line: usize,
+        place: String,
+    ) -> Option<Section<'d, 'i>> {
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section { place, line, table }),
+            other => {
+                self.error(line, &place, format!("expected a table, found {}", type_name(other)));
+                None
+            }
+        }
+    }
+
+    /// The tables of `[[key]]`, called by their `name`.
+    fn tables<'d, 'i>(&mut self, section: &Section<'d, 'i>, key: &str) -> Vec<Section<'d, 'i>> {
+        let Some((_, value)) = section.table.get_key_value(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            let line = self.line(value.span().start);
+            self.error(line, "", format!("{key:?} is a list: write [[{key}]], not [{key}]"));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let line = self.line(item.span().start);
+            let name = item.get_ref().get("name").and_then(|n| n.get_ref().as_str());
+            let place = match name {
+                Some(name) => format!("{key} {name:?}"),
+                None => format!("{key} number {}", index + 1),
+            };
+            tables.extend(self.as_table(item, line, place));
+        }
+        tables
+    }
+
+    fn wrong_type(&mut self, line: usize, place: &str, key: &str, expected: &str, found: &DeValue<'_>) {
+        self.error(line, place, format!("{key:?} has to be {expected}, found {}", type_name(found)));
+    }
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Entries as they follow each other in the file (the tree sorts them by name). `line` of the
+/// key is its byte offset still.
+fn in_order<'d, 'i>(table: &'d DeTable<'i>) -> Vec<(At<String>, &'d Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|(key, value)| (At { value: key.get_ref().to_string(), line: key.span().start }, value))
+        .collect();
+    entries.sort_by_key(|(key, _)| key.line);
+    entries
+}
