@@ -20,6 +20,7 @@ pub mod catalog;
 pub mod change;
 pub mod config;
 pub mod connect;
+pub mod control;
 pub mod error;
 pub mod failpoint;
 pub mod finding;

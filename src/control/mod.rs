@@ -1,0 +1,199 @@
+//! The socket that commands talk to: one JSON value per line, a request, then its answer:
+//! `"status"`, `{"wait":{"timeout_ms":60000}}`.
+//!
+//! It lies in the data directory, for the agent's own user alone. Where nobody listens no agent
+//! runs, and a command that can do without one opens the journal itself, under its lock.
+
+pub mod client;
+pub mod server;
+pub mod wait;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::client::Client;
+pub use self::server::{Socket, serve};
+use crate::change::{Changes, Quarantined};
+use crate::error::Result;
+use crate::http::status::{Report, timestamp};
+use crate::position::{Position, Seq};
+use crate::schema::SystemId;
+use crate::status::Status;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    Ping,
+    Status,
+    Wait {
+        timeout_ms: u64,
+    },
+    Quarantine,
+    /// As SIGTERM.
+    Stop,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    Pong { agent: String, pid: u32 },
+    Status { report: Report },
+    Waited(wait::Waited),
+    Quarantine { held: Vec<Held> },
+    Stopping,
+    Error { message: String, hint: String },
+}
+
+/// A live quarantine record, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub system: String,
+    pub entity: String,
+    /// The key's values.
+    pub key: String,
+    pub op: String,
+    pub held_seq: Seq,
+    pub last_seq: Seq,
+    pub reason: String,
+    pub code: String,
+    pub attempts: u32,
+    pub at: Option<String>,
+}
+
+impl From<&Quarantined> for Held {
+    fn from(record: &Quarantined) -> Self {
+        let change = Changes::new(&record.change).next().expect("a quarantine record holds one change");
+        let entity = record.schema.entity(change.entity);
+        let key = change.image().iter().take(entity.key_len).map(|datum| format!("{datum:?}"));
+        Held {
+            system: record.system.to_string(),
+            entity: entity.name.clone(),
+            key: key.collect::<Vec<_>>().join(", "),
+            op: change.op.name().into(),
+            held_seq: record.held_seq,
+            last_seq: record.last_seq,
+            reason: record.reason.clone(),
+            code: record.code.clone(),
+            attempts: record.attempts,
+            at: timestamp(record.at),
+        }
+    }
+}
+
+/// What the socket may ask of the running agent.
+pub trait Probe: Send + Sync + 'static {
+    fn status(&self) -> &Arc<Status>;
+
+    /// The end of that system's log now, asked of the server.
+    fn log_end(&self, system: SystemId) -> impl Future<Output = Result<Position>> + Send;
+
+    /// The journal has, durably, everything of that system's log up to `end`.
+    fn captured(&self, system: SystemId, end: &Position) -> bool;
+
+    /// The journal's durable head.
+    fn head(&self) -> Seq;
+
+    /// The last entry that the system has or skips; `None` where nothing is applied.
+    fn applied(&self, system: SystemId) -> Option<Seq>;
+
+    fn quarantined(&self) -> Vec<Held>;
+
+    /// As SIGTERM.
+    fn stop(&self);
+}
+
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::Ordering;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::UnixStream;
+    use tokio_util::sync::CancellationToken;
+
+    use super::wait::tests::Fake;
+    use super::*;
+
+    struct Running {
+        dir: tempfile::TempDir,
+        probe: Arc<Fake>,
+        stop: CancellationToken,
+    }
+
+    impl Running {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (probe, stop) = (Arc::new(Fake::new(5, 7)), CancellationToken::new());
+            tokio::spawn(serve(Socket::bind(dir.path()).unwrap(), probe.clone(), stop.clone()));
+            Running { dir, probe, stop }
+        }
+
+        async fn client(&self) -> Client {
+            Client::connect(self.dir.path()).await.unwrap().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_one_after_the_other() {
+        let running = Running::new();
+        let mut client = running.client().await;
+
+        let pong = client.ask(&Request::Ping).await.unwrap();
+        let status = client.ask(&Request::Status).await.unwrap();
+        let waited = client.ask(&Request::Wait { timeout_ms: 1000 }).await.unwrap();
+        let held = client.ask(&Request::Quarantine).await.unwrap();
+
+        assert_eq!(pong, Answer::Pong { agent: "hq".into(), pid: std::process::id() });
+        assert!(matches!(status, Answer::Status { report } if report.systems[0].name == "crm"));
+        assert!(matches!(waited, Answer::Waited(waited) if waited.done));
+        assert_eq!(held, Answer::Quarantine { held: vec![] });
+        assert_eq!(running.probe.stopped.load(Ordering::Relaxed), 0);
+        assert_eq!(client.ask(&Request::Stop).await.unwrap(), Answer::Stopping);
+    }
+
+    #[tokio::test]
+    async fn the_wire_is_one_json_value_per_line() {
+        let running = Running::new();
+        let mut stream = BufReader::new(UnixStream::connect(socket_path(running.dir.path())).await.unwrap());
+
+        stream.write_all(b"\"ping\"\n\"dance\"\n").await.unwrap();
+
+        let (mut pong, mut error) = (String::new(), String::new());
+        stream.read_line(&mut pong).await.unwrap();
+        stream.read_line(&mut error).await.unwrap();
+        assert_eq!(pong, format!("{{\"pong\":{{\"agent\":\"hq\",\"pid\":{}}}}}\n", std::process::id()));
+        assert!(error.starts_with("{\"error\":") && error.contains("dance"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_agents_socket_means_nobody_runs_and_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Client::connect(dir.path()).await.unwrap().is_none());
+        drop(std::os::unix::net::UnixListener::bind(socket_path(dir.path())).unwrap());
+        assert!(Client::connect(dir.path()).await.unwrap().is_none());
+
+        let socket = Socket::bind(dir.path()).unwrap();
+
+        let mode = std::fs::metadata(socket_path(dir.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(socket);
+        assert!(!socket_path(dir.path()).exists());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_stops_hangs_up() {
+        let running = Running::new();
+        let mut client = running.client().await;
+        client.ask(&Request::Ping).await.unwrap();
+
+        running.stop.cancel();
+
+        assert!(client.ask(&Request::Ping).await.is_err());
+    }
+}

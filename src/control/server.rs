@@ -1,0 +1,122 @@
+//! The agent's end of the socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, Probe, Request, socket_path, wait};
+use crate::error::{Error, Result};
+use crate::http::status::Report;
+use crate::status::now;
+
+/// No request comes near it.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+
+/// The bound socket; its file goes with it.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Call it with the journal's lock held: then a socket file that is there is a dead agent's.
+    pub fn bind(data_dir: &Path) -> Result<Self> {
+        let path = socket_path(data_dir);
+        // Bound beside its place, closed to others, then moved: never open to anybody, and a
+        // stale file is replaced in one step.
+        let fresh = path.with_extension("sock.new");
+        let failed = |error: std::io::Error| {
+            Error::stop(
+                format!("cannot make the control socket {}: {error}", path.display()),
+                "data_dir must be writable by the agent's user, and its path shorter than 90 bytes",
+            )
+            .because(error)
+        };
+        let _ = std::fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh).map_err(failed)?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        std::fs::rename(&fresh, &path).map_err(failed)?;
+        Ok(Socket { listener, path })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Answers commands until `stop`.
+pub async fn serve(socket: Socket, probe: Arc<impl Probe>, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = socket.listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(stop.clone().run_until_cancelled_owned(converse(stream, probe.clone())));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Requests of one client, one after the other, until it hangs up.
+async fn converse(stream: UnixStream, probe: Arc<impl Probe>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(REQUEST_BYTES_MAX).read_line(&mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let request = serde_json::from_str(&line);
+        let stop = matches!(request, Ok(Request::Stop));
+        let answer = tokio::select! {
+            answer = answer(request, &*probe) => answer,
+            () = hung_up(&mut reader) => return,
+        };
+        let mut text = serde_json::to_string(&answer).expect("answers are plain data");
+        text.push('\n');
+        if writer.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+        if stop {
+            probe.stop();
+        }
+    }
+}
+
+async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Answer {
+    match request {
+        Ok(Request::Ping) => Answer::Pong { agent: probe.status().agent.clone(), pid: std::process::id() },
+        Ok(Request::Status) => Answer::Status { report: Report::of(probe.status(), now()) },
+        Ok(Request::Wait { timeout_ms }) => Answer::Waited(wait::wait(probe, Duration::from_millis(timeout_ms)).await),
+        Ok(Request::Quarantine) => Answer::Quarantine { held: probe.quarantined() },
+        Ok(Request::Stop) => Answer::Stopping,
+        Err(error) => Answer::Error {
+            message: format!("the request is not understood: {error}"),
+            hint: "command and agent must be of the same version: restart the agent after an upgrade".into(),
+        },
+    }
+}
+
+/// Completes when the client closed its end; what it sent ahead stays for later.
+async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
+    match reader.fill_buf().await {
+        Ok(bytes) if !bytes.is_empty() => std::future::pending().await,
+        _ => {}
+    }
+}
