@@ -4,6 +4,7 @@
 //! type that differs stops the flow. Read by `postgres` and `mysql` beside this file.
 
 pub mod mysql;
+pub mod postgres;
 
 use serde::{Deserialize, Serialize};
 
