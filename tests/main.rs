@@ -1,0 +1,8 @@
+//! All integration tests, in one binary: real servers, one fresh database per test.
+//!
+//! `fixtures/servers.sh up` starts the servers; without them a test fails and says so.
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on panics, and says why on stderr
+
+mod support;
+
+mod fixtures;
