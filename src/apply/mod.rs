@@ -1,14 +1,57 @@
 //! The target side: one applier per system follows the journal and writes, marker first.
 
-use std::future::Future;
+pub mod postgres;
+pub mod sql;
 
-use crate::error::Result;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use crate::catalog::TableName;
+use crate::error::{Error, Result};
 use crate::marker::Marker;
 use crate::normalize::binding::Binding;
 use crate::value::Row;
 
+/// What a target is told when it is made.
+#[derive(Debug, Clone)]
+pub struct TargetSpec {
+    pub agent: String,
+    /// Name of the system that is written to.
+    pub system: Arc<str>,
+    /// Which applying connection this is; 0 where there is one.
+    pub lane: u32,
+    pub marker: TableName,
+    /// Identity of our journal: what a marker row that has to be created is given.
+    pub journal: u128,
+    /// Tells this process from another agent of the same id: [`instance`].
+    pub instance: u64,
+}
+
+/// A random number of this process. A session lock that is held by a connection of the same
+/// instance is our own, left behind by a cut, and is taken over; any other is another agent.
+pub fn instance() -> u64 {
+    static INSTANCE: OnceLock<u64> = OnceLock::new();
+    *INSTANCE.get_or_init(rand::random)
+}
+
+/// Code of the error that says: the marker is not where we left it, another writer moved it or
+/// a commit of unknown outcome had succeeded. `open` tells which; nothing was committed.
+pub const FENCED: &str = "fenced";
+
+pub fn is_fenced(error: &Error) -> bool {
+    error.code.as_deref() == Some(FENCED)
+}
+
+fn fenced(marker: &TableName, expected: &Marker) -> Error {
+    Error::retry(format!(
+        "the marker in {marker} is no longer at seq {} of epoch {}: it was moved by another writer",
+        expected.seq, expected.epoch
+    ))
+    .code(FENCED)
+}
+
 /// What becomes of the rows of one [`TableRows`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Write {
     /// Exists: update the carried columns; does not: create. By the entity's key only.
     Upsert,

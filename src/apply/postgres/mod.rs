@@ -1,0 +1,497 @@
+//! Writing to PostgreSQL: set-based statements, held back and sent with BEGIN, marker and
+//! COMMIT in one flight.
+//!
+//! ```text
+//! begin ── write ── write ── commit          a lone transaction: one flight, one round trip
+//!   └─ held ─┴─ held ─┴──────▶ ▶▶▶▶▶
+//! begin ── write ─ … ─ write ─ … ─ commit    a large one: a flight per MiB, at most four of
+//!   └───── held ─▶▶▶ ── held ─▶▶▶ ─▶▶▶         them unanswered
+//! ```
+//!
+//! Guarantees of [`Target`]; the marker is the first statement of each transaction and fails
+//! it when another writer has been here (`marker`). User triggers and foreign keys stay on;
+//! triggers can tell us by `current_setting('anechoic.applying', true) = 'on'`.
+
+mod error;
+mod flight;
+mod marker;
+pub mod statement;
+mod value;
+
+pub use error::classify;
+pub use marker::{marker_ddl, touch_marker};
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
+use self::statement::{ARBITER, Form};
+use self::value::{Array, Wire};
+use crate::apply::sql::{Shape, may_propose};
+use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
+use crate::config::ConnectConfig;
+use crate::error::{Error, Recovery, Result};
+use crate::marker::Marker;
+use crate::normalize::binding::Binding;
+use crate::schema::EntityId;
+use crate::value::Row;
+
+/// The knee of throughput; more makes only the plan's constants larger.
+const ROWS_PER_STATEMENT: usize = 1000;
+const BYTES_PER_STATEMENT: usize = 1 << 20;
+/// Held back at most, before a flight starts without its commit.
+const BYTES_HELD: usize = 1 << 20;
+const FLIGHTS_UNANSWERED: usize = 4;
+/// How long another agent's lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rows are found by index whatever the statistics say: a generic plan made while a table was
+/// small would scan it for ever after. The server itself watches for our end (a lock that a
+/// dead agent holds must not outlive it by two hours), and lets nobody block us unnoticed.
+const SESSION: &str = "SET anechoic.applying = 'on'; SET synchronous_commit = on; \
+    SET plan_cache_mode = force_custom_plan; SET default_transaction_isolation = 'read committed'; \
+    SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
+    SET statement_timeout = 0; SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = 0; \
+    SET idle_session_timeout = 0; SET client_connection_check_interval = '5s'; \
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
+
+pub struct PgTarget {
+    connect: ConnectConfig,
+    spec: TargetSpec,
+    lock_patience: Duration,
+    session: Option<Session>,
+}
+
+impl PgTarget {
+    pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
+        PgTarget { connect, spec, lock_patience: LOCK_PATIENCE, session: None }
+    }
+
+    /// Waits this long for the lock of another agent of the same id (60 s by default).
+    #[must_use]
+    pub fn lock_patience(mut self, patience: Duration) -> Self {
+        self.lock_patience = patience;
+        self
+    }
+
+    fn session(&mut self) -> Result<&mut Session> {
+        self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
+    }
+}
+
+/// What a prepared statement was made for.
+type StatementKey = (EntityId, Write, u128, Form);
+
+struct Prepared {
+    shape: Shape,
+    statements: Vec<Statement>,
+}
+
+struct Session {
+    client: Arc<Client>,
+    spec: TargetSpec,
+    role: String,
+    advance: Statement,
+    /// As committed; what the next compare-and-set expects.
+    current: Marker,
+    /// Of the transaction under way.
+    next: Option<Marker>,
+    prepared: HashMap<StatementKey, Arc<Prepared>>,
+    reads: HashMap<EntityId, Statement>,
+    /// Whether ON CONFLICT finds an index for the entity's key.
+    arbiters: HashMap<EntityId, bool>,
+    held: Vec<Step>,
+    held_bytes: usize,
+    /// Sent, not yet answered.
+    flights: VecDeque<Flight>,
+    /// Something of the transaction under way was sent.
+    begun: bool,
+    /// Rows of the transaction under way were written alone, behind savepoints.
+    alone: bool,
+    /// A commit failed on deferred constraints after such a replay: until one succeeds, they
+    /// are checked row by row, so that the culprit is found.
+    check_at_once: bool,
+}
+
+impl Target for PgTarget {
+    async fn open(&mut self) -> Result<Marker> {
+        self.session = None;
+        let application = format!("anechoic/{}/apply", self.spec.agent);
+        let client = crate::connect::postgres::connect(&self.connect, &application).await?;
+        let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
+        client.batch_execute(SESSION).await.map_err(failed)?;
+        marker::lock(&client, &self.spec, self.lock_patience).await?;
+        let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
+        let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
+        self.session = Some(Session {
+            client: Arc::new(client),
+            spec: self.spec.clone(),
+            role: self.connect.user.clone(),
+            advance,
+            current: current.clone(),
+            next: None,
+            prepared: HashMap::new(),
+            reads: HashMap::new(),
+            arbiters: HashMap::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            flights: VecDeque::new(),
+            begun: false,
+            alone: false,
+            check_at_once: false,
+        });
+        Ok(current)
+    }
+
+    async fn begin(&mut self, next: &Marker) -> Result<()> {
+        let session = self.session()?;
+        debug_assert!(session.next.is_none() && session.held.is_empty(), "one transaction at a time");
+        session.held.push(Step::Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"));
+        let (from, lane) = (&session.current, session.spec.lane);
+        let numbers = [from.epoch, from.seq, from.part, next.seq, next.part].map(u64::cast_signed);
+        session.held.push(Step::Marker {
+            statement: session.advance.clone(),
+            parameters: MarkerParameters {
+                agent: session.spec.agent.clone(),
+                lane: lane as i32,
+                numbers,
+                journal: format!("{:032x}", next.journal),
+                origin: next.origin.clone(),
+                txid: next.txid.clone(),
+            },
+        });
+        session.next = Some(Marker { epoch: session.current.epoch, ..next.clone() });
+        Ok(())
+    }
+
+    async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        let session = self.session()?;
+        session.hold(rows, false).await?;
+        if session.held_bytes >= BYTES_HELD {
+            session.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        self.session()?.write_alone(rows).await
+    }
+
+    async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.session()?.read(binding, keys).await
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        let session = self.session()?;
+        session.held.push(Step::Command("COMMIT"));
+        let result = match session.send().await {
+            Ok(()) => session.land().await,
+            Err(error) => Err(error),
+        };
+        match &result {
+            Ok(()) => {
+                session.check_at_once = false;
+                if let Some(next) = session.next.take() {
+                    session.current = next;
+                }
+                session.over();
+            }
+            Err(error) if error.recovery == Recovery::Quarantine && session.alone => session.check_at_once = true,
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        let session = self.session()?;
+        session.held.clear();
+        // What went wrong in flight was told before, or does not matter any more.
+        let _ = session.land().await;
+        let result = match session.begun {
+            true => session.client.batch_execute("ROLLBACK").await,
+            false => Ok(()),
+        };
+        session.over();
+        result.map_err(|error| Error::retry("the connection failed while rolling back").because(error))
+    }
+}
+
+impl Session {
+    fn over(&mut self) {
+        self.next = None;
+        self.held.clear();
+        self.held_bytes = 0;
+        self.begun = false;
+        self.alone = false;
+    }
+
+    fn failed(&self, (failed, error): (Failed, tokio_postgres::Error)) -> Error {
+        match failed {
+            Failed::Marker if error.code().is_some_and(|code| marker::is_fence(code.code())) => {
+                fenced(&self.spec.marker, &self.current)
+            }
+            Failed::Marker | Failed::Command => {
+                let said = classify(error, &self.spec.marker, &self.role);
+                match failed {
+                    // Only deferred constraints make COMMIT itself say this: it is no one
+                    // table's error.
+                    Failed::Command if said.recovery == Recovery::Quarantine => said.context("at commit"),
+                    _ => said,
+                }
+            }
+            Failed::Rows(table) => classify(error, &table, &self.role),
+        }
+    }
+
+    fn answered(&self, outcome: Outcome) -> Result<()> {
+        outcome.map_err(|failure| self.failed(failure))
+    }
+
+    /// Sends what is held, waiting for older flights only where too many are unanswered.
+    async fn send(&mut self) -> Result<()> {
+        while self.flights.len() >= FLIGHTS_UNANSWERED {
+            self.land_one().await?;
+        }
+        let steps = std::mem::take(&mut self.held);
+        self.held_bytes = 0;
+        self.begun |= !steps.is_empty();
+        let flight = flight::send(self.client.clone(), steps).await;
+        self.flights.push_back(flight);
+        Ok(())
+    }
+
+    async fn land_one(&mut self) -> Result<()> {
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
+        let outcome = flight.await;
+        self.flights.pop_front();
+        self.answered(outcome)
+    }
+
+    /// Waits for all answers; the first error counts.
+    async fn land(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        while !self.flights.is_empty() {
+            let landed = self.land_one().await;
+            if result.is_ok() {
+                result = landed;
+            }
+        }
+        result
+    }
+
+    async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        if !self.flights.is_empty() || self.held.iter().any(|step| matches!(step, Step::Rows { .. })) {
+            self.send().await?;
+            self.land().await?;
+        }
+        self.alone = true;
+        let table = rows.binding.table.clone();
+        self.held.push(Step::Command("SAVEPOINT alone"));
+        let held_before = self.held.len();
+        if let Err(error) = self.hold(rows, true).await {
+            // The mapping refused the row: nothing of it was sent.
+            self.held.truncate(held_before - 1);
+            return Err(error);
+        }
+        if self.check_at_once {
+            self.held.push(Step::Command("SET CONSTRAINTS ALL IMMEDIATE"));
+        }
+        self.held.push(Step::Command("RELEASE SAVEPOINT alone"));
+        self.send().await?;
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
+        let outcome = flight.await;
+        self.flights.pop_front();
+        let Err((failed, error)) = outcome else { return Ok(()) };
+        let said = match failed {
+            Failed::Marker => return Err(self.failed((failed, error))),
+            Failed::Command | Failed::Rows(_) => classify(error, &table.name, &self.role),
+        };
+        if said.recovery == Recovery::Quarantine {
+            self.client
+                .batch_execute("ROLLBACK TO SAVEPOINT alone; RELEASE SAVEPOINT alone")
+                .await
+                .map_err(|error| classify(error, &table.name, &self.role))?;
+        }
+        Err(said)
+    }
+
+    /// Encodes rows into statements and holds them back.
+    async fn hold(&mut self, rows: &TableRows<'_>, alone: bool) -> Result<()> {
+        let prepared = self.prepared(rows.binding, rows.write, rows.carried, alone).await?;
+        let mut batch = Batch::new(rows.binding, &prepared.shape)?;
+        let mut batches = Vec::new();
+        let mut datums = Vec::with_capacity(rows.binding.columns.len());
+        for row in rows.rows {
+            if batch.rows >= ROWS_PER_STATEMENT || batch.bytes() >= BYTES_PER_STATEMENT {
+                batches.push(std::mem::replace(&mut batch, Batch::new(rows.binding, &prepared.shape)?));
+            }
+            batch.push(*row, &mut datums)?;
+        }
+        batches.push(batch);
+        for batch in batches.into_iter().filter(|batch| batch.rows > 0) {
+            self.held_bytes += batch.bytes();
+            let parameters = Arc::new(batch.arrays);
+            for statement in &prepared.statements {
+                self.held.push(Step::Rows {
+                    statement: statement.clone(),
+                    parameters: parameters.clone(),
+                    table: rows.binding.table.clone(),
+                });
+            }
+            if self.held_bytes >= BYTES_HELD && !alone {
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepared(&mut self, binding: &Binding, write: Write, carried: u128, alone: bool) -> Result<Arc<Prepared>> {
+        let carried = if write == Write::Delete { 0 } else { carried };
+        let form = match write == Write::Upsert && !alone && may_propose(binding, carried) {
+            true if self.arbiter(binding).await? => Form::Propose,
+            _ => Form::UpdateThenInsert,
+        };
+        let key = (binding.entity, write, carried, form);
+        if let Some(prepared) = self.prepared.get(&key) {
+            return Ok(prepared.clone());
+        }
+        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let mut statements = Vec::new();
+        for text in statement::write(binding, &shape, write, form)? {
+            statements.push(self.prepare(binding, &text).await?);
+        }
+        let prepared = Arc::new(Prepared { shape, statements });
+        self.prepared.insert(key, prepared.clone());
+        Ok(prepared)
+    }
+
+    async fn prepare(&mut self, binding: &Binding, text: &str) -> Result<Statement> {
+        self.client.prepare(text).await.map_err(|error| classify(error, &binding.table.name, &self.role))
+    }
+
+    async fn arbiter(&mut self, binding: &Binding) -> Result<bool> {
+        if let Some(known) = self.arbiters.get(&binding.entity) {
+            return Ok(*known);
+        }
+        let table = &binding.table.name;
+        let key: Vec<&str> = binding.columns[..binding.key_len].iter().map(|c| c.column.name.as_str()).collect();
+        let row = self
+            .client
+            .query_one(ARBITER, &[&table.schema, &table.name, &key])
+            .await
+            .map_err(|error| classify(error, table, &self.role))?;
+        self.arbiters.insert(binding.entity, row.get(0));
+        Ok(row.get(0))
+    }
+
+    async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.send().await?;
+        self.land().await?;
+        let shape = Shape::key(binding);
+        let statement = match self.reads.get(&binding.entity) {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = self.prepare(binding, &statement::read(binding, &shape)?).await?;
+                self.reads.insert(binding.entity, statement.clone());
+                statement
+            }
+        };
+        let mut found = vec![None; keys.len()];
+        for (chunk, keys) in keys.chunks(ROWS_PER_STATEMENT).enumerate() {
+            let mut batch = Batch::new(binding, &shape)?;
+            let mut datums = Vec::new();
+            for key in keys {
+                batch.push(*key, &mut datums)?;
+            }
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                batch.arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+            let rows = self
+                .client
+                .query(&statement, &parameters)
+                .await
+                .map_err(|error| classify(error, &binding.table.name, &self.role))?;
+            for row in rows {
+                let number = row.get::<_, i64>(0) as usize - 1;
+                found[chunk * ROWS_PER_STATEMENT + number] = Some(canonical(binding, &row)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Rows of one statement, column by column.
+struct Batch<'a> {
+    binding: &'a Binding,
+    /// Per parameter: the bound column, and the place of its field in a canonical row.
+    columns: &'a [usize],
+    arrays: Vec<Array>,
+    rows: usize,
+    scratch: String,
+}
+
+impl<'a> Batch<'a> {
+    fn new(binding: &'a Binding, shape: &'a Shape) -> Result<Self> {
+        let arrays: Result<_> =
+            shape.sent.iter().map(|at| Ok(Array::new(Wire::of(&binding.columns[*at].column)?))).collect();
+        Ok(Batch { binding, columns: &shape.sent, arrays: arrays?, rows: 0, scratch: String::new() })
+    }
+
+    fn bytes(&self) -> usize {
+        self.arrays.iter().map(Array::bytes).sum()
+    }
+
+    /// `datums` is reused memory.
+    fn push<'r>(&mut self, row: Row<'r>, datums: &mut Vec<crate::value::Datum<'r>>) -> Result<()> {
+        row.read_into(datums);
+        for (at, array) in self.columns.iter().zip(&mut self.arrays) {
+            let bound = &self.binding.columns[*at];
+            let datum = datums.get(bound.field).copied().unwrap_or(crate::value::Datum::NotSent);
+            self.scratch.clear();
+            array.push(&bound.column, bound.to_column(datum, &mut self.scratch)?)?;
+        }
+        self.rows += 1;
+        Ok(())
+    }
+}
+
+/// A row as read → a canonical row: one datum per field up to the last one that is bound.
+fn canonical(binding: &Binding, row: &tokio_postgres::Row) -> Result<Vec<u8>> {
+    let fields = binding.columns.iter().map(|c| c.field + 1).max().unwrap_or(0);
+    let mut by_field = vec![None; fields];
+    for (at, bound) in binding.columns.iter().enumerate() {
+        by_field[bound.field] = Some(at);
+    }
+    let mut out = Vec::new();
+    for at in by_field {
+        match at {
+            None => crate::value::write_datum(&mut out, crate::value::Datum::NotSent),
+            Some(at) => {
+                let raw: Option<Raw<'_>> = row.get(at + 1);
+                let bound = &binding.columns[at];
+                bound.to_canonical(value::decode(&bound.column, raw.map(|raw| raw.0))?, &mut out)?;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A value's bytes as the server sent them.
+struct Raw<'a>(&'a [u8]);
+
+impl<'a> tokio_postgres::types::FromSql<'a> for Raw<'a> {
+    fn from_sql(
+        _: &tokio_postgres::types::Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Raw(raw))
+    }
+
+    fn accepts(_: &tokio_postgres::types::Type) -> bool {
+        true
+    }
+}
