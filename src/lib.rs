@@ -25,6 +25,7 @@ pub mod error;
 pub mod failpoint;
 pub mod finding;
 pub mod http;
+pub mod journal;
 pub mod marker;
 pub mod normalize;
 pub mod position;
