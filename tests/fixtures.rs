@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::proxy::{Proxy, Side};
 use crate::support::servers::{Db, Kind, Server, Session};
+use crate::support::world::{Entity, Type, World};
 use crate::support::{SOON, eventually};
 
 #[tokio::test]
@@ -111,4 +112,52 @@ async fn cut_after_commit_leaves_the_outcome_unknown_and_the_row_there() {
         assert_eq!(proxy.fired(), 1);
         assert_eq!(db.rows("SELECT id FROM t").await, [[Some("7".to_owned())]]);
     }
+}
+
+/// The comparison that the other tests trust: equal values are equal in every engine's own
+/// spelling, and different ones are found.
+#[tokio::test]
+async fn a_world_compares_values_not_spellings() {
+    let world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)])
+        .entity(
+            Entity::new("thing")
+                .key("id", Type::Int)
+                .field("flag", Type::Bool)
+                .field("big", Type::Unsigned)
+                .field("price", Type::Decimal(12, 3))
+                .field("f4", Type::Float)
+                .field("f8", Type::Double)
+                .field("name", Type::Text)
+                .field("data", Type::Bytes)
+                .field("day", Type::Date)
+                .field("hour", Type::Time)
+                .field("local", Type::DateTime)
+                .field("at", Type::Timestamp)
+                .field("uid", Type::Uuid)
+                .field("doc", Type::Json)
+                .field("size", Type::Enum(&["small", "large"]))
+                .renamed(),
+        )
+        .build()
+        .await;
+    for system in ["crm", "shop", "erp"] {
+        let (table, kind) = (world.table("thing", system), world[system].kind);
+        let bytes = if kind.is_postgres() { "'\\x00ff'" } else { "x'00ff'" };
+        let zone = if kind.is_postgres() { "+00" } else { "" };
+        world[system]
+            .execute(&format!(
+                "INSERT INTO {table} VALUES (1, true, 18446744073709551615, 1.500, 0.1, 1e-300, 'Zoë', {bytes}, \
+                 '2026-02-28', '23:59:59.000001', '2026-02-28 01:02:03.5', '2026-02-28 01:02:03.25{zone}', \
+                 'a0EEbc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{{\"b\":1, \"a\": [null]}}', 'large'), \
+                 (2, null, null, null, null, null, null, null, null, null, null, null, null, null, null)"
+            ))
+            .await;
+    }
+
+    assert_eq!(world.compare().await, Ok(()));
+
+    let column = world.column("thing", "name", "erp");
+    world["erp"].execute(&format!("UPDATE thing_erp SET {column} = 'zoë' WHERE id_erp = 1")).await;
+    let difference = world.compare().await.unwrap_err();
+    assert!(difference.contains("only in crm: 1 | 1 |") && difference.contains("only in erp: 1 | 1 |"), "{difference}");
 }

@@ -164,6 +164,7 @@ impl Agent {
             .args(args)
             .arg("-c")
             .arg(self.config())
+            .envs(self.env.iter().filter(|(n, _)| n != "ANECHOIC_KILL_AT").map(|(n, v)| (n, v)))
             .stdin(Stdio::null())
             .output()
             .await

@@ -309,16 +309,24 @@ impl Db {
         Db::on(&Server::shared(kind), &unique()).await
     }
 
-    /// `unique` makes its names; databases of one world share it, so that they share the
-    /// marker's name.
+    /// `unique` makes its names.
     pub async fn on(server: &Arc<Server>, unique: &str) -> Db {
+        Db::named(server, unique, format!("anechoic_{unique}")).await
+    }
+
+    /// Databases of one world share the marker's name, but may lie on one server.
+    pub async fn for_world(server: &Arc<Server>, unique: &str, index: usize) -> Db {
+        Db::named(server, &format!("{unique}_{index}"), format!("anechoic_{unique}")).await
+    }
+
+    async fn named(server: &Arc<Server>, unique: &str, marker: String) -> Db {
         let db = Db {
             kind: server.kind,
             server: server.clone(),
             name: format!("test_{unique}"),
             application: format!("app_{unique}"),
             agent: format!("anechoic_{unique}"),
-            marker: format!("anechoic_{unique}"),
+            marker,
             session: Mutex::new(None),
         };
         db.create().await;
@@ -413,9 +421,8 @@ impl Db {
 
     /// The same through a proxy at that port.
     pub fn agent_url_at(&self, port: u16) -> String {
-        let (scheme, option) = if self.kind.is_postgres() { ("postgresql", "sslmode") } else { ("mysql", "ssl-mode") };
-        let off = if self.kind.is_postgres() { "disable" } else { "DISABLED" };
-        format!("{scheme}://{}@127.0.0.1:{port}/{}?{option}={off}", self.agent, self.name)
+        let scheme = if self.kind.is_postgres() { "postgresql" } else { "mysql" };
+        format!("{scheme}://{}@127.0.0.1:{port}/{}?sslmode=disable", self.agent, self.name)
     }
 
     /// Of the agent's role, without TLS.
