@@ -14,6 +14,8 @@ use super::{
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
+use crate::normalize::filter::Filter;
+use crate::normalize::transform::Format;
 use crate::schema::SystemId;
 
 const SYSTEMS_MAX: usize = 64;
@@ -316,6 +318,11 @@ fn binding(
             Role::Both
         }
     };
+    if let Some(at) = &raw.filter
+        && let Err(why) = Filter::check_syntax(&at.value)
+    {
+        reader.error(at.line, place, format!("where {why}"));
+    }
     let columns = raw.columns.as_ref().map(|columns| self::columns(columns, key, raw.system.line, place, reader));
     let table = required(&raw.table, "table", raw.system.line, place, reader)?;
     let schema = system.map(|system| match system.engine {
@@ -377,6 +384,11 @@ fn mapping(column: &RawColumn, place: &str, reader: &mut Reader<'_>) {
     let field = &column.field.value;
     if let (Some(format), Some(_)) = (&column.format, &column.values) {
         reader.error(format.line, place, format!("field {field:?} has both format and values; one is possible"));
+    }
+    if let Some(at) = &column.format
+        && let Err(why) = Format::new(&at.value)
+    {
+        reader.error(at.line, place, format!("format {:?} of field {field:?} {why}", at.value));
     }
     let mut stored = HashSet::new();
     for (_, value) in column.values.iter().flatten() {

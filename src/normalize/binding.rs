@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Column, Table};
-use crate::error::Result;
+use super::filter::Filter;
+use super::transform::{Format, Refusal, ValueMap, convert, fits};
+use crate::catalog::{Column, ColumnType, Table};
+use crate::config::Engine;
+use crate::error::{Error, Result};
 use crate::schema::{EntityId, SystemId};
-use crate::value::{Datum, Kind};
+use crate::value::{Datum, Kind, Value, write_datum};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -14,6 +17,16 @@ pub enum Role {
     Source,
     /// Local writes are drift: counted, not journaled.
     Target,
+}
+
+impl Role {
+    pub fn captures(self) -> bool {
+        matches!(self, Role::Both | Role::Source)
+    }
+
+    pub fn receives(self) -> bool {
+        matches!(self, Role::Both | Role::Target)
+    }
 }
 
 /// One entity in one system, resolved against the catalog.
@@ -27,7 +40,8 @@ pub struct Binding {
     pub columns: Vec<BoundColumn>,
     /// `columns[..key_len]` is the key.
     pub key_len: usize,
-    // filter: Option<Filter>  (added by normalize)
+    /// Which rows belong here, over canonical fields; all of them where absent.
+    pub filter: Option<Filter>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,26 +51,76 @@ pub struct BoundColumn {
     pub kind: Kind,
     pub column: Column,
     pub transform: Transform,
+    /// Whose limits apply.
+    pub engine: Engine,
+    /// `field "joined" of "contact" (column "joined_on")`, for errors.
+    pub label: Arc<str>,
 }
 
 /// What happens to a value beyond the change of representation that its types imply.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Transform {
     None,
-    // Format(..), Values(..)  (added by normalize)
+    Format(Format),
+    Values(ValueMap),
 }
 
 impl BoundColumn {
     /// Column value as captured → canonical, appended to `out` in row form. A value that
-    /// cannot be carried exactly is `Recovery::Quarantine`.
+    /// cannot be carried exactly is `Recovery::Quarantine`; then nothing is appended.
     pub fn to_canonical(&self, datum: Datum<'_>, out: &mut Vec<u8>) -> Result<()> {
-        crate::value::write_datum(out, datum);
+        let Datum::Value(value) = datum else {
+            write_datum(out, datum);
+            return Ok(());
+        };
+        let mut scratch = Vec::new(); // allocates only where an integer becomes decimal text
+        let value = match (value, &self.column.ty) {
+            (Value::Text(text), ColumnType::Char { .. }) => Value::Text(text.trim_end_matches(' ')),
+            _ => value,
+        };
+        let canonical = match (&self.transform, value) {
+            (Transform::None, value) => convert(value, self.kind, &mut scratch),
+            (Transform::Format(format), Value::Text(text)) => {
+                format.read(text).and_then(|value| convert(value, self.kind, &mut scratch))
+            }
+            (Transform::Format(_), _) => Err("a format needs text".into()),
+            (Transform::Values(map), value) => map.to_canonical(value),
+        };
+        let canonical = canonical.map_err(|why| self.refused(&why))?;
+        write_datum(out, Datum::Value(canonical));
         Ok(())
     }
 
     /// Canonical value → what the column takes: of the column's own kind, in range, not
-    /// rounded, not cut; text that was made for it lies in `scratch`. Errors as above.
-    pub fn to_column<'a>(&self, datum: Datum<'a>, _scratch: &'a mut String) -> Result<Datum<'a>> {
-        Ok(datum)
+    /// rounded, not cut; what was made for it lies in `scratch`. Errors as above.
+    pub fn to_column<'a>(&'a self, datum: Datum<'a>, scratch: &'a mut Vec<u8>) -> Result<Datum<'a>> {
+        let value = match datum {
+            Datum::NotSent => return Ok(datum),
+            Datum::Null if self.column.nullable => return Ok(datum),
+            // MySQL and MariaDB may put their own value where a timestamp is not nullable.
+            Datum::Null => return Err(self.refused("NULL into a column that is NOT NULL")),
+            Datum::Value(value) => value,
+        };
+        self.value_to_column(value, scratch).map(Datum::Value).map_err(|why| self.refused(&why))
+    }
+
+    fn value_to_column<'a>(&'a self, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Result<Value<'a>, Refusal> {
+        let own = match &self.transform {
+            Transform::None => {
+                let kind = self.column.ty.kind().ok_or("the column's type is not supported")?;
+                convert(value, kind, scratch)?
+            }
+            Transform::Format(format) => {
+                let mut unused = Vec::new(); // at most a zone comes or goes: nothing is made
+                let value = convert(value, format.kind, &mut unused)?;
+                Value::Text(format.write(value, scratch)?)
+            }
+            Transform::Values(map) => map.to_column(value)?,
+        };
+        fits(own, &self.column.ty, self.engine)
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        Error::data(format!("{}: {why}", self.label))
     }
 }

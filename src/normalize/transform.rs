@@ -1,0 +1,543 @@
+//! One value from one form to another: exact, or refused with the reason. Pure.
+//!
+//! Three steps lead from a canonical value into a column and back: the binding's own mapping
+//! ([`ValueMap`], [`Format`]), the change of kind ([`convert`]), and whether the column can
+//! hold the result as it is ([`fits`]). None of them rounds, cuts or pads, because a server
+//! that did so silently would leave two systems apart with no error anywhere. A reason never
+//! contains the value.
+
+use std::fmt::Write as _;
+
+use serde::de::IgnoredAny;
+
+use crate::catalog::{ColumnType, DecimalLimits};
+use crate::config::Engine;
+use crate::value::{Kind, MICROS_PER_DAY, Value, civil_from_days, days_from_civil};
+
+/// Why a value cannot be carried; completes "field … : ".
+pub type Refusal = String;
+
+/// The same value in another kind. `scratch` holds what had to be made.
+pub fn convert<'a>(value: Value<'a>, to: Kind, scratch: &'a mut Vec<u8>) -> Result<Value<'a>, Refusal> {
+    Ok(match (value, to) {
+        (Value::Bool(_), Kind::Bool)
+        | (Value::Int(_) | Value::UInt(_), Kind::Int)
+        | (Value::Decimal(_), Kind::Decimal)
+        | (Value::Float32(_), Kind::Float32)
+        | (Value::Float64(_), Kind::Float64)
+        | (Value::Text(_), Kind::Text)
+        | (Value::Bytes(_), Kind::Bytes)
+        | (Value::Date(_), Kind::Date)
+        | (Value::Time(_), Kind::Time)
+        | (Value::DateTime(_), Kind::DateTime)
+        | (Value::Timestamp(_), Kind::Timestamp)
+        | (Value::Uuid(_), Kind::Uuid)
+        | (Value::Json(_), Kind::Json) => value,
+        (Value::Int(0), Kind::Bool) => Value::Bool(false),
+        (Value::Int(1), Kind::Bool) => Value::Bool(true),
+        (Value::Int(_) | Value::UInt(_), Kind::Bool) => return Err("an integer other than 0 and 1 is no bool".into()),
+        (Value::Bool(flag), Kind::Int) => Value::Int(i64::from(flag)),
+        (Value::Int(number), Kind::Decimal) => made(scratch, itoa::Buffer::new().format(number), Value::Decimal),
+        (Value::UInt(number), Kind::Decimal) => made(scratch, itoa::Buffer::new().format(number), Value::Decimal),
+        (Value::Decimal(text), Kind::Int) => decimal_to_int(text)?,
+        (Value::Float32(number), Kind::Float64) => Value::Float64(f64::from(number)),
+        (Value::Float64(number), Kind::Float32) => float_to_float32(number)?,
+        (Value::Uuid(uuid), Kind::Text) => made(scratch, uuid_text(&uuid, &mut [0; 36]), Value::Text),
+        (Value::Text(text), Kind::Uuid) => Value::Uuid(uuid_from_text(text)?),
+        (Value::Uuid(uuid), Kind::Bytes) => {
+            scratch.clear();
+            scratch.extend_from_slice(&uuid);
+            Value::Bytes(scratch)
+        }
+        (Value::Bytes(bytes), Kind::Uuid) => {
+            Value::Uuid(bytes.try_into().map_err(|_| format!("{} bytes are no uuid; it has 16", bytes.len()))?)
+        }
+        (Value::Json(text), Kind::Text) => Value::Text(text),
+        (Value::Text(text), Kind::Json) => match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Value::Json(text),
+            Err(error) => {
+                return Err(format!(
+                    "the text is not valid JSON (at line {}, column {})",
+                    error.line(),
+                    error.column()
+                ));
+            }
+        },
+        (Value::DateTime(micros), Kind::Timestamp) => Value::Timestamp(micros),
+        (Value::Timestamp(micros), Kind::DateTime) => Value::DateTime(micros),
+        (value, to) => return Err(format!("{} cannot become {}", kind_of(value).name(), to.name())),
+    })
+}
+
+/// Whether [`convert`] leads from the one to the other and back.
+pub fn convertible(a: Kind, b: Kind) -> bool {
+    a == b || {
+        let pair = |x, y| (a, b) == (x, y) || (b, a) == (x, y);
+        pair(Kind::Bool, Kind::Int)
+            || pair(Kind::Int, Kind::Decimal)
+            || pair(Kind::Float32, Kind::Float64)
+            || pair(Kind::Uuid, Kind::Text)
+            || pair(Kind::Uuid, Kind::Bytes)
+            || pair(Kind::Json, Kind::Text)
+            || pair(Kind::DateTime, Kind::Timestamp)
+    }
+}
+
+pub fn kind_of(value: Value<'_>) -> Kind {
+    match value {
+        Value::Bool(_) => Kind::Bool,
+        Value::Int(_) | Value::UInt(_) => Kind::Int,
+        Value::Decimal(_) => Kind::Decimal,
+        Value::Float32(_) => Kind::Float32,
+        Value::Float64(_) => Kind::Float64,
+        Value::Text(_) => Kind::Text,
+        Value::Bytes(_) => Kind::Bytes,
+        Value::Date(_) => Kind::Date,
+        Value::Time(_) => Kind::Time,
+        Value::DateTime(_) => Kind::DateTime,
+        Value::Timestamp(_) => Kind::Timestamp,
+        Value::Uuid(_) => Kind::Uuid,
+        Value::Json(_) => Kind::Json,
+    }
+}
+
+fn made<'a>(scratch: &'a mut Vec<u8>, text: &str, value: fn(&'a str) -> Value<'a>) -> Value<'a> {
+    scratch.clear();
+    scratch.extend_from_slice(text.as_bytes());
+    value(std::str::from_utf8(scratch).expect("copied from a str"))
+}
+
+fn decimal_to_int<'a>(text: &str) -> Result<Value<'a>, Refusal> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.bytes().any(|b| b != b'0') {
+        return Err("the number has a fraction, an integer has none".into());
+    }
+    let whole = if matches!(whole, "" | "-" | "+") { "0" } else { whole };
+    integer(whole).ok_or_else(|| "the number is beyond every integer type".to_owned())
+}
+
+/// −2^63 … 2^64−1, with one spelling each.
+pub fn integer<'a>(text: &str) -> Option<Value<'a>> {
+    text.parse().map(Value::Int).ok().or_else(|| text.parse().map(Value::UInt).ok())
+}
+
+fn float_to_float32<'a>(number: f64) -> Result<Value<'a>, Refusal> {
+    let narrow = number as f32;
+    if number.is_nan() || f64::from(narrow).to_bits() == number.to_bits() {
+        Ok(Value::Float32(narrow))
+    } else {
+        Err("the number is not exact in single precision".into())
+    }
+}
+
+fn uuid_text<'b>(uuid: &[u8; 16], out: &'b mut [u8; 36]) -> &'b str {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut at = 0;
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            out[at] = b'-';
+            at += 1;
+        }
+        out[at] = HEX[usize::from(byte >> 4)];
+        out[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
+    }
+    std::str::from_utf8(out).expect("hex digits and hyphens")
+}
+
+/// 36 characters with hyphens, in either case.
+pub fn uuid_from_text(text: &str) -> Result<[u8; 16], Refusal> {
+    let wrong = || "the text is no uuid of 32 hex digits in five groups".to_owned();
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 || [8, 13, 18, 23].iter().any(|&at| bytes[at] != b'-') {
+        return Err(wrong());
+    }
+    let mut uuid = [0; 16];
+    let mut digits = bytes.iter().filter(|b| **b != b'-').map(|b| char::from(*b).to_digit(16));
+    for byte in &mut uuid {
+        let (high, low) = (digits.next().flatten(), digits.next().flatten());
+        *byte = (high.ok_or_else(wrong)? * 16 + low.ok_or_else(wrong)?) as u8;
+    }
+    match digits.next() {
+        None => Ok(uuid),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// The value as the column can hold it: itself, or a decimal without surplus zeros.
+pub fn fits<'a>(value: Value<'a>, ty: &ColumnType, engine: Engine) -> Result<Value<'a>, Refusal> {
+    let mysql = engine == Engine::Mysql;
+    match (value, ty) {
+        (Value::Int(_) | Value::UInt(_), ColumnType::Int { bytes, signed }) => int_fits(value, *bytes, *signed)?,
+        (Value::Decimal(text), ColumnType::Decimal { limits: Some(limits) }) => {
+            return decimal_fits(text, *limits).map(Value::Decimal);
+        }
+        (Value::Float32(number), _) if mysql && !number.is_finite() => return Err(no_such_float()),
+        (Value::Float64(number), _) if mysql && !number.is_finite() => return Err(no_such_float()),
+        (Value::Text(text), _) => text_fits(text, ty, mysql)?,
+        (Value::Bytes(bytes), ColumnType::Binary { bytes: width }) if bytes.len() != *width as usize => {
+            return Err(format!("{} bytes into a column of exactly {width}", bytes.len()));
+        }
+        (Value::Bytes(bytes), ColumnType::Bytes { bytes: Some(max) }) if bytes.len() as u64 > *max => {
+            return Err(format!("{} bytes into a column of at most {max}", bytes.len()));
+        }
+        (Value::Date(days), _) => date_fits(days, mysql)?,
+        (Value::Time(micros), ColumnType::Time { digits }) => {
+            let range = if mysql { -3_020_399_000_000..=3_020_399_000_000 } else { 0..=MICROS_PER_DAY };
+            if !range.contains(&micros) {
+                return Err("the time is beyond what the column takes".into());
+            }
+            digits_fit(micros, *digits)?;
+        }
+        (Value::DateTime(micros), ColumnType::DateTime { digits }) => instant_fits(micros, *digits, mysql)?,
+        (Value::Timestamp(micros), ColumnType::Timestamp { digits }) => {
+            // MySQL's timestamp counts seconds from 1; the upper end (2038 or 2106) is the server's to say.
+            let seconds = micros.div_euclid(1_000_000);
+            if mysql && !(1..=i64::from(u32::MAX)).contains(&seconds) {
+                return Err("the time is beyond what a timestamp column takes (1970 to 2038, or 2106)".into());
+            }
+            instant_fits(micros, *digits, mysql)?;
+        }
+        _ => {}
+    }
+    Ok(value)
+}
+
+fn no_such_float() -> Refusal {
+    "NaN and Infinity do not exist in MySQL and MariaDB".into()
+}
+
+fn int_fits(value: Value<'_>, bytes: u8, signed: bool) -> Result<(), Refusal> {
+    let number = match value {
+        Value::Int(number) => i128::from(number),
+        Value::UInt(number) => i128::from(number),
+        _ => return Ok(()),
+    };
+    let bits = u32::from(bytes) * 8;
+    let (low, high) =
+        if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+    if (low..=high).contains(&number) { Ok(()) } else { Err(format!("the number is not within {low} and {high}")) }
+}
+
+/// Surplus zeros go, nothing else does.
+fn decimal_fits(text: &str, limits: DecimalLimits) -> Result<&str, Refusal> {
+    let (precision, scale) = (usize::from(limits.precision), usize::from(limits.scale));
+    let digits = text.trim_start_matches(['-', '+']);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.trim_start_matches('0').len() > precision.saturating_sub(scale) {
+        return Err(format!("the number has more digits than {precision},{scale} holds"));
+    }
+    if fraction.len() <= scale {
+        return Ok(text);
+    }
+    let significant = fraction.trim_end_matches('0').len();
+    if significant > scale {
+        return Err(format!("the number has {significant} decimals, the column {scale}: it would be rounded"));
+    }
+    let surplus = fraction.len() - scale + usize::from(scale == 0);
+    Ok(&text[..text.len() - surplus])
+}
+
+fn text_fits(text: &str, ty: &ColumnType, mysql: bool) -> Result<(), Refusal> {
+    if !mysql && text.as_bytes().contains(&0) {
+        return Err("PostgreSQL holds no zero byte in text".into());
+    }
+    let over = |max: u32| text.len() > max as usize && text.chars().count() > max as usize;
+    match ty {
+        ColumnType::Char { chars } if text.ends_with(' ') => {
+            Err(format!("char({chars}) would lose the spaces at the end"))
+        }
+        ColumnType::Char { chars } | ColumnType::Text { chars: Some(chars), .. } if over(*chars) => {
+            Err(format!("{} characters into a column of at most {chars}", text.chars().count()))
+        }
+        ColumnType::Text { bytes: Some(max), .. } if text.len() as u64 > *max => {
+            Err(format!("{} bytes of text into a column of at most {max}", text.len()))
+        }
+        ColumnType::Enum { labels } if !labels.iter().any(|label| label == text) => {
+            Err("the text is none of the column's labels".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
+    // 4713-11-24 BC and 5874897-12-31: the ends of PostgreSQL's date.
+    let possible = if mysql {
+        (1..=9999).contains(&civil_from_days(days).0)
+    } else {
+        (-2_440_588..=2_145_042_905).contains(&days)
+    };
+    if possible { Ok(()) } else { Err("the date is beyond what the column takes".into()) }
+}
+
+fn instant_fits(micros: i64, digits: u8, mysql: bool) -> Result<(), Refusal> {
+    // PostgreSQL's begins at 4713-11-24 BC and ends beyond our microseconds.
+    let possible = if mysql {
+        i32::try_from(micros.div_euclid(MICROS_PER_DAY)).is_ok_and(|days| (1..=9999).contains(&civil_from_days(days).0))
+    } else {
+        micros >= -210_866_803_200_000_000
+    };
+    if !possible {
+        return Err("the date is beyond what the column takes".into());
+    }
+    digits_fit(micros, digits)
+}
+
+fn digits_fit(micros: i64, digits: u8) -> Result<(), Refusal> {
+    let unit = 10i64.pow(6 - u32::from(digits.min(6)));
+    if micros % unit == 0 {
+        Ok(())
+    } else {
+        Err(format!("the time has more than the column's {digits} fraction digits"))
+    }
+}
+
+/// `values = { active = "A", closed = "C" }`: one to one, both ways.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueMap {
+    /// (canonical, in the column)
+    pairs: Vec<(Mapped, Mapped)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Mapped {
+    Text(String),
+    Int(Value<'static>),
+    Bool(bool),
+}
+
+impl Mapped {
+    fn new(text: &str, kind: Kind) -> Option<Mapped> {
+        match kind {
+            Kind::Text => Some(Mapped::Text(text.to_owned())),
+            Kind::Int => integer(text).map(Mapped::Int),
+            Kind::Bool => match text {
+                "true" | "1" => Some(Mapped::Bool(true)),
+                "false" | "0" => Some(Mapped::Bool(false)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value<'_> {
+        match self {
+            Mapped::Text(text) => Value::Text(text),
+            Mapped::Int(value) => *value,
+            Mapped::Bool(flag) => Value::Bool(*flag),
+        }
+    }
+}
+
+impl ValueMap {
+    /// `Err` names the text that is not of the kind.
+    pub fn new(pairs: &[(String, String)], canonical: Kind, column: Kind) -> Result<ValueMap, String> {
+        let mapped = |text: &String, kind: Kind| {
+            Mapped::new(text, kind).ok_or_else(|| format!("value {text:?} is not of type {}", kind.name()))
+        };
+        let pair = |(from, to): &(String, String)| Ok((mapped(from, canonical)?, mapped(to, column)?));
+        Ok(ValueMap { pairs: pairs.iter().map(pair).collect::<Result<_, String>>()? })
+    }
+
+    pub fn to_canonical(&self, value: Value<'_>) -> Result<Value<'_>, Refusal> {
+        let found = self.pairs.iter().find(|(_, stored)| stored.value() == value);
+        found
+            .map(|(canonical, _)| canonical.value())
+            .ok_or_else(|| "the column's value is not in the values map".into())
+    }
+
+    pub fn to_column(&self, value: Value<'_>) -> Result<Value<'_>, Refusal> {
+        let found = self.pairs.iter().find(|(canonical, _)| canonical.value() == value);
+        found.map(|(_, stored)| stored.value()).ok_or_else(|| "the value is not in the values map".into())
+    }
+
+    /// The values as the column holds them.
+    pub fn stored(&self) -> impl Iterator<Item = Value<'_>> {
+        self.pairs.iter().map(|(_, stored)| stored.value())
+    }
+}
+
+/// A date, time or datetime kept as text. Every part has a fixed width, so that what is read
+/// is written back byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    parts: Vec<Part>,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(char),
+    Year,
+    /// Two digits: 69 to 99 are 19xx, 00 to 68 are 20xx.
+    ShortYear,
+    Month,
+    Day,
+    Hour,
+    Minute,
+    Second,
+    Micros,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    year: i32,
+    month: u32,
+    day: u32,
+    /// Microseconds since midnight.
+    time: i64,
+}
+
+impl Format {
+    pub fn new(text: &str) -> Result<Format, String> {
+        let mut parts = Vec::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '%' {
+                parts.push(Part::Literal(c));
+                continue;
+            }
+            match chars.next() {
+                Some('Y') => parts.push(Part::Year),
+                Some('y') => parts.push(Part::ShortYear),
+                Some('m') => parts.push(Part::Month),
+                Some('d') => parts.push(Part::Day),
+                Some('H') => parts.push(Part::Hour),
+                Some('M') => parts.push(Part::Minute),
+                Some('S') => parts.push(Part::Second),
+                Some('f') => parts.push(Part::Micros),
+                Some('%') => parts.push(Part::Literal('%')),
+                Some(other) => return Err(format!("has %{other}; known: %Y %y %m %d %H %M %S %f %%")),
+                None => return Err("ends with a lone %".into()),
+            }
+        }
+        let kind = kind_of_parts(&parts)?;
+        Ok(Format { parts, kind })
+    }
+
+    /// Date, Time or DateTime, as [`Self::kind`] says.
+    pub fn read<'a>(&self, text: &str) -> Result<Value<'a>, Refusal> {
+        let wrong = || "the text does not have the binding's format".to_owned();
+        let mut rest = text;
+        let mut read = Parts::default();
+        for part in &self.parts {
+            let width = match part {
+                Part::Literal(c) => {
+                    rest = rest.strip_prefix(*c).ok_or_else(wrong)?;
+                    continue;
+                }
+                Part::Year => 4,
+                Part::Micros => 6,
+                _ => 2,
+            };
+            let digits = rest.get(..width).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
+            let number: i64 = digits.parse().map_err(|_| wrong())?;
+            rest = &rest[width..];
+            let below = |limit: i64| if number < limit { Ok(number) } else { Err(wrong()) };
+            match part {
+                Part::Literal(_) => {}
+                Part::Year => read.year = number as i32,
+                Part::ShortYear => read.year = number as i32 + if number < 69 { 2000 } else { 1900 },
+                Part::Month => read.month = number as u32,
+                Part::Day => read.day = number as u32,
+                Part::Hour => read.time += below(24)? * 3_600_000_000,
+                Part::Minute => read.time += below(60)? * 60_000_000,
+                Part::Second => read.time += below(60)? * 1_000_000,
+                Part::Micros => read.time += number,
+            }
+        }
+        if !rest.is_empty() {
+            return Err(wrong());
+        }
+        if self.kind == Kind::Time {
+            return Ok(Value::Time(read.time));
+        }
+        let days =
+            days_from_civil(read.year, read.month, read.day).ok_or("the text names a day that does not exist")?;
+        Ok(match self.kind {
+            Kind::Date => Value::Date(days),
+            _ => Value::DateTime(i64::from(days) * MICROS_PER_DAY + read.time),
+        })
+    }
+
+    /// Into `out`, cleared. `value` is of [`Self::kind`].
+    pub fn write<'a>(&self, value: Value<'_>, out: &'a mut Vec<u8>) -> Result<&'a str, Refusal> {
+        let (days, time) = match value {
+            Value::Date(days) => (days, 0),
+            Value::Time(micros) => (0, micros),
+            Value::DateTime(micros) => {
+                let days = i32::try_from(micros.div_euclid(MICROS_PER_DAY)).map_err(|_| "the date is out of range")?;
+                (days, micros.rem_euclid(MICROS_PER_DAY))
+            }
+            other => return Err(format!("{} has no date or time format", kind_of(other).name())),
+        };
+        if !(0..MICROS_PER_DAY).contains(&time) {
+            return Err("the time is not within one day".into());
+        }
+        let (year, month, day) = civil_from_days(days);
+        let (seconds, micros) = (time / 1_000_000, time % 1_000_000);
+        let mut left = time; // what the format has not written must be zero
+        let mut text = String::from_utf8(std::mem::take(out)).unwrap_or_default();
+        text.clear();
+        for part in &self.parts {
+            let done = match part {
+                Part::Literal(c) => {
+                    text.push(*c);
+                    Ok(())
+                }
+                Part::Year if !(0..=9999).contains(&year) => return Err("the year does not have four digits".into()),
+                Part::Year => write!(text, "{year:04}"),
+                Part::ShortYear if !(1969..=2068).contains(&year) => {
+                    return Err("the year is not within 1969 and 2068, which %y can tell apart".into());
+                }
+                Part::ShortYear => write!(text, "{:02}", year % 100),
+                Part::Month => write!(text, "{month:02}"),
+                Part::Day => write!(text, "{day:02}"),
+                Part::Hour => {
+                    left -= seconds / 3600 * 3_600_000_000;
+                    write!(text, "{:02}", seconds / 3600)
+                }
+                Part::Minute => {
+                    left -= seconds / 60 % 60 * 60_000_000;
+                    write!(text, "{:02}", seconds / 60 % 60)
+                }
+                Part::Second => {
+                    left -= seconds % 60 * 1_000_000;
+                    write!(text, "{:02}", seconds % 60)
+                }
+                Part::Micros => {
+                    left -= micros;
+                    write!(text, "{micros:06}")
+                }
+            };
+            done.expect("writing to a string");
+        }
+        *out = text.into_bytes();
+        match left {
+            0 => Ok(std::str::from_utf8(out).expect("made of a string")),
+            _ => Err("the time has parts that the binding's format leaves out".into()),
+        }
+    }
+}
+
+fn kind_of_parts(parts: &[Part]) -> Result<Kind, String> {
+    let count = |wanted: &Part| parts.iter().filter(|part| *part == wanted).count();
+    for part in [Part::Month, Part::Day, Part::Hour, Part::Minute, Part::Second, Part::Micros] {
+        if count(&part) > 1 {
+            return Err("names a part twice".into());
+        }
+    }
+    let date = [count(&Part::Year) + count(&Part::ShortYear), count(&Part::Month), count(&Part::Day)];
+    let time = [count(&Part::Hour), count(&Part::Minute), count(&Part::Second), count(&Part::Micros)];
+    let has_time = match time {
+        [0, 0, 0, 0] => false,
+        [1, 1, 0, 0] | [1, 1, 1, _] => true,
+        _ => return Err("needs %H and %M, then %S, then %f to be a time".into()),
+    };
+    match (date, has_time) {
+        ([1, 1, 1], false) => Ok(Kind::Date),
+        ([1, 1, 1], true) => Ok(Kind::DateTime),
+        ([0, 0, 0], true) => Ok(Kind::Time),
+        _ => Err("needs one year, %m and %d to be a date, %H and %M to be a time".into()),
+    }
+}
