@@ -106,6 +106,8 @@ pub(crate) mod fixture {
             kind: column.ty.kind().expect("a kind"),
             column: column.clone(),
             transform: Transform::None,
+            engine: crate::config::Engine::Postgres,
+            label: column.name.as_str().into(),
         };
         Binding {
             system: SystemId(0),
@@ -113,6 +115,7 @@ pub(crate) mod fixture {
             role: Role::Both,
             columns: columns.iter().enumerate().map(bound).collect(),
             key_len,
+            filter: None,
             table: Arc::new(Table {
                 name: TableName { schema: schema.into(), name: table.into() },
                 unique_keys: vec![key.clone()],

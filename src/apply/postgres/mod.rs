@@ -431,14 +431,14 @@ struct Batch<'a> {
     columns: &'a [usize],
     arrays: Vec<Array>,
     rows: usize,
-    scratch: String,
+    scratch: Vec<u8>,
 }
 
 impl<'a> Batch<'a> {
     fn new(binding: &'a Binding, shape: &'a Shape) -> Result<Self> {
         let arrays: Result<_> =
             shape.sent.iter().map(|at| Ok(Array::new(Wire::of(&binding.columns[*at].column)?))).collect();
-        Ok(Batch { binding, columns: &shape.sent, arrays: arrays?, rows: 0, scratch: String::new() })
+        Ok(Batch { binding, columns: &shape.sent, arrays: arrays?, rows: 0, scratch: Vec::new() })
     }
 
     fn bytes(&self) -> usize {
