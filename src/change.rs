@@ -323,7 +323,33 @@ pub enum Fate<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encoded<'a>(pub &'a [u8]);
 
+/// What the agent's own entries have for a txid.
+const RETRY: &str = "retry";
+
 impl Entry {
+    /// Tries a held key again, in the system that holds it. `base` names the record that it
+    /// carries ([`Quarantined::last_seq`]): where the applier has folded more since, it is stale.
+    pub fn retry(seq: Seq, quarantined: &Quarantined, now: Micros) -> Self {
+        Entry {
+            seq,
+            origin: Origin::Agent,
+            position: None,
+            base: quarantined.last_seq,
+            txid: RETRY.into(),
+            committed_at: now,
+            to: Address::Only(vec![quarantined.system.clone()]),
+            schema: quarantined.schema.clone(),
+            changes: 1,
+            body: Body::Inline(quarantined.change.clone()),
+            decisions: Vec::new(),
+            replacements: Bytes::new(),
+        }
+    }
+
+    pub fn is_retry(&self) -> bool {
+        self.origin == Origin::Agent && matches!(self.to, Address::Only(_)) && &*self.txid == RETRY
+    }
+
     /// The fate of change number `index` in system `system`. Bindings and roles are the
     /// caller's business; decisions are looked up by a cursor that only moves forward.
     pub fn fate(&self, index: u64, system: &str, cursor: &mut usize) -> Fate<'_> {

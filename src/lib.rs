@@ -14,6 +14,7 @@
 //! meets them, then what watches over them. Stages know the nouns and at most the journal,
 //! never each other; `agent` alone sees both ends.
 
+pub mod admit;
 pub mod apply;
 pub mod capture;
 pub mod catalog;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::value::Kind;
+use crate::change::{Change, ChangeWriter};
+use crate::value::{Datum, Kind, Row, write_datum};
 
 /// A system by its place in the configuration: 0 is the primary, lower is higher authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,5 +121,46 @@ impl Schema {
 
     pub fn find(&self, name: &str) -> Option<EntityId> {
         self.entities.iter().position(|e| e.name == name).map(|i| EntityId(i as u16))
+    }
+}
+
+/// How rows written under one schema read under another: entities and fields meet by name.
+#[derive(Debug, Clone)]
+pub struct Translation {
+    to: Arc<Schema>,
+    /// Per entity of the old schema: its number now, and per field of now its place then.
+    entities: Vec<Option<(EntityId, Vec<Option<usize>>)>>,
+}
+
+impl Translation {
+    /// `None` where both are the same. An entity that is gone, or whose key differs, has none.
+    pub fn between(from: &Schema, to: &Arc<Schema>) -> Option<Self> {
+        if from.id == to.id {
+            return None;
+        }
+        let translate = |old: &EntitySchema| {
+            let id = to.find(&old.name)?;
+            let new = to.entity(id);
+            let key = |e: &EntitySchema| e.fields[..e.key_len].iter().map(|f| f.name.clone()).collect::<Vec<_>>();
+            (key(old) == key(new)).then(|| (id, new.fields.iter().map(|f| old.field(&f.name)).collect()))
+        };
+        Some(Translation { to: to.clone(), entities: from.entities.iter().map(translate).collect() })
+    }
+
+    /// Appends the change as the new schema has it; `false`: its entity has no translation.
+    pub fn translate(&self, change: &Change<'_>, out: &mut ChangeWriter) -> bool {
+        let Some(Some((entity, fields))) = self.entities.get(change.entity.index()) else { return false };
+        let row = |row: Row<'_>| {
+            let mut bytes = Vec::with_capacity(row.0.len());
+            for from in fields {
+                write_datum(&mut bytes, from.map_or(Datum::NotSent, |i| row.get(i)));
+            }
+            bytes
+        };
+        let (before, after) = (change.before.map(row), change.after.map(row));
+        let (before, after) = (before.as_deref().map(Row), after.as_deref().map(Row));
+        out.push_change(&Change { entity: *entity, before, after, ..*change });
+        debug_assert!(entity.index() < self.to.entities.len(), "translated into the schema it was made for");
+        true
     }
 }

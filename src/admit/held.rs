@@ -1,0 +1,185 @@
+//! Keys that a system holds: what it refused is set aside, and until it has received what
+//! replaces it, it does not see that key.
+//!
+//! A hold begins with a quarantine record, synced before the target transaction whose marker
+//! passes the refused entry; it ends when the system's own log shows the marker of the retry
+//! that carried everything folded into it. In between, the system's own changes of the key are
+//! admitted with a base below the oldest entry it has not received.
+//!
+//! A retry that succeeded can be followed by a new refusal before the system's log has shown
+//! it: then there are two holds at once, and which one a local change falls under depends on
+//! whether it stands before or after the retry's marker in that log ([`Phase`]).
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::admit::index::slot_key;
+use crate::change::{Change, Changes, Micros, Quarantined};
+use crate::position::Seq;
+use crate::schema::SystemId;
+
+/// Never retried by the timer: only something newer, or a person, can mend it.
+pub const NO_TIMER: u32 = u32::MAX;
+
+/// A live quarantine, as an applier is told of it when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldKey {
+    pub quarantined: Quarantined,
+    /// The newest retry of exactly this record. Where the marker is at or past it, the key is
+    /// no longer held.
+    pub retry: Option<Seq>,
+}
+
+/// Part of the system's log in which its changes of the key have not seen `held_seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phase {
+    held_seq: Seq,
+    /// Ends with the marker of this entry; `None` while no retry is under way.
+    until: Option<Seq>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Hold {
+    pub quarantined: Quarantined,
+    /// In order; the last one is the record's.
+    phases: Vec<Phase>,
+    /// When the timer tries again.
+    due: Micros,
+    slots: usize,
+}
+
+impl Hold {
+    fn last(&mut self) -> &mut Phase {
+        self.phases.last_mut().expect("a hold has a phase")
+    }
+
+    fn retry(&self) -> Option<Seq> {
+        self.phases.last().and_then(|p| p.until)
+    }
+}
+
+type HoldKey = (SystemId, u128);
+
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    live: BTreeMap<HoldKey, Hold>,
+    pinned: HashSet<u128>,
+}
+
+/// The change that a quarantine record holds.
+pub(super) fn change_of(quarantined: &Quarantined) -> Change<'_> {
+    Changes::new(&quarantined.change).next().expect("a quarantine record holds one change")
+}
+
+impl Holds {
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// The base that a change of `system` has for `key`: lowered while the key is held there.
+    pub fn base(&self, system: SystemId, key: u128, base: Seq) -> Seq {
+        let Some(hold) = self.live.get(&(system, key)) else { return base };
+        let unseen = |phase: &&Phase| phase.until.is_none_or(|until| base < until);
+        hold.phases.iter().filter(unseen).fold(base, |base, phase| base.min(phase.held_seq - 1))
+    }
+
+    /// Takes a record up. `false`: it says nothing new (logged again, or overtaken).
+    pub fn hold(&mut self, system: SystemId, quarantined: &Quarantined, slots: usize) -> bool {
+        let key = change_of(quarantined).key_hash;
+        let phase = Phase { held_seq: quarantined.held_seq, until: None };
+        let due = due(quarantined);
+        self.pinned.extend((0..slots).map(|slot| slot_key(key, slot)));
+        let Some(hold) = self.live.get_mut(&(system, key)) else {
+            let hold = Hold { quarantined: quarantined.clone(), phases: vec![phase], due, slots };
+            self.live.insert((system, key), hold);
+            return true;
+        };
+        if hold.quarantined.last_seq >= quarantined.last_seq {
+            return false;
+        }
+        if hold.retry().is_some_and(|retry| quarantined.held_seq > retry) {
+            hold.phases.push(phase);
+        } else {
+            hold.last().until = None;
+        }
+        hold.quarantined = quarantined.clone();
+        hold.due = due;
+        true
+    }
+
+    /// Entry `seq` retries what the record with `last_seq` holds.
+    pub fn retried(&mut self, system: SystemId, key: u128, last_seq: Seq, seq: Seq) {
+        if let Some(hold) = self.live.get_mut(&(system, key))
+            && hold.quarantined.last_seq == last_seq
+        {
+            hold.last().until = Some(seq);
+        }
+    }
+
+    /// The system's log has shown marker `seen`: returns the keys that are held no longer, with
+    /// the retry that freed them.
+    pub fn seen(&mut self, system: SystemId, seen: Seq) -> Vec<(Hold, Seq)> {
+        let mut free = Vec::new();
+        for (key, hold) in self.live.range_mut((system, 0)..=(system, u128::MAX)) {
+            if let Some(retry) = hold.retry().filter(|retry| *retry <= seen) {
+                free.push((*key, retry));
+            } else {
+                hold.phases.retain(|phase| phase.until.is_none_or(|until| until > seen));
+            }
+        }
+        let mut freed = Vec::new();
+        for (key, retry) in free {
+            freed.extend(self.release(key.0, key.1).map(|hold| (hold, retry)));
+        }
+        freed
+    }
+
+    pub fn release(&mut self, system: SystemId, key: u128) -> Option<Hold> {
+        let hold = self.live.remove(&(system, key))?;
+        self.pinned.clear();
+        for ((_, key), hold) in &self.live {
+            self.pinned.extend((0..hold.slots).map(|slot| slot_key(*key, slot)));
+        }
+        Some(hold)
+    }
+
+    /// Due for a retry by the timer, or folded with its retry lost in a crash.
+    pub fn due(&self, now: Micros) -> Vec<(SystemId, Quarantined)> {
+        let idle = self.live.iter().filter(|(_, hold)| hold.retry().is_none());
+        idle.filter(|(_, hold)| hold.quarantined.folded || hold.due <= now)
+            .map(|((system, _), hold)| (*system, hold.quarantined.clone()))
+            .collect()
+    }
+
+    pub fn of(&self, system: SystemId) -> impl Iterator<Item = HeldKey> {
+        self.live
+            .range((system, 0)..=(system, u128::MAX))
+            .map(|(_, hold)| HeldKey { quarantined: hold.quarantined.clone(), retry: hold.retry() })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (SystemId, &Quarantined)> {
+        self.live.iter().map(|((system, _), hold)| (*system, &hold.quarantined))
+    }
+
+    /// The lowest retry that is under way: until it is seen, what it freed must be told again
+    /// after a restart.
+    pub fn oldest_retry(&self) -> Option<Seq> {
+        self.live.values().flat_map(|hold| &hold.phases).filter_map(|phase| phase.until).min()
+    }
+
+    pub fn oldest_held(&self) -> Option<Seq> {
+        self.live.values().flat_map(|hold| &hold.phases).map(|phase| phase.held_seq).min()
+    }
+
+    pub fn pinned(&self) -> &HashSet<u128> {
+        &self.pinned
+    }
+}
+
+/// Two seconds after the first failure, doubling to five minutes.
+fn due(quarantined: &Quarantined) -> Micros {
+    if quarantined.attempts == NO_TIMER {
+        return Micros::MAX;
+    }
+    let seconds = (1i64 << quarantined.attempts.min(9)).min(300);
+    quarantined.at.saturating_add(seconds * 1_000_000)
+}

@@ -1,0 +1,215 @@
+//! The index: which journaled version of a key some system may not have seen yet.
+//!
+//! One slot per key and class of fields ([`super::topology`]), eight bytes each, because a
+//! transaction of a million rows makes a million of them. A slot that every system has seen
+//! is harmless: its seq is at or below every later base, so it never makes a conflict. That
+//! is why forgetting may be lazy and needs no list of keys per entry.
+//!
+//! It is derived state: replaying the journal from where some system still is behind gives it
+//! back ([`super::Arbiter::replay`]).
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::error::Result;
+use crate::position::Seq;
+use crate::schema::SystemId;
+
+/// The latest journaled version of one slot of one key.
+///
+/// ```text
+/// seq 48 bits | origin 8 bits | flags 8 bits
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub u64);
+
+const EVERYWHERE: u64 = 1;
+const DELETED: u64 = 2;
+
+impl Slot {
+    pub fn new(seq: Seq, origin: SystemId, everywhere: bool, deleted: bool) -> Self {
+        debug_assert!(seq < 1 << 48, "seq fits in 48 bits");
+        let flags = if everywhere { EVERYWHERE } else { 0 } | if deleted { DELETED } else { 0 };
+        Slot(seq << 16 | u64::from(origin.0) << 8 | flags)
+    }
+
+    pub fn seq(self) -> Seq {
+        self.0 >> 16
+    }
+
+    pub fn origin(self) -> SystemId {
+        SystemId((self.0 >> 8) as u8)
+    }
+
+    /// Its origin gets it back, too.
+    pub fn everywhere(self) -> bool {
+        self.0 & EVERYWHERE != 0
+    }
+
+    /// The row was deleted by it.
+    pub fn deleted(self) -> bool {
+        self.0 & DELETED != 0
+    }
+}
+
+/// The index's key of slot number `slot` of a row.
+pub fn slot_key(key_hash: u128, slot: usize) -> u128 {
+    const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    key_hash ^ (slot as u128).wrapping_mul(MIX)
+}
+
+/// Where slots are kept: in memory, or on disk with a checkpoint.
+pub trait SlotStore: Send {
+    fn get(&mut self, key: u128) -> Result<Option<Slot>>;
+
+    fn put(&mut self, key: u128, slot: Slot) -> Result<()>;
+
+    /// Slots below `floor` were seen by all; they may go, now or later. Those in `pinned` stay:
+    /// a system holds their key.
+    fn forget_below(&mut self, floor: Seq, pinned: &HashSet<u128>) -> Result<()>;
+
+    /// Slots of entries up to this seq survive a restart; 0 where none do.
+    fn durable(&self) -> Seq;
+
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Debug, Default, Clone)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only words are hashed");
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 ^= word;
+    }
+}
+
+/// Two words: a u128 would be aligned to 16 and cost a third more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key([u64; 2]);
+
+impl std::hash::Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+impl Key {
+    fn new(key: u128) -> Self {
+        Key([key as u64, (key >> 64) as u64])
+    }
+
+    fn whole(self) -> u128 {
+        u128::from(self.0[1]) << 64 | u128::from(self.0[0])
+    }
+}
+
+type Shard = HashMap<Key, u64, BuildHasherDefault<Identity>>;
+
+const SHARDS: usize = 64;
+
+/// In memory: 25 bytes per slot and table place. Sharded, so that growing copies a small part.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: Vec<Shard>,
+    len: usize,
+    /// Puts since it was last swept.
+    puts: usize,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore { shards: (0..SHARDS).map(|_| Shard::default()).collect(), len: 0, puts: 0 }
+    }
+}
+
+impl MemoryStore {
+    fn shard(&mut self, key: Key) -> &mut Shard {
+        &mut self.shards[key.0[1] as usize % SHARDS]
+    }
+}
+
+impl SlotStore for MemoryStore {
+    fn get(&mut self, key: u128) -> Result<Option<Slot>> {
+        let key = Key::new(key);
+        Ok(self.shard(key).get(&key).map(|s| Slot(*s)))
+    }
+
+    fn put(&mut self, key: u128, slot: Slot) -> Result<()> {
+        let key = Key::new(key);
+        self.puts += 1;
+        if self.shard(key).insert(key, slot.0).is_none() {
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    /// Sweeps when as much was put as half of what is there, so that it stays cheap per put.
+    fn forget_below(&mut self, floor: Seq, pinned: &HashSet<u128>) -> Result<()> {
+        if self.puts < 4096 + self.len / 2 {
+            return Ok(());
+        }
+        self.puts = 0;
+        for shard in &mut self.shards {
+            shard.retain(|key, slot| Slot(*slot).seq() >= floor || pinned.contains(&key.whole()));
+            if shard.len() < shard.capacity() / 4 {
+                shard.shrink_to_fit();
+            }
+        }
+        self.len = self.shards.iter().map(Shard::len).sum();
+        Ok(())
+    }
+
+    fn durable(&self) -> Seq {
+        0
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_keeps_its_parts() {
+        let slot = Slot::new(1 << 40, SystemId(63), true, false);
+
+        assert_eq!(
+            (slot.seq(), slot.origin(), slot.everywhere(), slot.deleted()),
+            (1 << 40, SystemId(63), true, false)
+        );
+        assert!(Slot::new(1, SystemId(0), false, true).deleted());
+    }
+
+    #[test]
+    fn what_all_have_seen_is_forgotten_and_held_keys_stay() {
+        let mut store = MemoryStore::default();
+        for n in 1..=10_000u64 {
+            store
+                .put(slot_key(u128::from(n) << 64 | u128::from(n), 0), Slot::new(n, SystemId(0), false, false))
+                .unwrap();
+        }
+        let held = 5u128 << 64 | 5;
+
+        store.forget_below(9_001, &HashSet::from([held])).unwrap();
+
+        assert_eq!(store.len(), 1001);
+        assert_eq!(store.get(held).unwrap().map(Slot::seq), Some(5));
+        assert_eq!(store.get(7u128 << 64 | 7).unwrap(), None);
+    }
+}

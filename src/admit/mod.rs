@@ -1,0 +1,614 @@
+//! The one place where order and conflicts are decided: records in, records out.
+//!
+//! All captured transactions pass one arbiter. It numbers them, decides each change against the
+//! index of what was journaled and not yet seen by all ([`index`]), and knows which systems
+//! hold which keys ([`held`]). It is pure: time is passed in, what it needs of the journal it
+//! asks of [`Bodies`], and replaying the journal's records gives its state back.
+//!
+//! ```text
+//! Captured ─┐                                ┌─▶ Entry, Refused
+//! Passed ───┼─▶ arbiter ── index, holds ─────┼─▶ Position
+//! Quarantined (appliers), tick (timer) ──────┴─▶ Quarantine, retry Entry, Released
+//! ```
+//!
+//! *Base is exact*: a change is concurrent with a version when its system's own log had not
+//! shown that version's marker before it. No clock and no before image takes part in that.
+
+mod decide;
+pub mod held;
+pub mod index;
+pub mod policy;
+pub mod topology;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use held::HeldKey;
+pub use index::{MemoryStore, Slot, SlotStore};
+pub use policy::Policy;
+pub use topology::{EntityTopology, Member, Topology};
+
+use crate::change::{
+    Address, Body, Captured, Change, ChangeWriter, Changes, Decision, Entry, Fate, Micros, Op, Origin, Quarantined,
+    Record, SpoolRef, Verdict,
+};
+use crate::error::{Error, Result};
+use crate::normalize::binding::Role;
+use crate::position::{Position, Seq};
+use crate::schema::{Schema, SystemId, SystemSet, Translation};
+use decide::{Case, Ruling};
+use held::{Holds, change_of};
+use topology::Layout;
+
+/// Mistakes that the simulation plants to show that it would catch them. Production code never
+/// sets one.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bugs {
+    /// The base is the head of the journal, not the marker in the system's own log.
+    pub base_of_last_entry: bool,
+    /// A change that follows our own *everywhere* goes to the others only.
+    pub own_everywhere_left_out: bool,
+    /// A change that wins goes to the others only.
+    pub won_everywhere_left_out: bool,
+    /// One slot per key although bindings differ in fields.
+    pub one_slot: bool,
+    /// A held key's later changes keep their base.
+    pub held_base_not_lowered: bool,
+    /// Appliers write only the columns that changed.
+    pub only_changed_columns: bool,
+}
+
+/// What the arbiter reads of the journal while it decides.
+pub trait Bodies {
+    /// The chunks of a spooled body, in order.
+    fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
+
+    /// The last accepted change of that key in entry `seq`, encoded: also of an entry that is
+    /// appended and not yet synced. See [`image_in`].
+    fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>>;
+}
+
+/// What admission made of something: records to append in this order, and what was counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    pub records: Vec<Record>,
+    /// By [`EntityId`]; empty where nothing was decided.
+    pub counts: Vec<Counts>,
+}
+
+/// Changes of one entity in one transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub journaled: u64,
+    pub rejected: u64,
+    /// Concurrent with what was journaled, whoever won.
+    pub conflicts: u64,
+    /// Written in a target's table by somebody else; not journaled.
+    pub drift: u64,
+}
+
+/// How far the arbiter knows one system.
+#[derive(Debug, Clone)]
+struct Followed {
+    /// The highest marker its log has shown.
+    seen: Seq,
+    /// The last entry that is addressed to it.
+    addressed: Seq,
+    position: Option<Position>,
+    identity: Arc<str>,
+}
+
+impl Followed {
+    /// The first seq that it may not have seen; `None` when it has all that was for it.
+    fn behind(&self) -> Option<Seq> {
+        (self.seen < self.addressed).then_some(self.seen + 1)
+    }
+}
+
+pub struct Arbiter {
+    topology: Topology,
+    layouts: Vec<Layout>,
+    store: Box<dyn SlotStore>,
+    head: Seq,
+    systems: Vec<Followed>,
+    holds: Holds,
+    bugs: Bugs,
+}
+
+/// Entry in the making.
+#[derive(Default)]
+struct Draft {
+    index: u64,
+    decisions: Vec<Decision>,
+    replacements: ChangeWriter,
+    addressed: SystemSet,
+    /// Changes that the entry shows, accepted or rejected.
+    shown: u64,
+    counts: Vec<Counts>,
+    /// Rows revived without fields that these systems have.
+    incomplete: Vec<(SystemId, Vec<u8>)>,
+}
+
+impl Draft {
+    /// Appends a verdict; runs of equal ones become one range.
+    fn decide(&mut self, verdict: Verdict) {
+        let (from, to) = (self.index, self.index + 1);
+        match self.decisions.last_mut() {
+            Some(last) if last.to == from && last.verdict == verdict => last.to = to,
+            _ => self.decisions.push(Decision { from, to, verdict }),
+        }
+    }
+}
+
+impl Arbiter {
+    /// Knows nothing yet: [`replay`](Self::replay) every record of the journal, then
+    /// [`resume`](Self::resume).
+    pub fn new(topology: Topology, store: Box<dyn SlotStore>) -> Self {
+        Self::with_bugs(topology, store, Bugs::default())
+    }
+
+    #[doc(hidden)]
+    pub fn with_bugs(topology: Topology, store: Box<dyn SlotStore>, bugs: Bugs) -> Self {
+        let systems = topology.systems.len();
+        let entities = topology.schema.entities.iter().zip(&topology.entities);
+        let layouts = entities.map(|(entity, t)| Layout::new(entity, t, systems, bugs.one_slot)).collect();
+        let unknown = Followed { seen: 0, addressed: 0, position: None, identity: "".into() };
+        Arbiter { layouts, store, head: 0, systems: vec![unknown; systems], holds: Holds::default(), bugs, topology }
+    }
+
+    /// Ends the replay. `head` counts where the oldest records are gone; the position records
+    /// that the journal knows then are replayed like any other, before this.
+    pub fn resume(&mut self, head: Seq) {
+        self.head = self.head.max(head);
+    }
+
+    /// The last seq given to an entry; the journal may not have synced it yet.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// The highest marker that the system's log has shown.
+    pub fn seen(&self, system: SystemId) -> Seq {
+        self.systems[system.index()].seen
+    }
+
+    /// Where the system's log was read to.
+    pub fn position(&self, system: SystemId) -> Option<&Position> {
+        self.systems[system.index()].position.as_ref()
+    }
+
+    /// The last entry that is addressed to the system.
+    pub fn addressed(&self, system: SystemId) -> Seq {
+        self.systems[system.index()].addressed
+    }
+
+    /// The keys that the system holds, for an applier that starts.
+    pub fn held(&self, system: SystemId) -> Vec<HeldKey> {
+        self.holds.of(system).collect()
+    }
+
+    /// All live quarantine records.
+    pub fn quarantine(&self) -> impl Iterator<Item = &Quarantined> {
+        self.holds.all().map(|(_, quarantined)| quarantined)
+    }
+
+    /// Live quarantined keys of an entity, over all systems.
+    pub fn held_of(&self, entity: &str) -> usize {
+        self.quarantine().filter(|q| q.schema.entity(change_of(q).entity).name == entity).count()
+    }
+
+    /// The first seq that must stay in the journal, for systems that have not shown it and for
+    /// a restart.
+    pub fn needed_from(&self) -> Seq {
+        let durable = self.store.durable();
+        let index = if durable > 0 { Some(durable + 1) } else { self.holds.oldest_held() };
+        self.floor().min(index.unwrap_or(Seq::MAX)).min(self.holds.oldest_retry().unwrap_or(Seq::MAX))
+    }
+
+    /// Every system has seen all that is addressed to it below this.
+    fn floor(&self) -> Seq {
+        self.systems.iter().filter_map(Followed::behind).min().unwrap_or(self.head + 1)
+    }
+
+    /// Takes back what a record of the journal says. In order, from the first one.
+    pub fn replay(&mut self, record: &Record, bodies: &dyn Bodies) -> Result<()> {
+        match record {
+            Record::Entry(entry) => self.replay_entry(entry, bodies)?,
+            Record::Position { system, position, base, identity } => {
+                if let Some(system) = self.topology.find(system) {
+                    let followed = &mut self.systems[system.index()];
+                    followed.identity = identity.clone();
+                    followed.position = Some(position.clone());
+                    // Not released here: the record that says so follows.
+                    followed.seen = followed.seen.max(*base);
+                    self.forget()?;
+                }
+            }
+            Record::Quarantine(quarantined) => {
+                if let Some(system) = self.topology.find(&quarantined.system) {
+                    self.hold(system, quarantined);
+                }
+            }
+            Record::Released { system, key_hash, .. } => {
+                if let Some(system) = self.topology.find(system) {
+                    self.holds.release(system, *key_hash);
+                }
+            }
+            Record::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    fn replay_entry(&mut self, entry: &Entry, bodies: &dyn Bodies) -> Result<()> {
+        self.head = self.head.max(entry.seq);
+        let origin = match &entry.origin {
+            Origin::System(name) => self.topology.find(name),
+            Origin::Agent => None,
+        };
+        if let (Some(system), Some(position)) = (origin, &entry.position) {
+            let followed = &mut self.systems[system.index()];
+            followed.position = Some(position.clone());
+            followed.seen = followed.seen.max(entry.base);
+        }
+        let translation = Translation::between(&entry.schema, &self.topology.schema);
+        if let Address::Only(names) = &entry.to {
+            let to: Vec<SystemId> = names.iter().filter_map(|n| self.topology.find(n)).collect();
+            let key = Changes::new(inline(&entry.body)).next().map(|c| c.key_hash);
+            for system in to {
+                self.address(SystemSet::EMPTY.with(system), entry.seq);
+                if let Some(key) = key.filter(|_| entry.is_retry()) {
+                    self.holds.retried(system, key, entry.base, entry.seq);
+                }
+            }
+            return self.forget();
+        }
+        // A system that is gone from the configuration: the lowest authority.
+        let system = origin.unwrap_or(SystemId(u8::MAX));
+        let (mut index, mut cursor, mut to) = (0, 0, SystemSet::EMPTY);
+        let mut scratch = ChangeWriter::default();
+        walk(&entry.body, bodies, &mut |chunk| {
+            for change in Changes::new(chunk) {
+                to = SystemSet(
+                    to.0 | self
+                        .replay_change(entry, index, &change, system, &mut cursor, &translation, &mut scratch)?
+                        .0,
+                );
+                index += 1;
+            }
+            Ok(())
+        })?;
+        self.address(to, entry.seq);
+        self.forget()
+    }
+
+    fn replay_change(
+        &mut self,
+        entry: &Entry,
+        index: u64,
+        change: &Change<'_>,
+        system: SystemId,
+        cursor: &mut usize,
+        translation: &Option<Translation>,
+        scratch: &mut ChangeWriter,
+    ) -> Result<SystemSet> {
+        // What a system that is neither origin nor excluded does with it, and whether the origin gets it.
+        let fate = entry.fate(index, "", cursor);
+        let everywhere = entry
+            .decisions
+            .get(*cursor)
+            .filter(|d| d.from <= index)
+            .is_some_and(|d| matches!(d.verdict, Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. }));
+        let change = match fate {
+            Fate::Apply => *change,
+            Fate::Replace(encoded) => encoded.change(),
+            Fate::Skip => return Ok(SystemSet::EMPTY),
+        };
+        scratch.bytes.clear();
+        let change = match translation {
+            None => change,
+            Some(translation) => match translation.translate(&change, scratch) {
+                true => Changes::new(&scratch.bytes).next().expect("just written"),
+                false => return Ok(SystemSet::EMPTY),
+            },
+        };
+        let Some(layout) = self.layouts.get(change.entity.index()) else { return Ok(SystemSet::EMPTY) };
+        if layout.indexed {
+            let deleted = change.op == Op::Delete;
+            let version = Slot::new(entry.seq, system, everywhere, deleted);
+            decide::enter(self.store.as_mut(), change.key_hash, layout.carried(&change), version)?;
+        }
+        Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
+    }
+
+    /// Admits a captured transaction. An error leaves the arbiter unusable: it may have entered
+    /// half of it, and must be made anew from the journal.
+    pub fn captured(&mut self, captured: Captured, bodies: &dyn Bodies) -> Result<Admitted> {
+        let system = captured.system;
+        let name = self.topology.systems[system.index()].clone();
+        let mut records = self.has_seen(system, captured.base)?;
+        self.systems[system.index()].position = Some(captured.position.clone());
+        let base = if self.bugs.base_of_last_entry { self.head } else { captured.base };
+        let seq = self.head + 1;
+        let mut draft = Draft { counts: vec![Counts::default(); self.layouts.len()], ..Draft::default() };
+        walk(&captured.body, bodies, &mut |chunk| {
+            for change in Changes::new(chunk) {
+                self.admit(&mut draft, &change, system, base, seq, bodies)?;
+                draft.index += 1;
+            }
+            Ok(())
+        })?;
+        debug_assert_eq!(draft.index, captured.changes, "a body has as many changes as it says");
+        records.extend(captured.refused.into_iter().map(Record::Refused));
+        if draft.shown == 0 {
+            records.push(self.position_record(system, captured.base));
+            return Ok(Admitted { records, counts: draft.counts });
+        }
+        self.head = seq;
+        self.address(draft.addressed, seq);
+        for (target, change) in std::mem::take(&mut draft.incomplete) {
+            let quarantined = self.incomplete(target, &captured.schema, seq, change, captured.committed_at);
+            self.hold(target, &quarantined);
+            // Before the entry: the applier must know it when it reads that.
+            records.push(Record::Quarantine(quarantined));
+        }
+        records.push(Record::Entry(Entry {
+            seq,
+            origin: Origin::System(name),
+            position: Some(captured.position),
+            base: captured.base,
+            txid: captured.txid,
+            committed_at: captured.committed_at,
+            to: Address::Others,
+            schema: captured.schema,
+            changes: captured.changes,
+            body: captured.body,
+            decisions: draft.decisions,
+            replacements: draft.replacements.take().into(),
+        }));
+        Ok(Admitted { records, counts: draft.counts })
+    }
+
+    /// Decides one change and enters it.
+    fn admit(
+        &mut self,
+        draft: &mut Draft,
+        change: &Change<'_>,
+        system: SystemId,
+        base: Seq,
+        seq: Seq,
+        bodies: &dyn Bodies,
+    ) -> Result<()> {
+        let layout = &self.layouts[change.entity.index()];
+        let counts = &mut draft.counts[change.entity.index()];
+        let Some(member) = layout.member(system).filter(|m| m.role != Role::Target) else {
+            counts.drift += 1;
+            draft.decide(Verdict::Rejected { winner: 0 });
+            return Ok(());
+        };
+        draft.shown += 1;
+        let others = layout.receivers.without(system);
+        if !layout.indexed {
+            counts.journaled += 1;
+            draft.addressed = SystemSet(draft.addressed.0 | others.0);
+            return Ok(());
+        }
+        let base = match member.role {
+            // It sees nothing, so it is never concurrent: last journaled wins.
+            Role::Source => Seq::MAX,
+            _ if self.bugs.held_base_not_lowered => base,
+            _ => self.holds.base(system, change.key_hash, base),
+        };
+        let store = self.store.as_mut();
+        let ruling = decide::decide(&Case { layout, system, base, bugs: self.bugs }, change, store)?;
+        let offset = draft.replacements.bytes.len() as u64;
+        let (slots, everywhere, deleted) = match ruling {
+            Ruling::Accepted { slots, everywhere, conflict } => {
+                counts.journaled += 1;
+                counts.conflicts += u64::from(conflict);
+                if everywhere {
+                    draft.decide(Verdict::Everywhere);
+                }
+                (slots, everywhere, change.op == Op::Delete)
+            }
+            Ruling::Rejected { winner } => {
+                counts.rejected += 1;
+                counts.conflicts += 1;
+                draft.decide(Verdict::Rejected { winner });
+                return Ok(());
+            }
+            Ruling::Partly { slots, everywhere, winner } => {
+                counts.journaled += 1;
+                counts.conflicts += 1;
+                let fields = layout.fields_of(slots);
+                decide::write_part(&mut draft.replacements, change, change.image(), fields, layout.key_len);
+                draft.decide(Verdict::Replaced { offset, everywhere, winner: Some(winner) });
+                (slots, everywhere, false)
+            }
+            Ruling::Restored { slots, winner } => {
+                counts.rejected += 1;
+                counts.conflicts += 1;
+                let fields = layout.fields_of(slots) & member.fields;
+                decide::write_part(&mut draft.replacements, change, change.image(), fields, layout.key_len);
+                draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
+                (slots, true, false)
+            }
+            Ruling::Revived { everywhere, deletion } => {
+                counts.journaled += 1;
+                counts.conflicts += 1;
+                let missing = decide::write_revived(&mut draft.replacements, layout, change, deletion, bodies)?;
+                draft.decide(Verdict::Replaced { offset, everywhere, winner: None });
+                if missing != 0 {
+                    let bytes = &draft.replacements.bytes[offset as usize..];
+                    let lacking = layout.receivers_with(missing);
+                    draft.incomplete.extend(lacking.iter().map(|target| (target, bytes.to_vec())));
+                }
+                (layout.every_slot(), everywhere, false)
+            }
+        };
+        decide::enter(store, change.key_hash, slots, Slot::new(seq, system, everywhere, deleted))?;
+        let to = if everywhere { layout.receivers } else { others };
+        draft.addressed = SystemSet(draft.addressed.0 | to.0);
+        Ok(())
+    }
+
+    fn incomplete(&self, target: SystemId, schema: &Arc<Schema>, seq: Seq, change: Vec<u8>, at: Micros) -> Quarantined {
+        Quarantined {
+            system: self.topology.systems[target.index()].clone(),
+            schema: schema.clone(),
+            held_seq: seq,
+            last_seq: seq,
+            change: change.into(),
+            reason: "the row was deleted and revived by a system that lacks fields of it, and the journal no longer \
+                     has them"
+                .to_owned(),
+            code: String::new(),
+            attempts: held::NO_TIMER,
+            at,
+            folded: false,
+        }
+    }
+
+    /// The log was read to `position`, with nothing to journal.
+    pub fn passed(&mut self, system: SystemId, position: Position, base: Seq, identity: Arc<str>) -> Result<Admitted> {
+        let mut records = self.has_seen(system, base)?;
+        let followed = &mut self.systems[system.index()];
+        followed.position = Some(position);
+        followed.identity = identity;
+        records.push(self.position_record(system, base));
+        Ok(Admitted { records, counts: Vec::new() })
+    }
+
+    fn position_record(&self, system: SystemId, base: Seq) -> Record {
+        let followed = &self.systems[system.index()];
+        Record::Position {
+            system: self.topology.systems[system.index()].clone(),
+            position: followed.position.clone().expect("set before a record is made of it"),
+            base,
+            identity: followed.identity.clone(),
+        }
+    }
+
+    /// A target refused a change, or folded one onto a key it holds. The records must be synced
+    /// before the target's transaction commits.
+    pub fn quarantined(&mut self, quarantined: &Quarantined, now: Micros) -> Result<Vec<Record>> {
+        let system = self
+            .topology
+            .find(&quarantined.system)
+            .ok_or_else(|| Error::stop(format!("system {:?} is not in the configuration", quarantined.system), ""))?;
+        if !self.hold(system, quarantined) {
+            return Ok(Vec::new());
+        }
+        let mut records = vec![Record::Quarantine(quarantined.clone())];
+        if quarantined.folded {
+            records.push(Record::Entry(self.retry(system, quarantined, now)));
+        }
+        Ok(records)
+    }
+
+    fn hold(&mut self, system: SystemId, quarantined: &Quarantined) -> bool {
+        let name = &quarantined.schema.entity(change_of(quarantined).entity).name;
+        let layout = self.topology.schema.find(name).map(|entity| &self.layouts[entity.index()]);
+        self.holds.hold(system, quarantined, layout.map_or(1, |l| l.slots.len()))
+    }
+
+    /// Retries that are due. Call every second or so.
+    pub fn tick(&mut self, now: Micros) -> Vec<Record> {
+        if self.holds.is_empty() {
+            return Vec::new();
+        }
+        let due = self.holds.due(now);
+        due.iter().map(|(system, quarantined)| Record::Entry(self.retry(*system, quarantined, now))).collect()
+    }
+
+    /// A new entry addressed to the holding system alone, carrying the current version: the
+    /// record's, onto which everything later was folded.
+    fn retry(&mut self, system: SystemId, quarantined: &Quarantined, now: Micros) -> Entry {
+        self.head += 1;
+        self.address(SystemSet::EMPTY.with(system), self.head);
+        self.holds.retried(system, change_of(quarantined).key_hash, quarantined.last_seq, self.head);
+        Entry::retry(self.head, quarantined, now)
+    }
+
+    /// The system's log has shown marker `base`.
+    fn has_seen(&mut self, system: SystemId, base: Seq) -> Result<Vec<Record>> {
+        let followed = &mut self.systems[system.index()];
+        if base <= followed.seen {
+            return Ok(Vec::new());
+        }
+        followed.seen = base;
+        let name = self.topology.systems[system.index()].clone();
+        let freed = self.holds.seen(system, base).into_iter().map(|(hold, by)| {
+            let change = change_of(&hold.quarantined);
+            let entity = hold.quarantined.schema.entity(change.entity).name.as_str().into();
+            Record::Released { system: name.clone(), entity, key_hash: change.key_hash, by }
+        });
+        let records = freed.collect();
+        self.forget()?;
+        Ok(records)
+    }
+
+    fn address(&mut self, to: SystemSet, seq: Seq) {
+        for (index, followed) in self.systems.iter_mut().enumerate() {
+            if to.contains(SystemId(index as u8)) {
+                followed.addressed = followed.addressed.max(seq);
+            }
+        }
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        let floor = self.floor();
+        self.store.forget_below(floor, self.holds.pinned())
+    }
+}
+
+impl std::fmt::Debug for Arbiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arbiter").field("head", &self.head).field("slots", &self.store.len()).finish_non_exhaustive()
+    }
+}
+
+fn inline(body: &Body) -> &[u8] {
+    match body {
+        Body::Inline(bytes) => bytes,
+        Body::Spooled(_) => &[],
+    }
+}
+
+/// The chunks of a body, in order.
+fn walk(body: &Body, bodies: &dyn Bodies, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    match body {
+        Body::Inline(bytes) => each(bytes),
+        Body::Spooled(spool) => bodies.chunks(spool, each),
+    }
+}
+
+/// The last accepted change of a key in an entry, encoded in `schema`: what
+/// [`Bodies::image`] answers.
+pub fn image_in(entry: &Entry, key_hash: u128, schema: &Arc<Schema>, bodies: &dyn Bodies) -> Result<Option<Bytes>> {
+    let translation = Translation::between(&entry.schema, schema);
+    let (mut index, mut cursor, mut found) = (0, 0, None);
+    walk(&entry.body, bodies, &mut |chunk| {
+        for change in Changes::new(chunk) {
+            let fate = entry.fate(index, "", &mut cursor);
+            index += 1;
+            if change.key_hash != key_hash {
+                continue;
+            }
+            let change = match fate {
+                Fate::Apply => change,
+                Fate::Replace(encoded) => encoded.change(),
+                Fate::Skip => continue,
+            };
+            let mut out = ChangeWriter::default();
+            match &translation {
+                None => out.push_change(&change),
+                Some(translation) => drop(translation.translate(&change, &mut out)),
+            }
+            found = (!out.is_empty()).then(|| out.take().into());
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
