@@ -2,4 +2,5 @@
 
 pub mod binding;
 pub mod filter;
+pub mod resolve;
 pub mod transform;

@@ -1,0 +1,546 @@
+//! Configuration and catalogs become the model that every stage works from: entities with
+//! kinds, bindings with their columns. What does not fit is found here, before the first row.
+//!
+//! A field's canonical kind is the one that all its columns can be brought to exactly. A
+//! table that could lose, mix up or refuse rows is an error with what mends it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::binding::{Binding, BoundColumn, Transform};
+use super::filter::Filter;
+use super::transform::{Format, ValueMap, fits};
+use crate::capture::{WantedColumn, WantedTable};
+use crate::catalog::{Column, ColumnType, ReplicaIdentity, Table, TableName};
+use crate::config::{BindingConfig, ColumnConfig, Config, Engine, EntityConfig, nearest};
+use crate::finding::Finding;
+use crate::schema::{EntityId, EntitySchema, Field, Schema, SystemId};
+use crate::value::Kind;
+
+/// Rows say which columns they carry in one 128 bit word.
+const FIELDS_MAX: usize = 128;
+
+/// One system's tables by name; `None` where a table does not exist.
+pub type Catalog = BTreeMap<TableName, Option<Table>>;
+
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub schema: Arc<Schema>,
+    /// Per system, by its number.
+    pub bindings: Vec<Vec<Arc<Binding>>>,
+    /// Per system, what its capture is to hand on; `id` is the index in `bindings`.
+    pub wanted: Vec<Vec<WantedTable>>,
+    /// What works, with a risk that a person should know.
+    pub warnings: Vec<Finding>,
+}
+
+impl Model {
+    pub fn binding(&self, system: SystemId, entity: EntityId) -> Option<&Arc<Binding>> {
+        self.bindings[system.index()].iter().find(|binding| binding.entity == entity)
+    }
+}
+
+/// The tables that `resolve` needs of one system.
+pub fn tables(config: &Config, system: SystemId) -> Vec<TableName> {
+    let bindings = config.entities.iter().flat_map(|entity| &entity.bindings);
+    bindings.filter(|binding| binding.system == system).map(|binding| binding.table.clone()).collect()
+}
+
+/// `catalogs[i]` is of system `i`. Everything wrong is found in one run.
+pub fn resolve(config: &Config, catalogs: &[Catalog]) -> Result<Model, Vec<Finding>> {
+    let mut resolver = Resolver { config, catalogs, findings: Vec::new() };
+    let mut entities = Vec::new();
+    let mut bindings: Vec<Vec<Arc<Binding>>> = vec![Vec::new(); config.systems.len()];
+    for (index, entity) in config.entities.iter().enumerate() {
+        let Some((schema, bound)) = resolver.entity(EntityId(index as u16), entity) else { continue };
+        entities.push(schema);
+        bound.into_iter().for_each(|binding| bindings[binding.system.index()].push(Arc::new(binding)));
+    }
+    if resolver.findings.iter().any(Finding::is_error) {
+        return Err(resolver.findings);
+    }
+    let wanted = bindings.iter().map(|bindings| bindings.iter().enumerate().map(wanted).collect()).collect();
+    Ok(Model { schema: Schema::new(entities), bindings, wanted, warnings: resolver.findings })
+}
+
+/// Of a target only the number of its local writes is wanted, so none of its columns.
+fn wanted((id, binding): (usize, &Arc<Binding>)) -> WantedTable {
+    let (columns, key_len) =
+        if binding.role.captures() { (&binding.columns[..], binding.key_len) } else { (&[][..], 0) };
+    WantedTable {
+        id,
+        name: binding.table.name.clone(),
+        columns: columns
+            .iter()
+            .map(|bound| WantedColumn { name: bound.column.name.clone(), ty: bound.column.ty.clone() })
+            .collect(),
+        key: columns[..key_len].iter().map(|bound| bound.column.name.clone()).collect(),
+    }
+}
+
+struct Resolver<'c> {
+    config: &'c Config,
+    catalogs: &'c [Catalog],
+    findings: Vec<Finding>,
+}
+
+/// One binding on its way: its table found, its columns known.
+struct Draft<'c> {
+    config: &'c BindingConfig,
+    table: &'c Table,
+    columns: Vec<DraftColumn<'c>>,
+}
+
+struct DraftColumn<'c> {
+    field: String,
+    column: &'c Column,
+    format: Option<Format>,
+    values: Option<&'c [(String, String)]>,
+}
+
+impl DraftColumn<'_> {
+    /// What the column contributes to the choice of the canonical kind; a values map follows
+    /// the others.
+    fn kind(&self) -> Option<Kind> {
+        match (&self.format, self.values) {
+            (Some(format), _) => Some(format.kind),
+            (None, Some(_)) => None,
+            (None, None) => self.column.ty.kind(),
+        }
+    }
+}
+
+impl<'c> Resolver<'c> {
+    fn system(&self, id: SystemId) -> &'c str {
+        &self.config.systems[id.index()].name
+    }
+
+    fn engine(&self, id: SystemId) -> Engine {
+        self.config.systems[id.index()].engine
+    }
+
+    fn error(&mut self, entity: &EntityConfig, binding: &BindingConfig, what: String, mend: String) {
+        let finding = Finding::error(self.system(binding.system), what);
+        self.findings.push(finding.entity(&entity.name).table(&binding.table).mend(mend));
+    }
+
+    fn warning(&mut self, entity: &EntityConfig, binding: &BindingConfig, what: String, mend: String) {
+        let finding = Finding::warning(self.system(binding.system), what);
+        self.findings.push(finding.entity(&entity.name).table(&binding.table).mend(mend));
+    }
+
+    fn entity(&mut self, id: EntityId, entity: &'c EntityConfig) -> Option<(EntitySchema, Vec<Binding>)> {
+        let before = self.errors();
+        let drafts = self.drafts(entity);
+        if self.errors() > before {
+            return None; // kinds cannot be told while columns are missing
+        }
+        let schema = self.schema(entity, &drafts);
+        self.lonely_fields(entity, &drafts);
+        self.generated_twice(entity, &drafts);
+        let bindings = drafts.iter().map(|draft| self.binding(id, entity, &schema, draft, &drafts)).collect();
+        (self.errors() == before).then_some((schema, bindings))
+    }
+
+    fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.is_error()).count()
+    }
+
+    fn drafts(&mut self, entity: &'c EntityConfig) -> Vec<Draft<'c>> {
+        let mut found = Vec::new();
+        for binding in &entity.bindings {
+            if binding.table == self.config.agent.marker {
+                self.error(entity, binding, "the marker table is the agent's own".into(), String::new());
+                continue;
+            }
+            match self.catalogs[binding.system.index()].get(&binding.table).and_then(Option::as_ref) {
+                Some(table) => found.push((binding, table)),
+                None => self.missing_table(entity, binding),
+            }
+        }
+        let shared = shared_fields(&found);
+        let mut drafts = Vec::new();
+        for (config, table) in found {
+            let columns = match &config.columns {
+                Some(columns) => self.named_columns(entity, config, table, columns),
+                None => same_named_columns(table, &shared),
+            };
+            let draft = Draft { config, table, columns };
+            self.check_columns(entity, &draft);
+            drafts.push(draft);
+        }
+        drafts
+    }
+
+    fn missing_table(&mut self, entity: &EntityConfig, binding: &BindingConfig) {
+        let catalog = &self.catalogs[binding.system.index()];
+        let known: Vec<String> =
+            catalog.iter().filter(|(_, t)| t.is_some()).map(|(name, _)| name.to_string()).collect();
+        let near = nearest(&binding.table.to_string(), known.iter().map(String::as_str)).map(str::to_owned);
+        let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
+        let what = format!("there is no table {} (or the agent's role may not see it){way_out}", binding.table);
+        let mend = "names are taken exactly as the database spells them; parts with dots stand in quotes".to_owned();
+        self.error(entity, binding, what, mend);
+    }
+
+    fn named_columns(
+        &mut self,
+        entity: &EntityConfig,
+        binding: &BindingConfig,
+        table: &'c Table,
+        columns: &'c [ColumnConfig],
+    ) -> Vec<DraftColumn<'c>> {
+        let mut found = Vec::new();
+        for config in columns {
+            let Some(column) = table.column(&config.column) else {
+                let near = nearest(&config.column, table.columns.iter().map(|c| c.name.as_str()));
+                let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
+                let what = format!("line {}: the table has no column {:?}{way_out}", config.line, config.column);
+                self.error(entity, binding, what, String::new());
+                continue;
+            };
+            let format = config.format.as_deref().and_then(|text| Format::new(text).ok());
+            found.push(DraftColumn { field: config.field.clone(), column, format, values: config.values.as_deref() });
+        }
+        found
+    }
+
+    /// What can be said of each column alone.
+    fn check_columns(&mut self, entity: &EntityConfig, draft: &Draft<'_>) {
+        for key in &entity.key {
+            if draft.config.columns.is_none() && !draft.columns.iter().any(|c| c.field == *key) {
+                let near = nearest(key, draft.table.columns.iter().map(|c| c.name.as_str()));
+                let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
+                let what = format!("the table has no column {key:?}, which is the key{way_out}");
+                let mend = format!("columns = {{ {key} = \"…\", … }}");
+                self.error(entity, draft.config, what, mend);
+            }
+        }
+        if draft.columns.is_empty() {
+            let what = "shares no column with the entity's other tables".to_owned();
+            self.error(entity, draft.config, what, "columns = { field = \"column\", … }".into());
+        }
+        for bound in &draft.columns {
+            let Column { name, type_name, ty, generated, .. } = bound.column;
+            if *ty == ColumnType::Unsupported {
+                let what = format!("column {name:?} is of type {type_name}, which cannot be carried yet");
+                self.error(entity, draft.config, what, "leave it out: list the others in columns".into());
+            } else if *generated {
+                let what = format!("column {name:?} is computed by the server, which neither logs nor takes it");
+                self.error(entity, draft.config, what, "leave it out: list the others in columns".into());
+            } else if bound.format.is_some() && !matches!(ty, ColumnType::Char { .. } | ColumnType::Text { .. }) {
+                let what = format!("column {name:?} is of type {type_name}; a format needs text");
+                self.error(entity, draft.config, what, String::new());
+            }
+        }
+    }
+
+    fn schema(&mut self, entity: &EntityConfig, drafts: &[Draft<'_>]) -> EntitySchema {
+        let mut names: Vec<&str> = entity.key.iter().map(String::as_str).collect();
+        for bound in drafts.iter().flat_map(|draft| &draft.columns) {
+            if !names.contains(&bound.field.as_str()) {
+                names.push(&bound.field);
+            }
+        }
+        if names.len() > FIELDS_MAX
+            && let Some(draft) = drafts.first()
+        {
+            let what = format!("the entity has {} fields; {FIELDS_MAX} are the most", names.len());
+            self.error(entity, draft.config, what, "bind fewer columns, or make two entities of it".into());
+        }
+        let mut fields = Vec::new();
+        for name in names {
+            let kind = self.kind(entity, name, drafts);
+            if entity.key.iter().any(|key| key == name) && matches!(kind, Kind::Float32 | Kind::Float64 | Kind::Json) {
+                let what = format!("key field {name:?} is of type {}, which does not identify anything", kind.name());
+                self.error(entity, drafts[0].config, what, String::new());
+            }
+            fields.push(Field { name: name.to_owned(), kind });
+        }
+        EntitySchema::new(&entity.name, fields, entity.key.len())
+    }
+
+    /// The kind that all columns of a field have in common.
+    fn kind(&mut self, entity: &EntityConfig, field: &str, drafts: &[Draft<'_>]) -> Kind {
+        let bound: Vec<(&Draft<'_>, &DraftColumn<'_>)> =
+            drafts.iter().flat_map(|d| d.columns.iter().filter(|c| c.field == field).map(move |c| (d, c))).collect();
+        let kinds: BTreeSet<Kind> = bound.iter().filter_map(|(_, column)| column.kind()).collect();
+        let plain = bound.iter().filter(|(_, column)| column.format.is_none() && column.values.is_none());
+        if let Some(kind) = common_kind(&kinds, plain.map(|(_, column)| &column.column.ty)) {
+            return kind;
+        }
+        let types: Vec<String> = bound
+            .iter()
+            .map(|(draft, bound)| {
+                let system = self.system(draft.config.system);
+                format!("{} in {system} ({:?})", bound.column.type_name, bound.column.name)
+            })
+            .collect();
+        let what = format!("field {field:?} has types that have no exact common form: {}", types.join(", "));
+        let mend = "change a column's type, map it with format or values, or leave the field out".to_owned();
+        self.error(entity, bound[0].0.config, what, mend);
+        Kind::Text
+    }
+
+    fn binding(
+        &mut self,
+        id: EntityId,
+        entity: &EntityConfig,
+        schema: &EntitySchema,
+        draft: &Draft<'_>,
+        drafts: &[Draft<'_>],
+    ) -> Binding {
+        let mut columns: Vec<BoundColumn> = Vec::new();
+        for (field, spec) in schema.fields.iter().enumerate() {
+            if let Some(bound) = draft.columns.iter().find(|bound| bound.field == spec.name) {
+                columns.extend(self.bound_column(entity, draft, field, spec, bound));
+            }
+        }
+        self.check_key(entity, draft);
+        if draft.config.role.captures() {
+            self.check_identity(entity, draft, drafts);
+        }
+        if draft.config.role.receives() {
+            self.check_target(entity, draft);
+        }
+        let filter = self.filter(entity, schema, draft);
+        Binding {
+            system: draft.config.system,
+            entity: id,
+            table: Arc::new(draft.table.clone()),
+            role: draft.config.role,
+            columns,
+            key_len: schema.key_len,
+            filter,
+        }
+    }
+
+    fn bound_column(
+        &mut self,
+        entity: &EntityConfig,
+        draft: &Draft<'_>,
+        field: usize,
+        spec: &Field,
+        bound: &DraftColumn<'_>,
+    ) -> Option<BoundColumn> {
+        let engine = self.engine(draft.config.system);
+        let transform = match (&bound.format, bound.values) {
+            (Some(format), _) => Transform::Format(format.clone()),
+            (None, None) => Transform::None,
+            (None, Some(pairs)) => {
+                let own = bound.column.ty.kind()?;
+                let map = ValueMap::new(pairs, spec.kind, own).and_then(|map| {
+                    let refusal = map.stored().find_map(|value| fits(value, &bound.column.ty, engine).err());
+                    refusal.map_or(Ok(map), Err)
+                });
+                match map {
+                    Ok(map) => Transform::Values(map),
+                    Err(why) => {
+                        let what = format!(
+                            "the values of field {:?} do not suit column {:?}: {why}",
+                            spec.name, bound.column.name
+                        );
+                        self.error(entity, draft.config, what, String::new());
+                        return None;
+                    }
+                }
+            }
+        };
+        let label = format!("field {:?} of {} (column {:?})", spec.name, entity.name, bound.column.name);
+        let column = bound.column.clone();
+        Some(BoundColumn { field, kind: spec.kind, column, transform, engine, label: label.into() })
+    }
+
+    fn filter(&mut self, entity: &EntityConfig, schema: &EntitySchema, draft: &Draft<'_>) -> Option<Filter> {
+        let text = draft.config.filter.as_deref()?;
+        let filter = match Filter::compile(text, schema) {
+            Ok(filter) => filter,
+            Err(why) => {
+                self.error(entity, draft.config, format!("where {why}"), String::new());
+                return None;
+            }
+        };
+        for &field in filter.fields() {
+            let name = &schema.fields[field].name;
+            if !draft.columns.iter().any(|bound| bound.field == *name) {
+                let what = format!("where needs field {name:?}, which this binding does not have");
+                self.error(entity, draft.config, what, format!("columns = {{ …, {name} = \"…\" }}"));
+            }
+        }
+        Some(filter)
+    }
+
+    /// One row per key: the key's columns are a key of the table, without NULL.
+    fn check_key(&mut self, entity: &EntityConfig, draft: &Draft<'_>) {
+        let key = key_columns(entity, draft);
+        if key.is_empty() {
+            return;
+        }
+        let engine = self.engine(draft.config.system);
+        let names: BTreeSet<&str> = key.iter().map(|column| column.name.as_str()).collect();
+        let same = |columns: &Vec<String>| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == names;
+        if !same(&draft.table.primary_key) && !draft.table.unique_keys.iter().any(same) {
+            let list: Vec<String> = key.iter().map(|column| quoted(engine, &column.name)).collect();
+            let what = format!("nothing keeps the key ({}) unique in the table", list.join(", "));
+            let mend = format!("ALTER TABLE {} ADD UNIQUE ({});", quoted_table(engine, draft.table), list.join(", "));
+            self.error(entity, draft.config, what, mend);
+        }
+        for column in key.iter().filter(|column| column.nullable) {
+            let what = format!("key column {:?} may be NULL, which identifies nothing", column.name);
+            let (table, name) = (quoted_table(engine, draft.table), quoted(engine, &column.name));
+            let mend = match engine {
+                Engine::Postgres => format!("ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL;"),
+                Engine::Mysql => format!("ALTER TABLE {table} MODIFY {name} {} NOT NULL;", column.type_name),
+            };
+            self.error(entity, draft.config, what, mend);
+        }
+    }
+
+    /// PostgreSQL logs of an old row only what the replica identity says.
+    fn check_identity(&mut self, entity: &EntityConfig, draft: &Draft<'_>, drafts: &[Draft<'_>]) {
+        let Some(identity) = draft.table.replica_identity else { return };
+        let key: BTreeSet<&str> = key_columns(entity, draft).iter().map(|column| column.name.as_str()).collect();
+        let primary: BTreeSet<&str> = draft.table.primary_key.iter().map(String::as_str).collect();
+        let writers = drafts.iter().filter(|draft| draft.config.role.captures()).count();
+        let why = if identity == ReplicaIdentity::Full {
+            return;
+        } else if entity.key.is_empty() {
+            if identity == ReplicaIdentity::Index || (identity == ReplicaIdentity::Default && !primary.is_empty()) {
+                return;
+            }
+            "PostgreSQL refuses the application's UPDATE and DELETE on a published table without identity"
+        } else if writers > 1 {
+            "several systems write the entity, so conflicts need whole old rows"
+        } else if draft.config.filter.is_some() {
+            "the filter has to see old rows"
+        } else if identity != ReplicaIdentity::Default || primary != key {
+            "the log does not say the key of an old row"
+        } else {
+            return;
+        };
+        let name = match identity {
+            ReplicaIdentity::Default => "DEFAULT",
+            ReplicaIdentity::Nothing => "NOTHING",
+            ReplicaIdentity::Full => "FULL",
+            ReplicaIdentity::Index => "USING INDEX",
+        };
+        let table = quoted_table(Engine::Postgres, draft.table);
+        let what = format!("replica identity {name} is too weak: {why}");
+        self.error(entity, draft.config, what, format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"));
+    }
+
+    /// Whether rows can be written there at all, and be taken back.
+    fn check_target(&mut self, entity: &EntityConfig, draft: &Draft<'_>) {
+        let engine = self.engine(draft.config.system);
+        if !draft.table.transactional {
+            let what = "the table's engine is not transactional: what is written there cannot be taken back".to_owned();
+            let mend = format!("ALTER TABLE {} ENGINE=InnoDB;", quoted_table(engine, draft.table));
+            self.error(entity, draft.config, what, mend);
+        }
+        let bound: HashSet<&str> = draft.columns.iter().map(|bound| bound.column.name.as_str()).collect();
+        for column in &draft.table.columns {
+            let filled = column.nullable || column.has_default || column.generated;
+            if filled || column.auto_increment || column.identity_always || bound.contains(column.name.as_str()) {
+                continue;
+            }
+            let what = format!("column {:?} is NOT NULL without a default and not bound: inserts fail", column.name);
+            let (table, name) = (quoted_table(engine, draft.table), quoted(engine, &column.name));
+            let mend =
+                format!("ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT …;  or bind it, or role = \"source\"");
+            self.error(entity, draft.config, what, mend);
+        }
+    }
+
+    fn lonely_fields(&mut self, entity: &EntityConfig, drafts: &[Draft<'_>]) {
+        for draft in drafts {
+            for bound in &draft.columns {
+                let elsewhere = drafts.iter().any(|other| {
+                    other.config.system != draft.config.system && other.columns.iter().any(|c| c.field == bound.field)
+                });
+                if !elsewhere {
+                    let what = format!("field {:?} is bound here only, so it goes nowhere", bound.field);
+                    self.warning(entity, draft.config, what, String::new());
+                }
+            }
+        }
+    }
+
+    /// Two systems that both number new rows will give one number to two of them.
+    fn generated_twice(&mut self, entity: &EntityConfig, drafts: &[Draft<'_>]) {
+        let numbering = |draft: &&Draft<'_>| {
+            draft.config.role.captures() && key_columns(entity, draft).iter().any(|column| column.auto_increment)
+        };
+        let numbering: Vec<&Draft<'_>> = drafts.iter().filter(numbering).collect();
+        if entity.key.len() == 1 && numbering.len() > 1 {
+            let systems: Vec<&str> = numbering.iter().map(|draft| self.system(draft.config.system)).collect();
+            let what = format!("{} each generate keys of this entity: new rows will meet", systems.join(" and "));
+            let mend = "let one system create rows, use uuids, or give each its own step and offset \
+                        (PostgreSQL: INCREMENT BY, MySQL: auto_increment_increment and _offset)";
+            self.warning(entity, numbering[0].config, what, mend.into());
+        }
+    }
+}
+
+/// What a binding without `columns` may take. Where some binding lists its columns, that list
+/// says what is synchronised at all; otherwise it is what two tables or more have in common.
+fn shared_fields(found: &[(&BindingConfig, &Table)]) -> HashSet<String> {
+    let listed: HashSet<String> =
+        found.iter().filter_map(|(b, _)| b.columns.as_ref()).flatten().map(|column| column.field.clone()).collect();
+    if !listed.is_empty() {
+        return listed;
+    }
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for column in found.iter().flat_map(|(_, table)| &table.columns) {
+        *count.entry(&column.name).or_default() += 1;
+    }
+    count.into_iter().filter(|(_, tables)| *tables > 1).map(|(name, _)| name.to_owned()).collect()
+}
+
+fn same_named_columns<'c>(table: &'c Table, shared: &HashSet<String>) -> Vec<DraftColumn<'c>> {
+    let columns = table.columns.iter().filter(|column| shared.contains(&column.name) && !column.generated);
+    columns.map(|column| DraftColumn { field: column.name.clone(), column, format: None, values: None }).collect()
+}
+
+fn key_columns<'c>(entity: &EntityConfig, draft: &Draft<'c>) -> Vec<&'c Column> {
+    let column = |key: &String| draft.columns.iter().find(|bound| bound.field == *key).map(|bound| bound.column);
+    entity.key.iter().filter_map(column).collect()
+}
+
+fn common_kind<'t>(kinds: &BTreeSet<Kind>, mut plain: impl Iterator<Item = &'t ColumnType>) -> Option<Kind> {
+    let only = |allowed: &[Kind]| kinds.iter().all(|kind| allowed.contains(kind));
+    match kinds.len() {
+        0 => Some(Kind::Text), // values maps alone: their canonical side is text
+        1 => kinds.first().copied(),
+        _ if only(&[Kind::Bool, Kind::Int]) => Some(Kind::Bool),
+        _ if only(&[Kind::Int, Kind::Decimal]) => Some(Kind::Decimal),
+        _ if only(&[Kind::Float32, Kind::Float64]) => Some(Kind::Float64),
+        _ if only(&[Kind::Json, Kind::Text]) => Some(Kind::Json),
+        _ if only(&[Kind::DateTime, Kind::Timestamp]) => Some(Kind::Timestamp),
+        _ if kinds.contains(&Kind::Uuid) && only(&[Kind::Uuid, Kind::Text, Kind::Bytes]) => {
+            plain.all(holds_uuid).then_some(Kind::Uuid)
+        }
+        _ => None,
+    }
+}
+
+fn holds_uuid(ty: &ColumnType) -> bool {
+    match ty {
+        ColumnType::Uuid => true,
+        ColumnType::Char { chars } => *chars >= 36,
+        ColumnType::Text { chars, bytes } => chars.is_none_or(|n| n >= 36) && bytes.is_none_or(|n| n >= 36),
+        ColumnType::Binary { bytes } => *bytes == 16,
+        ColumnType::Bytes { bytes } => bytes.is_none_or(|n| n >= 16),
+        _ => false,
+    }
+}
+
+fn quoted(engine: Engine, name: &str) -> String {
+    match engine {
+        Engine::Postgres => format!("\"{}\"", name.replace('"', "\"\"")),
+        Engine::Mysql => format!("`{}`", name.replace('`', "``")),
+    }
+}
+
+fn quoted_table(engine: Engine, table: &Table) -> String {
+    format!("{}.{}", quoted(engine, &table.name.schema), quoted(engine, &table.name.name))
+}
