@@ -149,7 +149,6 @@ pub mod fault {
         static NEXT: Cell<Option<(Fault, i32)>> = const { Cell::new(None) };
     }
 
-    #[allow(unused)]
     pub fn inject(fault: Fault, errno: i32) {
         NEXT.set(Some((fault, errno)));
     }

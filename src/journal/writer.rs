@@ -231,6 +231,7 @@ impl Writer {
 
     fn publish(&mut self) {
         self.offset += self.pending.len() as u64;
+        self.len = self.len.max(self.offset);
         self.pending.clear();
         self.pending.shrink_to(2 * GROUP_MAX);
         self.durable_frame = self.next_frame - 1;
@@ -368,9 +369,13 @@ impl Writer {
         self.sync()
     }
 
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// As after a kill: nothing more is written.
     #[cfg(test)]
-    #[allow(unused)]
     pub(super) fn abandon(mut self) {
         self.failed = true;
     }
