@@ -91,15 +91,27 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
     Ok((writer, Journal(shared), recovered))
 }
 
-/// Held as long as the file is open.
-fn lock(dir: &Path) -> Result<File> {
+/// One process at a time. Released in so many words: a process forked in the meantime may
+/// still share the open file.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "journal lock not released");
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("LOCK");
     let mut file = disk::open_rw(&path).on_disk("open", &path)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).on_disk("write", &path)?;
             file.write_all(format!("{}\n", std::process::id()).as_bytes()).on_disk("write", &path)?;
-            Ok(file)
+            Ok(Lock(file))
         }
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::codec::{put_record, put_schema, schema_of};
 use super::disk::{self, OnDisk};
-use super::open::Tail;
+use super::open::{Lock, Tail};
 use super::retention::{Aged, Retained, expired};
 use super::segment::{FRAME, FrameSpec, HEADER, Header, Kind, PAYLOAD_MAX, file_name, padded, put_frame};
 use super::state::State;
@@ -38,7 +38,7 @@ const RESERVE: u64 = 4 * FRAME as u64;
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
-    _lock: File,
+    _lock: Lock,
     segment: Arc<Segment>,
     file: File,
     /// Of the file, allocated.
@@ -72,7 +72,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         options: &Options,
-        lock: File,
+        lock: Lock,
         file: File,
         spares: Vec<PathBuf>,
         tail: Tail,

@@ -496,7 +496,7 @@ proptest! {
         }
         writer.sync().expect("sync");
         let records: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
-        prop_assert_eq!(all(&journal), records.clone());
+        prop_assert_eq!(&all(&journal), &records);
         let state = (writer.state().positions.clone(), writer.state().quarantined().cloned().collect::<Vec<_>>());
         drop((writer, journal));
 
