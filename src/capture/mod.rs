@@ -10,6 +10,8 @@
 //!   stays before it;
 //! - nothing is acknowledged to the database before it came in through `acknowledged`.
 
+pub mod mysql;
+
 use std::future::Future;
 use std::sync::Arc;
 

@@ -1,0 +1,185 @@
+//! What the text of a query event means for the flow, told by its first words.
+//!
+//! Nothing here parses SQL: a statement that may write rows is told from the few that may
+//! not, and the name that TRUNCATE empties is read.
+
+use super::binlog::inflate;
+use super::bytes::Bytes;
+
+/// A query event's default schema and text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    pub schema: String,
+    pub text: String,
+}
+
+/// Data of a query event; `compressed` is MariaDB's form of it.
+pub fn parse_query(data: &[u8], compressed: bool) -> Option<Query> {
+    let mut bytes = Bytes(data);
+    bytes.skip(8)?;
+    let schema = usize::from(bytes.u8()?);
+    bytes.skip(2)?;
+    let status = bytes.uint(2)? as usize;
+    bytes.skip(status)?;
+    let schema = String::from_utf8_lossy(bytes.take(schema)?).into_owned();
+    bytes.skip(1)?;
+    let text = if compressed {
+        let mut plain = Vec::new();
+        inflate(bytes, &mut plain)?;
+        String::from_utf8_lossy(&plain).into_owned()
+    } else {
+        // Only the beginning is looked at; an INSERT may be megabytes.
+        String::from_utf8_lossy(&bytes.0[..bytes.0.len().min(4096)]).into_owned()
+    };
+    Some(Query { schema, text })
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Statement {
+    Begin,
+    Commit,
+    Rollback,
+    RollbackTo,
+    Savepoint,
+    XaStart,
+    XaDecided,
+    /// Schema and table, where they could be read.
+    Truncate(Option<(Option<String>, String)>),
+    /// May have changed rows, as text.
+    Write,
+    /// DDL, grants and the like: no rows of their own.
+    Other,
+}
+
+pub fn classify(text: &str) -> Statement {
+    let rest = skip_comments(text);
+    let (first, rest) = word(rest);
+    let second = || word(skip_comments(rest)).0;
+    match first.as_str() {
+        "BEGIN" => Statement::Begin,
+        "START" if second() == "TRANSACTION" => Statement::Begin,
+        "COMMIT" => Statement::Commit,
+        "ROLLBACK" if second() == "TO" => Statement::RollbackTo,
+        "ROLLBACK" => Statement::Rollback,
+        "SAVEPOINT" | "RELEASE" => Statement::Savepoint,
+        "XA" => match second().as_str() {
+            "START" | "BEGIN" => Statement::XaStart,
+            "END" => Statement::Savepoint,
+            // COMMIT and ROLLBACK of a prepared one: a transaction of their own.
+            _ => Statement::XaDecided,
+        },
+        "TRUNCATE" => Statement::Truncate(truncated(rest)),
+        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO" | "SELECT" | "VALUES"
+        | "EXECUTE" | "HANDLER" | "TABLE" | "(" => Statement::Write,
+        _ => Statement::Other,
+    }
+}
+
+/// The beginning of a statement for messages: its verbs and names, none of its values.
+pub fn first_words(text: &str) -> String {
+    let text = skip_comments(text);
+    let words: Vec<&str> = text.split_whitespace().take(4).collect();
+    let joined = words.join(" ");
+    joined.split(['(', '=', '\'', '"']).next().unwrap_or("").trim().chars().take(80).collect()
+}
+
+/// The table of `[TABLE] name`.
+fn truncated(rest: &str) -> Option<(Option<String>, String)> {
+    let rest = skip_comments(rest);
+    let (table, behind) = word(rest);
+    let rest = if table == "TABLE" { skip_comments(behind) } else { rest };
+    let (first, rest) = name(rest)?;
+    let rest = skip_comments(rest);
+    match rest.strip_prefix('.') {
+        Some(rest) => Some((Some(first), name(skip_comments(rest))?.0)),
+        None => Some((None, first)),
+    }
+}
+
+/// A name, quoted or not.
+fn name(text: &str) -> Option<(String, &str)> {
+    if let Some(quote) = text.chars().next().filter(|c| matches!(c, '`' | '"')) {
+        let mut name = String::new();
+        let mut chars = text.char_indices().skip(1).peekable();
+        while let Some((at, c)) = chars.next() {
+            if c != quote {
+                name.push(c);
+            } else if chars.next_if(|(_, next)| *next == quote).is_some() {
+                name.push(quote);
+            } else {
+                return Some((name, &text[at + 1..]));
+            }
+        }
+        return None;
+    }
+    let end = text.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$'))).unwrap_or(text.len());
+    (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
+}
+
+fn word(text: &str) -> (String, &str) {
+    if let Some(rest) = text.strip_prefix('(') {
+        return ("(".to_owned(), rest);
+    }
+    let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
+    (text[..end].to_ascii_uppercase(), &text[end..])
+}
+
+/// Past whitespace and comments; `/*!50000 TRUNCATE …*/` is no comment.
+fn skip_comments(text: &str) -> &str {
+    let mut text = text.trim_start();
+    loop {
+        let rest = if let Some(conditional) = text.strip_prefix("/*!").or_else(|| text.strip_prefix("/*M!")) {
+            conditional.trim_start_matches(|c: char| c.is_ascii_digit())
+        } else if let Some(comment) = text.strip_prefix("/*") {
+            comment.split_once("*/").map_or("", |(_, rest)| rest)
+        } else if text.starts_with('#') || text.starts_with("-- ") {
+            text.split_once('\n').map_or("", |(_, rest)| rest)
+        } else {
+            return text;
+        };
+        text = rest.trim_start();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_told_by_their_first_words() {
+        for (text, expected) in [
+            ("BEGIN", Statement::Begin),
+            ("COMMIT", Statement::Commit),
+            ("ROLLBACK", Statement::Rollback),
+            ("ROLLBACK TO `s`", Statement::RollbackTo),
+            ("SAVEPOINT `s`", Statement::Savepoint),
+            ("XA START X'61',X'',1", Statement::XaStart),
+            ("XA COMMIT X'61',X'',1", Statement::XaDecided),
+            ("/* app */ insert into t values (1)", Statement::Write),
+            ("-- x\nUPDATE t SET a=1", Statement::Write),
+            ("/*!50000 DELETE */ FROM t", Statement::Write),
+            ("WITH c AS (SELECT 1) DELETE FROM t", Statement::Write),
+            ("CREATE TABLE t (a int)", Statement::Other),
+            ("# Dummy event replacing", Statement::Other),
+            ("", Statement::Other),
+        ] {
+            assert_eq!(classify(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_truncate_is_read() {
+        let table =
+            |schema: Option<&str>, name: &str| Statement::Truncate(Some((schema.map(str::to_owned), name.to_owned())));
+        assert_eq!(classify("truncate table `a``b` . `täble`"), table(Some("a`b"), "täble"));
+        assert_eq!(classify("TRUNCATE /* x */ t"), table(None, "t"));
+        assert_eq!(classify("TRUNCATE TABLE d.t;"), table(Some("d"), "t"));
+        assert_eq!(classify("TRUNCATE `"), Statement::Truncate(None));
+    }
+
+    #[test]
+    fn messages_show_no_values() {
+        assert_eq!(first_words("INSERT INTO t VALUES ('secret')"), "INSERT INTO t VALUES");
+        assert_eq!(first_words("UPDATE t SET a='secret'"), "UPDATE t SET a");
+    }
+}

@@ -1,0 +1,505 @@
+//! Which columns the rows of an event have, as of that event.
+//!
+//! The log's own metadata (`binlog_row_metadata=FULL`) names the columns; the catalog, which
+//! shows the table as it is now, is never used for their order. A value is decoded by the
+//! log's own type, so that a column that was merely widened since stays exact; a column that
+//! is gone or of another kind stops the flow.
+//!
+//! Protocol: MySQL `Table_map_event` with optional metadata.
+
+use super::bytes::{Bytes, bit};
+use crate::capture::WantedTable;
+use crate::catalog::{ColumnType, TableName};
+use crate::error::{Error, Result};
+
+/// How a column's values lie in a row event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LogType {
+    Int {
+        bytes: u8,
+        signed: bool,
+    },
+    Float32,
+    Float64,
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
+    Date,
+    Time {
+        digits: u8,
+    },
+    DateTime {
+        digits: u8,
+    },
+    Timestamp {
+        digits: u8,
+    },
+    /// CHAR and BINARY: cut of their padding by the server.
+    Fixed {
+        bytes: u16,
+        binary: bool,
+    },
+    /// Text or bytes behind a length of `prefix` bytes.
+    Sized {
+        prefix: u8,
+        binary: bool,
+    },
+    /// MySQL's binary JSON behind a length.
+    Jsonb {
+        prefix: u8,
+    },
+    Enum {
+        bytes: u8,
+        labels: Vec<String>,
+    },
+    /// Not carried, only stepped over: so many bytes.
+    Skip {
+        bytes: u16,
+    },
+    /// The same, behind a length.
+    SkipSized {
+        prefix: u8,
+    },
+}
+
+/// One column of the table, in the order of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogColumn {
+    pub ty: LogType,
+    /// Its place in the row that is handed on; `None`: not wanted.
+    pub place: Option<usize>,
+    /// Decoded as UUID: nothing in the log says so.
+    pub uuid: bool,
+    /// Text that holds JSON (MariaDB).
+    pub json: bool,
+}
+
+/// A table whose rows are decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    pub columns: Vec<LogColumn>,
+    /// How many columns are handed on.
+    pub width: usize,
+}
+
+/// The beginning of a table map: enough to know whose rows follow.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    pub id: u64,
+    pub schema: &'a str,
+    pub table: &'a str,
+    rest: Bytes<'a>,
+}
+
+pub fn head(data: &[u8]) -> Option<Head<'_>> {
+    let mut bytes = Bytes(data);
+    let id = bytes.uint(6)?;
+    bytes.skip(2)?;
+    let schema = std::str::from_utf8(bytes.sized()?).ok()?;
+    bytes.skip(1)?;
+    let table = std::str::from_utf8(bytes.sized()?).ok()?;
+    bytes.skip(1)?;
+    Some(Head { id, schema, table, rest: bytes })
+}
+
+/// What the log says of one column before it is matched with the wanted ones.
+#[derive(Debug, Clone)]
+struct Described<'a> {
+    kind: u8,
+    meta: u16,
+    unsigned: bool,
+    collation: Option<u64>,
+    name: Option<&'a str>,
+    labels: Vec<String>,
+}
+
+const TINY: u8 = 1;
+const SHORT: u8 = 2;
+const LONG: u8 = 3;
+const FLOAT: u8 = 4;
+const DOUBLE: u8 = 5;
+const TIMESTAMP: u8 = 7;
+const LONGLONG: u8 = 8;
+const INT24: u8 = 9;
+const DATE: u8 = 10;
+const TIME: u8 = 11;
+const DATETIME: u8 = 12;
+const YEAR: u8 = 13;
+const NEWDATE: u8 = 14;
+const VARCHAR: u8 = 15;
+const BIT: u8 = 16;
+const TIMESTAMP2: u8 = 17;
+const DATETIME2: u8 = 18;
+const TIME2: u8 = 19;
+const BLOB_COMPRESSED: u8 = 140;
+const VARCHAR_COMPRESSED: u8 = 141;
+const VECTOR: u8 = 242;
+const JSON: u8 = 245;
+const NEWDECIMAL: u8 = 246;
+const ENUM: u8 = 247;
+const SET: u8 = 248;
+const TINY_BLOB: u8 = 249;
+const BLOB: u8 = 252;
+const VAR_STRING: u8 = 253;
+const STRING: u8 = 254;
+const GEOMETRY: u8 = 255;
+
+/// The collation "binary": bytes, not text.
+const BINARY: u64 = 63;
+
+/// Matches the log's columns with the wanted ones.
+pub fn layout(head: Head<'_>, wanted: &WantedTable) -> Result<Layout> {
+    let Some((described, named)) = describe(head.rest) else {
+        return Err(Error::stop(format!("the table map of {} is malformed", wanted.name), "report this as a bug"));
+    };
+    if !named {
+        return Err(Error::stop(
+            format!("the log names no columns of {}", wanted.name),
+            "SET GLOBAL binlog_row_metadata=FULL, and binlog_row_metadata=FULL in the server's configuration",
+        ));
+    }
+    let mut columns = Vec::with_capacity(described.len());
+    let mut found = vec![false; wanted.columns.len()];
+    for column in &described {
+        let place = wanted.columns.iter().position(|w| Some(w.name.as_str()) == column.name);
+        let mut uuid = false;
+        let mut json = false;
+        let ty = column.log_type();
+        if let Some(place) = place {
+            found[place] = true;
+            let wanted_type = &wanted.columns[place].ty;
+            if !ty.as_ref().is_some_and(|ty| column.carries(ty, wanted_type)) {
+                return Err(changed(wanted, &wanted.columns[place].name, "is of another type in the log"));
+            }
+            uuid = *wanted_type == ColumnType::Uuid;
+            json = *wanted_type == ColumnType::Json;
+        }
+        let Some(ty) = ty else {
+            let name = column.name.unwrap_or("?");
+            return Err(changed(wanted, name, &format!("is of a type ({}) that is not known", column.kind)));
+        };
+        columns.push(LogColumn { ty, place, uuid, json });
+    }
+    if let Some(missing) = found.iter().position(|found| !found) {
+        return Err(changed(wanted, &wanted.columns[missing].name, "is not in the log's table"));
+    }
+    Ok(Layout { columns, width: wanted.columns.len() })
+}
+
+fn changed(table: &WantedTable, column: &str, what: &str) -> Error {
+    Error::stop(
+        format!("column {column:?} of {} {what}: the table was altered", table.name),
+        "alter the table or the binding so that both agree, then restart the agent",
+    )
+}
+
+/// The columns, and whether they have names.
+fn describe(mut bytes: Bytes<'_>) -> Option<(Vec<Described<'_>>, bool)> {
+    let count = usize::try_from(bytes.lenenc()?).ok()?;
+    let kinds = bytes.take(count)?;
+    let mut metadata = Bytes(bytes.sized()?);
+    bytes.skip(count.div_ceil(8))?;
+    let mut columns = Vec::with_capacity(count);
+    for kind in kinds {
+        columns.push(Described::new(*kind, &mut metadata)?);
+    }
+    let mut named = false;
+    while !bytes.is_empty() {
+        let field = bytes.u8()?;
+        let mut value = Bytes(bytes.sized()?);
+        match field {
+            1 => signedness(&mut columns, value.0),
+            2 => default_charset(&mut columns, &mut value)?,
+            3 => {
+                for column in columns.iter_mut().filter(|column| column.is_text()) {
+                    column.collation = Some(value.lenenc()?);
+                }
+            }
+            4 => {
+                for column in &mut columns {
+                    column.name = Some(std::str::from_utf8(value.sized()?).ok()?);
+                }
+                named = true;
+            }
+            6 => {
+                for column in columns.iter_mut().filter(|column| column.kind == ENUM) {
+                    for _ in 0..value.lenenc()? {
+                        column.labels.push(String::from_utf8_lossy(value.sized()?).into_owned());
+                    }
+                }
+            }
+            // SET labels, geometry, keys, visibility, charsets of enums: not needed.
+            _ => {}
+        }
+    }
+    Some((columns, named || count == 0))
+}
+
+fn signedness(columns: &mut [Described<'_>], bits: &[u8]) {
+    for (index, column) in columns.iter_mut().filter(|column| column.is_numeric()).enumerate() {
+        // Bits from the most significant on, unlike every other bitmap of the log.
+        column.unsigned = bits.get(index / 8).is_some_and(|byte| byte >> (7 - index % 8) & 1 == 1);
+    }
+}
+
+fn default_charset(columns: &mut [Described<'_>], value: &mut Bytes<'_>) -> Option<()> {
+    let default = value.lenenc()?;
+    let mut others = Vec::new();
+    while !value.is_empty() {
+        others.push((value.lenenc()?, value.lenenc()?));
+    }
+    for (index, column) in columns.iter_mut().filter(|column| column.is_text()).enumerate() {
+        let own = others.iter().find(|(at, _)| *at == index as u64);
+        column.collation = Some(own.map_or(default, |(_, collation)| *collation));
+    }
+    Some(())
+}
+
+impl<'a> Described<'a> {
+    fn new(kind: u8, metadata: &mut Bytes<'_>) -> Option<Self> {
+        let meta = match kind {
+            FLOAT
+            | DOUBLE
+            | TINY_BLOB..=BLOB
+            | JSON
+            | GEOMETRY
+            | VECTOR
+            | BLOB_COMPRESSED
+            | TIME2
+            | DATETIME2
+            | TIMESTAMP2 => metadata.uint(1)?,
+            VARCHAR | VAR_STRING | VARCHAR_COMPRESSED | BIT => metadata.uint(2)?,
+            // These are written high byte first: precision, scale; real type, length.
+            NEWDECIMAL | STRING | ENUM | SET => metadata.uint_be(2)?,
+            _ => 0,
+        } as u16;
+        let mut column = Described { kind, meta, unsigned: false, collation: None, name: None, labels: Vec::new() };
+        if kind == STRING {
+            let (real, length) = ((meta >> 8) as u8, meta & 0xff);
+            if matches!(real, ENUM | SET) {
+                (column.kind, column.meta) = (real, length);
+            } else if real & 0x30 == 0x30 {
+                column.meta = length;
+            } else {
+                // Two bits of the length hide, inverted, in the type: CHAR of more than 255 bytes.
+                column.meta = length | u16::from(real & 0x30 ^ 0x30) << 4;
+            }
+        }
+        Some(column)
+    }
+
+    fn is_numeric(&self) -> bool {
+        matches!(self.kind, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self.kind, STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | BLOB_COMPRESSED | VARCHAR_COMPRESSED)
+    }
+
+    fn is_binary(&self) -> bool {
+        self.collation == Some(BINARY)
+    }
+
+    /// `None` where the length of its values is not known.
+    fn log_type(&self) -> Option<LogType> {
+        let int = |bytes| LogType::Int { bytes, signed: !self.unsigned };
+        let digits = self.meta.min(6) as u8;
+        let prefix = if self.meta > 255 { 2 } else { 1 };
+        let binary = self.is_binary();
+        Some(match self.kind {
+            TINY => int(1),
+            SHORT => int(2),
+            INT24 => int(3),
+            LONG => int(4),
+            LONGLONG => int(8),
+            FLOAT => LogType::Float32,
+            DOUBLE => LogType::Float64,
+            NEWDECIMAL => LogType::Decimal { precision: (self.meta >> 8) as u8, scale: (self.meta & 0xff) as u8 },
+            DATE | NEWDATE => LogType::Date,
+            TIME2 => LogType::Time { digits },
+            DATETIME2 => LogType::DateTime { digits },
+            TIMESTAMP2 => LogType::Timestamp { digits },
+            STRING => LogType::Fixed { bytes: self.meta, binary },
+            VARCHAR | VAR_STRING => LogType::Sized { prefix, binary },
+            TINY_BLOB..=BLOB => LogType::Sized { prefix: self.meta.clamp(1, 4) as u8, binary },
+            JSON => LogType::Jsonb { prefix: self.meta.clamp(1, 4) as u8 },
+            ENUM => LogType::Enum { bytes: self.meta.clamp(1, 2) as u8, labels: self.labels.clone() },
+            YEAR => LogType::Skip { bytes: 1 },
+            TIME => LogType::Skip { bytes: 3 },
+            TIMESTAMP => LogType::Skip { bytes: 4 },
+            DATETIME => LogType::Skip { bytes: 8 },
+            SET => LogType::Skip { bytes: self.meta.min(8) },
+            BIT => LogType::Skip { bytes: (self.meta >> 8) + u16::from(self.meta & 0xff != 0) },
+            GEOMETRY | VECTOR | BLOB_COMPRESSED => LogType::SkipSized { prefix: self.meta.clamp(1, 4) as u8 },
+            VARCHAR_COMPRESSED => LogType::SkipSized { prefix },
+            _ => return None,
+        })
+    }
+
+    /// Values of the log's type are, exactly, values of the kind that is wanted.
+    fn carries(&self, ty: &LogType, wanted: &ColumnType) -> bool {
+        let utf8 = self.collation.is_some_and(is_utf8);
+        match ty {
+            LogType::Int { .. } => matches!(wanted, ColumnType::Int { .. }),
+            LogType::Float32 => *wanted == ColumnType::Float32,
+            LogType::Float64 => *wanted == ColumnType::Float64,
+            LogType::Decimal { .. } => matches!(wanted, ColumnType::Decimal { .. }),
+            LogType::Date => *wanted == ColumnType::Date,
+            LogType::Time { .. } => matches!(wanted, ColumnType::Time { .. }),
+            LogType::DateTime { .. } => matches!(wanted, ColumnType::DateTime { .. }),
+            LogType::Timestamp { .. } => matches!(wanted, ColumnType::Timestamp { .. }),
+            LogType::Fixed { bytes: 16, .. } if *wanted == ColumnType::Uuid => true,
+            LogType::Fixed { binary, .. } | LogType::Sized { binary, .. } => match wanted {
+                ColumnType::Char { .. } | ColumnType::Text { .. } => utf8,
+                ColumnType::Binary { .. } | ColumnType::Bytes { .. } => *binary,
+                ColumnType::Json => matches!(ty, LogType::Sized { .. }) && utf8,
+                _ => false,
+            },
+            LogType::Jsonb { .. } => *wanted == ColumnType::Json,
+            LogType::Enum { .. } => matches!(wanted, ColumnType::Enum { .. }),
+            LogType::Skip { .. } | LogType::SkipSized { .. } => false,
+        }
+    }
+}
+
+/// Collations whose text is UTF-8 as it stands: of ascii, utf8mb3 and utf8mb4.
+fn is_utf8(collation: u64) -> bool {
+    // MariaDB's NO PAD twins lie 1024 above.
+    let base = if (1024..2048).contains(&collation) { collation - 1024 } else { collation };
+    matches!(base,
+        11 | 65                                     // ascii
+        | 33 | 76 | 83 | 192..=215 | 223            // utf8mb3
+        | 45 | 46 | 224..=247 | 255..=350           // utf8mb4
+        | 576..=578 | 608..=610                     // MariaDB's own of both
+        | 2048..=2559) // MariaDB's UCA 14.0.0 of both
+}
+
+/// Every wanted column is present in a row image.
+pub fn covers(layout: &Layout, present: &[u8]) -> bool {
+    layout.columns.iter().enumerate().all(|(index, column)| column.place.is_none() || bit(present, index))
+}
+
+/// The columns of the marker table that are read, as a wanted table.
+pub fn marker_table(name: &TableName) -> WantedTable {
+    use crate::capture::WantedColumn;
+    let text = || ColumnType::Text { chars: None, bytes: None };
+    let int = || ColumnType::Int { bytes: 8, signed: true };
+    let columns = [
+        ("agent", text()),
+        ("lane", int()),
+        ("journal", text()),
+        ("epoch", int()),
+        ("seq", int()),
+        ("part", int()),
+        ("origin", text()),
+        ("txid", text()),
+    ];
+    WantedTable {
+        id: usize::MAX,
+        name: name.clone(),
+        columns: columns.into_iter().map(|(name, ty)| WantedColumn { name: name.to_owned(), ty }).collect(),
+        key: vec!["agent".into(), "lane".into()],
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::capture::WantedColumn;
+
+    /// Builds a table map event's data: (kind, metadata bytes, name), fields beside the names.
+    pub fn table_map(id: u64, schema: &str, table: &str, columns: &[(u8, &[u8], &str)], extra: &[u8]) -> Vec<u8> {
+        let mut data = id.to_le_bytes()[..6].to_vec();
+        data.extend([1, 0]);
+        for name in [schema, table] {
+            data.push(name.len() as u8);
+            data.extend(name.as_bytes());
+            data.push(0);
+        }
+        data.push(columns.len() as u8);
+        data.extend(columns.iter().map(|(kind, ..)| *kind));
+        let metadata: Vec<u8> = columns.iter().flat_map(|(_, meta, _)| meta.iter().copied()).collect();
+        data.push(metadata.len() as u8);
+        data.extend(metadata);
+        data.extend(vec![0xff; columns.len().div_ceil(8)]);
+        let mut names = Vec::new();
+        for (.., name) in columns {
+            names.push(name.len() as u8);
+            names.extend(name.as_bytes());
+        }
+        if columns.iter().any(|(.., name)| !name.is_empty()) {
+            data.extend([4, names.len() as u8]);
+            data.extend(names);
+        }
+        data.extend(extra);
+        data
+    }
+
+    pub fn wanted(columns: &[(&str, ColumnType)]) -> WantedTable {
+        WantedTable {
+            id: 0,
+            name: TableName { schema: "d".into(), name: "t".into() },
+            columns: columns.iter().map(|(name, ty)| WantedColumn { name: (*name).into(), ty: ty.clone() }).collect(),
+            key: vec!["id".into()],
+        }
+    }
+
+    const INT: ColumnType = ColumnType::Int { bytes: 4, signed: true };
+    const TEXT: ColumnType = ColumnType::Text { chars: Some(20), bytes: None };
+
+    #[test]
+    fn columns_are_found_by_name_wherever_they_stand() {
+        // signedness: the second numeric column is unsigned; charset: utf8mb4, the first text is binary
+        let extra = [1, 1, 0b0100_0000, 2, 3, 45, 0, 63];
+        let data = table_map(
+            9,
+            "d",
+            "t",
+            &[(15, &[80, 0], "raw"), (3, &[], "n"), (254, &[0xee, 0x10], "c"), (3, &[], "id")],
+            &extra,
+        );
+        let head = head(&data).expect("well formed");
+
+        let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)])).expect("matches");
+
+        assert_eq!((head.id, head.schema, head.table), (9, "d", "t"));
+        assert_eq!(layout.columns[0].ty, LogType::Sized { prefix: 1, binary: true });
+        assert_eq!(layout.columns[2].ty, LogType::Fixed { bytes: 0x110, binary: false });
+        assert_eq!(layout.columns[3].ty, LogType::Int { bytes: 4, signed: false });
+        assert_eq!(layout.columns.iter().map(|c| c.place).collect::<Vec<_>>(), [None, None, Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn a_table_that_no_longer_agrees_stops() {
+        let stop = |columns: &[(u8, &[u8], &str)], extra: &[u8]| {
+            let data = table_map(9, "d", "t", columns, extra);
+            let error =
+                layout(head(&data).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)])).expect_err("must stop");
+            assert_eq!(error.recovery, crate::error::Recovery::Stop);
+            error.full()
+        };
+
+        assert!(stop(&[(3, &[], ""), (15, &[80, 0], "")], &[2, 1, 45]).contains("binlog_row_metadata=FULL"));
+        assert!(stop(&[(3, &[], "id")], &[]).contains("\"c\" of d.t is not in the log"));
+        assert!(stop(&[(3, &[], "id"), (3, &[], "c")], &[]).contains("another type"));
+        // latin1: its bytes would be read as something else
+        assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 8]).contains("another type"));
+        assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c"), (99, &[], "x")], &[2, 1, 45]).contains("not known"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn malformed_table_maps_are_refused_without_panic(
+            cut in 0usize..80, at in 0usize..80, byte in proptest::num::u8::ANY,
+        ) {
+            let mut data = table_map(9, "d", "t", &[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 45]);
+            let at = at % data.len();
+            data[at] = byte;
+            data.truncate(data.len().saturating_sub(cut));
+            if let Some(head) = head(&data) {
+                let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]));
+            }
+        }
+    }
+}
