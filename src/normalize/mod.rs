@@ -1,6 +1,480 @@
 //! Route and map: table rows become canonical changes, canonical rows become table rows.
+//!
+//! ```text
+//! capture ──rows──▶ Normalizer ──Captured, Passed──▶ admit
+//!                       │ more than a MiB
+//!                       ▼
+//!                     spool
+//! ```
+//!
+//! One [`Normalizer`] per system and connection of its capture. What no binding names never
+//! leaves this stage. A transaction is handed on whole, at its commit; its changes are encoded
+//! once, here, and go to the journal's spool chunk by chunk when they outgrow memory.
+//!
+//! A change carries every field that its binding has, changed or not, because a change of
+//! single fields would not converge with one of whole rows. A key change is a delete and an
+//! insert. A value that cannot be carried exactly sets its row aside, never the flow.
 
 pub mod binding;
 pub mod filter;
 pub mod resolve;
 pub mod transform;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::capture::{Begin, Commit, RowEvent, Sink};
+use crate::change::{Body, Captured, ChangeWriter, Op, Refused};
+use crate::error::{Error, Result};
+use crate::journal::{Spool, SpoolWriter};
+use crate::marker::Marker;
+use crate::position::{Position, Seq};
+use crate::schema::{EntitySchema, Schema, SystemId};
+use crate::status::{CaptureStatus, Status};
+use crate::value::{Datum, Row, key_hash, write_datum};
+use binding::{Binding, Role};
+use resolve::Model;
+
+/// Changes beyond this go to the spool, in chunks of about this size.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Finished transactions that wait to be taken: then the capture pauses.
+const WAITING_MAX: usize = 4096;
+/// Rows of one transaction that cannot be carried. More is no accident of single rows, and
+/// would be held in memory.
+const REFUSED_MAX: usize = 1000;
+
+/// What a capture read, in the order of the log.
+#[derive(Debug)]
+pub enum Collected {
+    Transaction(Captured),
+    /// The log was read to here with nothing to journal.
+    Passed {
+        position: Position,
+        base: Seq,
+    },
+}
+
+/// The sink of one system's capture. Made anew, with the base of the durable position, each
+/// time the capture is: a base kept over a reconnect would be ahead of the log that is read again.
+pub struct Normalizer {
+    system: SystemId,
+    name: Arc<str>,
+    schema: Arc<Schema>,
+    routes: Vec<Route>,
+    spool: Spool,
+    status: Arc<Status>,
+    journal: u128,
+    /// The highest marker seq seen in this log.
+    base: Seq,
+    transaction: Transaction,
+    before: Vec<u8>,
+    after: Vec<u8>,
+    scratch: Vec<u8>,
+    collected: Vec<Collected>,
+    collected_bytes: usize,
+}
+
+/// One wanted table's binding, and per field of its entity the column that holds it.
+struct Route {
+    binding: Arc<Binding>,
+    columns: Vec<Option<usize>>,
+}
+
+/// The transaction that is being read.
+#[derive(Default)]
+struct Transaction {
+    txid: String,
+    writer: ChangeWriter,
+    /// In chunks that the spool has already.
+    spooled: u64,
+    spooling: Option<SpoolWriter>,
+    refused: Vec<Refused>,
+    filtered: u64,
+    drift: u64,
+}
+
+/// What a filter says of a row before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Belongs {
+    before: bool,
+    after: bool,
+}
+
+impl Normalizer {
+    /// `base` is the one stored beside the position from which the capture starts; `journal`
+    /// the identity that our markers name.
+    pub fn new(system: SystemId, model: &Model, spool: Spool, journal: u128, base: Seq, status: Arc<Status>) -> Self {
+        let route = |binding: &Arc<Binding>| {
+            let fields = 0..model.schema.entity(binding.entity).fields.len();
+            let column = |field| binding.columns.iter().position(|bound| bound.field == field);
+            Route { binding: binding.clone(), columns: fields.map(column).collect() }
+        };
+        Normalizer {
+            system,
+            name: status.systems[system.index()].name.clone(),
+            schema: model.schema.clone(),
+            routes: model.bindings[system.index()].iter().map(route).collect(),
+            spool,
+            status,
+            journal,
+            base,
+            transaction: Transaction::default(),
+            before: Vec::new(),
+            after: Vec::new(),
+            scratch: Vec::new(),
+            collected: Vec::new(),
+            collected_bytes: 0,
+        }
+    }
+
+    /// What was collected since the last call, in the order of the log.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Collected> {
+        self.collected_bytes = 0;
+        if let Some(Collected::Transaction(Captured { position, .. }) | Collected::Passed { position, .. }) =
+            self.collected.last()
+        {
+            let shown = &self.status.systems[self.system.index()].capture.position;
+            *shown.lock().expect("nobody panics while holding a status text") = position.to_string();
+        }
+        self.collected.drain(..)
+    }
+
+    fn counters(&self) -> &CaptureStatus {
+        &self.status.systems[self.system.index()].capture
+    }
+
+    fn pass(&mut self, position: Position) {
+        let passed = Collected::Passed { position, base: self.base };
+        match self.collected.last_mut() {
+            Some(last @ Collected::Passed { .. }) => *last = passed,
+            _ => self.collected.push(passed),
+        }
+    }
+
+    /// Encodes both images and decides what becomes of them.
+    fn change(&mut self, event: &RowEvent<'_>) -> Result<()> {
+        let route = &self.routes[event.table];
+        let entity = self.schema.entity(route.binding.entity);
+        if entity.key_len == 0 && event.op != Op::Insert {
+            return Err(only_inserts(entity, &route.binding, event.op));
+        }
+        self.before.clear();
+        self.after.clear();
+        let mut refused = event.refused.map(str::to_owned);
+        let mut key_intact = true;
+        if let Some(datums) = event.before {
+            // Only the old key has to be whole: a row that is being mended may go on.
+            let (lost, reason) = route.encode(datums, &mut self.before)?;
+            key_intact = lost.is_none_or(|field| field >= entity.key_len);
+            refused = refused.or(reason.filter(|_| !key_intact || event.op == Op::Delete));
+        }
+        if let Some(datums) = event.after {
+            let (_, reason) = route.encode(datums, &mut self.after)?;
+            refused = refused.or(reason);
+        }
+        if refused.is_none() {
+            self.check_keys(event, entity)?;
+        }
+        let moved = event.op == Op::Update
+            && !self.before.is_empty()
+            && key_intact
+            && !same_key(entity, Row(&self.before), Row(&self.after), &mut self.scratch);
+        let belongs = self.belongs(event);
+        self.route(event, moved, belongs, refused)
+    }
+
+    fn check_keys(&self, event: &RowEvent<'_>, entity: &EntitySchema) -> Result<()> {
+        for image in [&self.before, &self.after].into_iter().filter(|image| !image.is_empty()) {
+            if Row(image).iter().take(entity.key_len).any(|datum| !datum.is_sent()) {
+                let table = &self.routes[event.table].binding.table.name;
+                return Err(Error::stop(
+                    format!("the log of table {table} does not carry the key of {} in every image", entity.name),
+                    "PostgreSQL: ALTER TABLE … REPLICA IDENTITY FULL; MySQL and MariaDB: binlog_row_image = FULL",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn belongs(&self, event: &RowEvent<'_>) -> Belongs {
+        let Some(filter) = &self.routes[event.table].binding.filter else {
+            return Belongs { before: true, after: true };
+        };
+        let belongs = |image: &[u8]| {
+            let mut row = [Datum::NotSent; 128];
+            let count = row.iter_mut().zip(Row(image).iter()).map(|(slot, datum)| *slot = datum).count();
+            // What cannot be told belongs: it is seen then, not lost.
+            filter.fields().iter().any(|&field| !row[field].is_sent()) || filter.matches(&row[..count]) == Some(true)
+        };
+        Belongs {
+            // Without an old image nothing says that the row was outside.
+            before: self.before.is_empty() || belongs(&self.before),
+            after: !self.after.is_empty() && belongs(&self.after),
+        }
+    }
+
+    fn route(&mut self, event: &RowEvent<'_>, moved: bool, belongs: Belongs, refused: Option<String>) -> Result<()> {
+        let stays = self.routes[event.table].binding.role == Role::Both;
+        let op = match (event.op, belongs.before, belongs.after) {
+            (Op::Insert, _, true) | (Op::Update, false, true) => Some(Op::Insert),
+            (Op::Delete, true, _) => Some(Op::Delete),
+            (Op::Update, true, true) => Some(Op::Update),
+            // Leaves the own filter: gone for a source; in a table that is also written, the edit it is.
+            (Op::Update, true, false) => Some(if stays { Op::Update } else { Op::Delete }),
+            (Op::Insert, ..) | (Op::Delete, ..) | (Op::Update, false, false) => None,
+        };
+        let Some(op) = op else {
+            self.transaction.filtered += 1;
+            return Ok(());
+        };
+        if op == Op::Delete && event.op == Op::Update && self.before.is_empty() {
+            std::mem::swap(&mut self.before, &mut self.after); // the new image has the key
+        }
+        match (moved && op == Op::Update, refused) {
+            (false, None) => self.write(event.table, op),
+            (false, Some(reason)) => self.refuse(event.table, op, reason),
+            (true, refused) => {
+                self.write(event.table, Op::Delete)?;
+                // Of a row that is new to the others everything is needed.
+                let lacking = refused.or_else(|| self.lacking(event.table));
+                match lacking {
+                    None => self.write(event.table, Op::Insert),
+                    Some(reason) => self.refuse(event.table, Op::Insert, reason),
+                }
+            }
+        }
+    }
+
+    /// Why the new image is not a whole row.
+    fn lacking(&self, table: usize) -> Option<String> {
+        let route = &self.routes[table];
+        let entity = self.schema.entity(route.binding.entity);
+        let missing =
+            |(field, datum): (usize, Datum<'_>)| (route.columns[field].is_some() && !datum.is_sent()).then_some(field);
+        let field = Row(&self.after).iter().enumerate().find_map(missing)?;
+        Some(format!(
+            "the log does not carry field {:?} of {}, unchanged while the key changed (REPLICA IDENTITY FULL would)",
+            entity.fields[field].name, entity.name
+        ))
+    }
+
+    fn write(&mut self, table: usize, op: Op) -> Result<()> {
+        let (before, after) = images(op, &self.before, &self.after);
+        let writer = &mut self.transaction.writer;
+        writer.begin(self.routes[table].binding.entity, op);
+        writer.bytes.extend_from_slice(before);
+        writer.end_before();
+        writer.bytes.extend_from_slice(after);
+        writer.finish(&self.schema);
+        if writer.bytes.len() >= CHUNK_BYTES { self.spool_chunk() } else { Ok(()) }
+    }
+
+    fn refuse(&mut self, table: usize, op: Op, reason: String) -> Result<()> {
+        let binding = &self.routes[table].binding;
+        if self.transaction.refused.len() == REFUSED_MAX {
+            return Err(Error::stop(
+                format!(
+                    "more than {REFUSED_MAX} rows of transaction {} cannot be carried: {reason}",
+                    self.transaction.txid
+                ),
+                format!("mend the binding of table {} in the configuration", binding.table.name),
+            ));
+        }
+        let (before, after) = images(op, &self.before, &self.after);
+        let mut writer = ChangeWriter::default();
+        writer.begin(binding.entity, op);
+        writer.bytes.extend_from_slice(before);
+        writer.end_before();
+        writer.bytes.extend_from_slice(after);
+        writer.finish(&self.schema);
+        self.transaction.refused.push(Refused {
+            system: self.name.clone(),
+            position: None, // known at the commit
+            txid: Arc::from(self.transaction.txid.as_str()),
+            schema: self.schema.clone(),
+            change: writer.take().into(),
+            reason,
+        });
+        Ok(())
+    }
+
+    fn spool_chunk(&mut self) -> Result<()> {
+        let transaction = &mut self.transaction;
+        let spooling = match &mut transaction.spooling {
+            Some(spooling) => spooling,
+            none => none.insert(self.spool.create()?),
+        };
+        spooling.write(&transaction.writer.bytes)?;
+        transaction.spooled += transaction.writer.count;
+        transaction.writer.bytes.clear();
+        transaction.writer.count = 0;
+        Ok(())
+    }
+
+    fn body(&mut self) -> Result<Body> {
+        if self.transaction.spooling.is_some() && !self.transaction.writer.is_empty() {
+            self.spool_chunk()?;
+        }
+        match self.transaction.spooling.take() {
+            Some(spooling) => spooling.finish().map(Body::Spooled),
+            None => Ok(Body::Inline(Bytes::copy_from_slice(&self.transaction.writer.bytes))),
+        }
+    }
+}
+
+/// Byte for byte, or as numbers where decimals are written differently.
+fn same_key(entity: &EntitySchema, before: Row<'_>, after: Row<'_>, scratch: &mut Vec<u8>) -> bool {
+    let mut hash = |row: Row<'_>| key_hash(entity.seed, row.iter().take(entity.key_len), scratch);
+    before.prefix(entity.key_len) == after.prefix(entity.key_len) || hash(before) == hash(after)
+}
+
+/// The images that a change of this kind has.
+fn images<'i>(op: Op, before: &'i [u8], after: &'i [u8]) -> (&'i [u8], &'i [u8]) {
+    match op {
+        Op::Insert => (&[], after),
+        Op::Update => (before, after),
+        Op::Delete => (before, &[]),
+    }
+}
+
+fn only_inserts(entity: &EntitySchema, binding: &Binding, op: Op) -> Error {
+    Error::stop(
+        format!(
+            "{} of a row of {}, whose entity {:?} has no key: only inserts can be carried",
+            op.name(),
+            binding.table.name,
+            entity.name
+        ),
+        format!("give the entity a key: key = [\"…\"], or take {:?} out of the configuration", entity.name),
+    )
+}
+
+impl Route {
+    /// Appends the canonical row. A value that cannot be carried is left out (not sent); the
+    /// first such field and the reason are returned.
+    fn encode(&self, datums: &[Datum<'_>], out: &mut Vec<u8>) -> Result<(Option<usize>, Option<String>)> {
+        let mut refused = (None, None);
+        for (field, column) in self.columns.iter().enumerate() {
+            let Some(column) = *column else {
+                write_datum(out, Datum::NotSent);
+                continue;
+            };
+            let datum = datums.get(column).copied().unwrap_or(Datum::NotSent);
+            if let Err(error) = self.binding.columns[column].to_canonical(datum, out) {
+                if error.recovery != crate::error::Recovery::Quarantine {
+                    return Err(error);
+                }
+                write_datum(out, Datum::NotSent);
+                if refused.0.is_none() {
+                    refused = (Some(field), Some(error.message));
+                }
+            }
+        }
+        Ok(refused)
+    }
+}
+
+impl Sink for Normalizer {
+    fn begin(&mut self, begin: Begin<'_>) -> Result<()> {
+        let transaction = &mut self.transaction;
+        transaction.txid.clear();
+        transaction.txid.push_str(begin.txid);
+        transaction.writer.bytes.clear();
+        transaction.writer.count = 0;
+        transaction.spooled = 0;
+        transaction.spooling = None;
+        transaction.refused.clear();
+        transaction.filtered = 0;
+        transaction.drift = 0;
+        Ok(())
+    }
+
+    fn row(&mut self, row: RowEvent<'_>) -> Result<()> {
+        if self.routes[row.table].binding.role == Role::Target {
+            self.transaction.drift += 1;
+            self.transaction.filtered += 1;
+            return Ok(());
+        }
+        self.change(&row)
+    }
+
+    fn truncate(&mut self, table: usize) -> Result<()> {
+        let binding = &self.routes[table].binding;
+        if binding.role == Role::Target {
+            self.transaction.drift += 1;
+            self.transaction.filtered += 1;
+            return Ok(());
+        }
+        Err(Error::stop(
+            format!("TRUNCATE of {}: it names no rows, and the other systems would keep theirs", binding.table.name),
+            "empty the table in the other systems by hand, then begin anew behind it: anechoic teardown, anechoic \
+             setup; use DELETE where rows are to vanish everywhere",
+        ))
+    }
+
+    fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
+        let (filtered, drift) = (self.transaction.filtered, self.transaction.drift);
+        let changes = self.transaction.spooled + self.transaction.writer.count;
+        let refused = self.transaction.refused.len() as u64;
+        if changes == 0 && refused == 0 {
+            self.pass(commit.position);
+        } else {
+            let body = self.body()?;
+            let mut refused = std::mem::take(&mut self.transaction.refused);
+            refused.iter_mut().for_each(|refused| refused.position = Some(commit.position.clone()));
+            if let Body::Inline(bytes) = &body {
+                self.collected_bytes += bytes.len();
+            }
+            self.collected.push(Collected::Transaction(Captured {
+                system: self.system,
+                position: commit.position,
+                base: self.base,
+                txid: Arc::from(commit.txid),
+                committed_at: commit.committed_at,
+                schema: self.schema.clone(),
+                changes,
+                body,
+                refused,
+            }));
+            self.counters().transactions.add(1);
+        }
+        let counters = self.counters();
+        counters.changes.add(changes + refused + filtered);
+        counters.filtered.add(filtered);
+        counters.drift.add(drift);
+        counters.refused.add(refused);
+        counters.last_commit.set(commit.committed_at);
+        Ok(())
+    }
+
+    fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
+        if marker.journal != self.journal {
+            return Err(Error::stop(
+                format!(
+                    "the log of {} holds a marker of agent {:?} that another journal wrote",
+                    self.name, marker.agent
+                ),
+                "two agents use one id, or the journal or the system is from a backup: give each installation its \
+                 own id; after a restore begin anew: anechoic teardown, anechoic setup",
+            )
+            .at(position));
+        }
+        self.base = self.base.max(marker.seq);
+        self.counters().echoes.add(1);
+        self.pass(position);
+        Ok(())
+    }
+
+    fn passed(&mut self, position: Position) -> Result<()> {
+        self.pass(position);
+        Ok(())
+    }
+
+    fn full(&self) -> bool {
+        self.collected_bytes >= CHUNK_BYTES || self.collected.len() >= WAITING_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests;
