@@ -22,6 +22,7 @@ pub mod change;
 pub mod config;
 pub mod connect;
 pub mod control;
+pub mod demo;
 pub mod error;
 pub mod failpoint;
 pub mod finding;
