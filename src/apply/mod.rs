@@ -1,5 +1,6 @@
 //! The target side: one applier per system follows the journal and writes, marker first.
 
+pub mod mysql;
 pub mod postgres;
 pub mod sql;
 

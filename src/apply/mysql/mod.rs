@@ -1,0 +1,518 @@
+//! Writing to MySQL and MariaDB: multi-row statements as text, held back and sent with BEGIN,
+//! marker and COMMIT in one packet.
+//!
+//! ```text
+//! begin ── write ── write ── commit          a lone transaction: one packet, one round trip
+//!   └─ held ─┴─ held ─┴──────▶ ▶▶▶▶▶
+//! begin ── write ─ … ─ write ─ … ─ commit    a large one: a packet per MiB; the next is made
+//!   └───── held ─▶▶▶ ── held ─▶▶▶ ─▶▶▶         while the server works on the last
+//! ```
+//!
+//! Guarantees of [`Target`]; the marker is the first statement of each transaction and fails
+//! it when another writer has been here (`marker`). User triggers and foreign keys stay on;
+//! triggers can tell us by `@anechoic_applying = 1`.
+
+mod error;
+mod flight;
+mod literal;
+mod marker;
+pub mod statement;
+mod value;
+
+pub use error::classify;
+pub use marker::{marker_ddl, touch_marker};
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use tokio::task::JoinHandle;
+
+use self::flight::{Outcome, Packet, Part};
+use self::statement::{Facts, Form, Pattern};
+use crate::apply::sql::{Shape, may_propose};
+use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
+use crate::config::ConnectConfig;
+use crate::connect::mysql::{Flavour, server};
+use crate::error::{Error, Recovery, Result};
+use crate::marker::Marker;
+use crate::normalize::binding::Binding;
+use crate::schema::EntityId;
+use crate::value::{Datum, Row, write_datum};
+
+const BYTES_PER_STATEMENT: usize = 1 << 20;
+/// Held back at most, before a packet goes without its commit.
+const BYTES_HELD: usize = 1 << 20;
+/// Up to here rows are written one by one where they cannot be proposed: constants are found
+/// by key whatever the optimizer thinks of a join.
+const ROWS_ONE_BY_ONE: usize = 4;
+/// A query that tells its keys apart by comparison grows with their square.
+const KEYS_PER_READ: usize = 50;
+/// How long another agent's lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// READ COMMITTED takes no gap locks, which would make local writers wait for ours.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SET SESSION autocommit = 1, innodb_lock_wait_timeout = 30, lock_wait_timeout = 30, foreign_key_checks = 1, \
+    unique_checks = 1, completion_type = 'NO_CHAIN', sql_safe_updates = 0, sql_auto_is_null = 0, \
+    sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO', @anechoic_applying = 1";
+
+pub struct MyTarget {
+    connect: ConnectConfig,
+    spec: TargetSpec,
+    lock_patience: Duration,
+    session: Option<Session>,
+}
+
+impl MyTarget {
+    pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
+        MyTarget { connect, spec, lock_patience: LOCK_PATIENCE, session: None }
+    }
+
+    /// Waits this long for the lock of another agent of the same id (60 s by default).
+    #[must_use]
+    pub fn lock_patience(mut self, patience: Duration) -> Self {
+        self.lock_patience = patience;
+        self
+    }
+
+    fn session(&mut self) -> Result<&mut Session> {
+        self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
+    }
+}
+
+/// What patterns were made for.
+type PatternKey = (EntityId, Write, u128, Form);
+
+struct Patterns {
+    shape: Shape,
+    statements: Vec<Pattern>,
+}
+
+/// The connection, or the packet that it is busy with.
+enum Line {
+    Free(Box<Conn>),
+    Busy(JoinHandle<(Box<Conn>, Outcome)>),
+    /// The task that had it is gone.
+    Lost,
+}
+
+struct Session {
+    line: Line,
+    spec: TargetSpec,
+    role: String,
+    flavour: Flavour,
+    /// Longest packet that the server takes.
+    packet_max: usize,
+    /// As committed; what the next compare-and-set expects.
+    current: Marker,
+    /// Of the transaction under way.
+    next: Option<Marker>,
+    facts: HashMap<EntityId, Arc<Facts>>,
+    patterns: HashMap<PatternKey, Arc<Patterns>>,
+    held: Packet,
+    /// Something of the transaction under way was sent.
+    begun: bool,
+}
+
+impl Target for MyTarget {
+    async fn open(&mut self) -> Result<Marker> {
+        self.session = None;
+        let mut conn = crate::connect::mysql::connect(&self.connect).await?;
+        let (flavour, ..) = server(&mut conn).await?;
+        let packet_max = prepare_session(&mut conn, flavour, &self.spec, &self.connect.user).await?;
+        marker::lock(&mut conn, &self.spec, self.lock_patience).await?;
+        let current = marker::raise_epoch(&mut conn, &self.spec, &self.connect.user).await?;
+        self.session = Some(Session {
+            line: Line::Free(Box::new(conn)),
+            spec: self.spec.clone(),
+            role: self.connect.user.clone(),
+            flavour,
+            packet_max,
+            current: current.clone(),
+            next: None,
+            facts: HashMap::new(),
+            patterns: HashMap::new(),
+            held: Packet::default(),
+            begun: false,
+        });
+        Ok(current)
+    }
+
+    async fn begin(&mut self, next: &Marker) -> Result<()> {
+        let session = self.session()?;
+        debug_assert!(session.next.is_none() && session.held.is_empty(), "one transaction at a time");
+        session.held.add(Part::Command, b"START TRANSACTION READ WRITE");
+        for statement in marker::advance(&session.spec, &session.current, next) {
+            session.held.add(Part::Marker, statement.as_bytes());
+        }
+        session.next = Some(Marker { epoch: session.current.epoch, ..next.clone() });
+        Ok(())
+    }
+
+    async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        let session = self.session()?;
+        session.write(rows).await?;
+        if session.held.text.len() >= BYTES_HELD {
+            session.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        self.session()?.write_alone(rows).await
+    }
+
+    async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.session()?.read(binding, keys).await
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        let session = self.session()?;
+        session.held.add(Part::Command, b"COMMIT");
+        session.send().await?;
+        session.land().await?;
+        if let Some(next) = session.next.take() {
+            session.current = next;
+        }
+        session.over();
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        let session = self.session()?;
+        session.held = Packet::default();
+        // What went wrong in flight was told before, or does not matter any more.
+        let _ = session.land().await;
+        if session.begun {
+            session
+                .conn()
+                .await?
+                .query_drop("ROLLBACK")
+                .await
+                .map_err(|error| Error::retry("the connection failed while rolling back").because(error))?;
+        }
+        session.over();
+        Ok(())
+    }
+}
+
+/// Makes the session what the rest relies on; the longest packet that the server takes.
+async fn prepare_session(conn: &mut Conn, flavour: Flavour, spec: &TargetSpec, role: &str) -> Result<usize> {
+    let failed = |error| classify(error, &spec.marker, role);
+    conn.query_drop(SESSION).await.map_err(failed)?;
+    if flavour == Flavour::Mariadb {
+        // Halves what our writes add to the log; a right that not every role has.
+        let _ = conn.query_drop("SET SESSION binlog_annotate_row_events = OFF").await;
+    }
+    let format: Option<(String, String)> =
+        conn.query_first("SHOW SESSION VARIABLES LIKE 'binlog_format'").await.map_err(failed)?;
+    if let Some((_, format)) = format
+        && !format.eq_ignore_ascii_case("ROW")
+    {
+        return Err(Error::stop(
+            format!("{} logs statements, not rows (binlog_format = {format})", spec.system),
+            "SET GLOBAL binlog_format = ROW, and the same in the server's configuration file",
+        ));
+    }
+    let packet: Option<u64> = conn.query_first("SELECT @@max_allowed_packet").await.map_err(failed)?;
+    Ok(packet.unwrap_or(4 << 20) as usize)
+}
+
+impl Session {
+    fn over(&mut self) {
+        self.next = None;
+        self.held = Packet::default();
+        self.begun = false;
+    }
+
+    fn failed(&self, part: &Part, error: mysql_async::Error) -> Error {
+        match (part, &error) {
+            (Part::Marker, mysql_async::Error::Server(server)) if marker::is_fence(server.code) => {
+                fenced(&self.spec.marker, &self.current)
+            }
+            (Part::Marker | Part::Command, _) => classify(error, &self.spec.marker, &self.role),
+            (Part::Rows(table), _) => classify(error, &table.name, &self.role),
+        }
+    }
+
+    /// Waits for the packet under way.
+    async fn land(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.line, Line::Lost) {
+            Line::Free(conn) => {
+                self.line = Line::Free(conn);
+                Ok(())
+            }
+            Line::Busy(task) => {
+                let (conn, outcome) = task.await.map_err(|_| Error::retry("the connection's task has ended"))?;
+                self.line = Line::Free(conn);
+                outcome.map_err(|(part, error)| self.failed(&part, error))
+            }
+            Line::Lost => Err(Error::retry("the connection is lost")),
+        }
+    }
+
+    async fn conn(&mut self) -> Result<&mut Conn> {
+        self.land().await?;
+        match &mut self.line {
+            Line::Free(conn) => Ok(conn),
+            Line::Busy(_) | Line::Lost => Err(Error::retry("the connection is lost")),
+        }
+    }
+
+    /// Sends what is held, as soon as the packet before it is answered.
+    async fn send(&mut self) -> Result<()> {
+        self.land().await?;
+        let packet = std::mem::take(&mut self.held);
+        if packet.is_empty() {
+            return Ok(());
+        }
+        self.begun = true;
+        let Line::Free(mut conn) = std::mem::replace(&mut self.line, Line::Lost) else {
+            return Err(Error::retry("the connection is lost"));
+        };
+        self.line = Line::Busy(tokio::spawn(async move {
+            let outcome = flight::run(&mut conn, packet).await;
+            (conn, outcome)
+        }));
+        Ok(())
+    }
+
+    /// Waits with what was held before, so that an error is this row's and no other's.
+    async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        if self.held.has_rows() {
+            self.send().await?;
+        }
+        self.land().await?;
+        let part = Part::Rows(rows.binding.table.clone());
+        let statements = self.spell(rows, true).await?;
+        self.held.add(Part::Command, b"SAVEPOINT alone");
+        for statement in &statements {
+            self.hold(&part, statement).await?;
+        }
+        self.held.add(Part::Command, b"RELEASE SAVEPOINT alone");
+        self.send().await?;
+        let result = self.land().await;
+        if let Err(error) = &result
+            && error.recovery == Recovery::Quarantine
+        {
+            let undone = self.conn().await?.query_drop("ROLLBACK TO SAVEPOINT alone").await;
+            undone.map_err(|error| classify(error, &rows.binding.table.name, &self.role))?;
+        }
+        result
+    }
+
+    /// Holds a statement back; where the packet would grow too long, what is there goes first.
+    async fn hold(&mut self, part: &Part, statement: &[u8]) -> Result<()> {
+        if !self.held.is_empty() && self.held.text.len() + statement.len() > self.bytes_max(BYTES_HELD) {
+            self.send().await?;
+        }
+        self.held.add(part.clone(), statement);
+        Ok(())
+    }
+
+    fn bytes_max(&self, wanted: usize) -> usize {
+        wanted.min(self.packet_max / 2)
+    }
+
+    async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        let part = Part::Rows(rows.binding.table.clone());
+        for statement in self.spell(rows, false).await? {
+            self.hold(&part, &statement).await?;
+        }
+        Ok(())
+    }
+
+    /// The statements for these rows.
+    async fn spell(&mut self, rows: &TableRows<'_>, alone: bool) -> Result<Vec<Vec<u8>>> {
+        let binding = rows.binding;
+        let patterns = self.patterns(rows, alone).await?;
+        let (shape, limit) = (&patterns.shape, self.bytes_max(BYTES_PER_STATEMENT));
+        let mut values = Columns::new(binding, &shape.sent);
+        let mut statements = Vec::new();
+        let (mut text, mut spelled) = (Vec::new(), Vec::new());
+        for pattern in &patterns.statements {
+            let mut count = 0;
+            for row in rows.rows {
+                spelled.clear();
+                values.of(*row, |datums| pattern.row(binding, shape, datums, count == 0, &mut spelled))?;
+                if count > 0 && (count == pattern.rows_max() || text.len() + spelled.len() > limit) {
+                    pattern.end(&mut text);
+                    statements.push(std::mem::take(&mut text));
+                    count = 0;
+                    spelled.clear();
+                    values.of(*row, |datums| pattern.row(binding, shape, datums, true, &mut spelled))?;
+                }
+                if count == 0 {
+                    pattern.begin(&mut text);
+                }
+                text.extend_from_slice(&spelled);
+                count += 1;
+            }
+            if count > 0 {
+                pattern.end(&mut text);
+                statements.push(std::mem::take(&mut text));
+            }
+        }
+        match statements.iter().any(|statement| statement.len() + PACKET_HEAD > self.packet_max) {
+            true => Err(Error::data(format!(
+                "{}: a row is longer than the {} bytes that the server takes in one packet",
+                binding.table.name, self.packet_max
+            ))
+            .hint("raise max_allowed_packet")),
+            false => Ok(statements),
+        }
+    }
+
+    async fn patterns(&mut self, rows: &TableRows<'_>, alone: bool) -> Result<Arc<Patterns>> {
+        let (binding, write) = (rows.binding, rows.write);
+        let carried = if write == Write::Delete { 0 } else { rows.carried };
+        let facts = self.facts(binding).await?;
+        let form = match write {
+            Write::Upsert if !alone && facts.sole_key && may_propose(binding, carried) => Form::Propose,
+            Write::Upsert if !alone && rows.rows.len() > ROWS_ONE_BY_ONE && facts.joinable() => Form::Join,
+            _ => Form::Each,
+        };
+        let key = (binding.entity, write, carried, form);
+        if let Some(patterns) = self.patterns.get(&key) {
+            return Ok(patterns.clone());
+        }
+        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let statements = statement::write(binding, &shape, write, form, &facts);
+        let patterns = Arc::new(Patterns { shape, statements });
+        self.patterns.insert(key, patterns.clone());
+        Ok(patterns)
+    }
+
+    async fn facts(&mut self, binding: &Binding) -> Result<Arc<Facts>> {
+        if let Some(facts) = self.facts.get(&binding.entity) {
+            return Ok(facts.clone());
+        }
+        let (flavour, role) = (self.flavour, self.role.clone());
+        let facts = read_facts(self.conn().await?, flavour, binding)
+            .await
+            .map_err(|error| classify(error, &binding.table.name, &role))?;
+        let facts = Arc::new(facts);
+        self.facts.insert(binding.entity, facts.clone());
+        Ok(facts)
+    }
+
+    async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.send().await?;
+        self.land().await?;
+        let shape = Shape::key(binding);
+        let mut found = vec![None; keys.len()];
+        let role = self.role.clone();
+        for (chunk, rows) in keys.chunks(KEYS_PER_READ).enumerate() {
+            let mut texts = vec![Vec::new(); rows.len() * shape.key];
+            let mut scratch = texts.iter_mut();
+            let mut datums = Vec::with_capacity(rows.len());
+            for row in rows {
+                let mut key = Vec::with_capacity(shape.key);
+                for at in &shape.sent {
+                    let bound = &binding.columns[*at];
+                    let scratch = scratch.next().expect("one per key column");
+                    key.push(bound.to_column(row.get(bound.field), scratch)?);
+                }
+                datums.push(key);
+            }
+            let text = statement::read(binding, &shape, &datums)?;
+            let conn = self.conn().await?;
+            let failed = |error| classify(error, &binding.table.name, &role);
+            // Prepared, because only the binary protocol returns numbers digit for digit.
+            let query = conn.prep(text).await.map_err(failed)?;
+            let answers: Result<Vec<mysql_async::Row>, _> = conn.exec(&query, ()).await;
+            let closed = conn.close(query).await;
+            for row in answers.map_err(failed)? {
+                let raw: Vec<mysql_async::Value> = row.unwrap();
+                let number = match raw.first() {
+                    Some(mysql_async::Value::Int(n)) => *n as usize,
+                    Some(mysql_async::Value::UInt(n)) => *n as usize,
+                    _ => continue,
+                };
+                found[chunk * KEYS_PER_READ + number] = Some(canonical(binding, &raw[1..])?);
+            }
+            closed.map_err(failed)?;
+        }
+        Ok(found)
+    }
+}
+
+/// For BEGIN, marker and the packet's own head, beside a statement.
+const PACKET_HEAD: usize = 4096;
+
+/// Brings canonical rows into column form, reusing memory.
+struct Columns<'a> {
+    binding: &'a Binding,
+    sent: &'a [usize],
+    scratch: Vec<Vec<u8>>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(binding: &'a Binding, sent: &'a [usize]) -> Self {
+        Columns { binding, sent, scratch: vec![Vec::new(); sent.len()] }
+    }
+
+    fn of<T>(&mut self, row: Row<'_>, then: impl FnOnce(&[Datum<'_>]) -> Result<T>) -> Result<T> {
+        let mut fields = Vec::with_capacity(self.binding.columns.len());
+        row.read_into(&mut fields);
+        let mut datums = Vec::with_capacity(self.sent.len());
+        for (at, scratch) in self.sent.iter().zip(&mut self.scratch) {
+            let bound = &self.binding.columns[*at];
+            scratch.clear();
+            datums.push(bound.to_column(fields.get(bound.field).copied().unwrap_or(Datum::NotSent), scratch)?);
+        }
+        then(&datums)
+    }
+}
+
+async fn read_facts(conn: &mut Conn, flavour: Flavour, binding: &Binding) -> Result<Facts, mysql_async::Error> {
+    let table = (binding.table.name.schema.as_str(), binding.table.name.name.as_str());
+    let parts: Vec<(String, Option<String>, Option<u64>)> = conn
+        .exec(
+            "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS \
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0",
+            table,
+        )
+        .await?;
+    let collations: Vec<(String, Option<String>)> = conn
+        .exec(
+            "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
+            table,
+        )
+        .await?;
+    let key: Vec<&str> = binding.columns[..binding.key_len].iter().map(|c| c.column.name.as_str()).collect();
+    let one_index = parts.windows(2).all(|pair| pair[0].0 == pair[1].0);
+    let whole_columns = parts.iter().all(|(_, column, part)| column.is_some() && part.is_none());
+    let same_columns =
+        parts.len() == key.len() && key.iter().all(|k| parts.iter().any(|(_, column, _)| column.as_deref() == Some(k)));
+    let collation = |name: &&str| collations.iter().find(|(n, _)| n == name).and_then(|(_, c)| c.clone());
+    Ok(Facts {
+        flavour,
+        sole_key: one_index && whole_columns && same_columns,
+        collations: key.iter().map(collation).collect(),
+    })
+}
+
+/// A row as read → a canonical row: one datum per field up to the last one that is bound.
+fn canonical(binding: &Binding, raw: &[mysql_async::Value]) -> Result<Vec<u8>> {
+    let fields = binding.columns.iter().map(|c| c.field + 1).max().unwrap_or(0);
+    let mut by_field = vec![None; fields];
+    for (at, bound) in binding.columns.iter().enumerate() {
+        by_field[bound.field] = Some(at);
+    }
+    let mut out = Vec::new();
+    for at in by_field {
+        match at {
+            None => write_datum(&mut out, Datum::NotSent),
+            Some(at) => {
+                let bound = &binding.columns[at];
+                bound.to_canonical(value::decode(&bound.column, &raw[at])?, &mut out)?;
+            }
+        }
+    }
+    Ok(out)
+}
