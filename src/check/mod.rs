@@ -1,0 +1,137 @@
+//! Asks every server before the first row: what would lose data, loop, or cannot work, each
+//! with the SQL or TOML that mends it. Writes nothing.
+//!
+//! Start-up asks the same questions by the same functions. A system that cannot be reached is
+//! a finding and hides none about the others.
+
+pub mod grants;
+pub mod mysql;
+pub mod needs;
+pub mod postgres;
+pub mod privileges;
+
+use mysql_async::Conn;
+use tokio_postgres::Client;
+
+use self::needs::Needs;
+use crate::catalog::{self, Table};
+use crate::config::{Config, Engine};
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::schema::SystemId;
+use crate::setup::{self, Step};
+
+/// What one system answered.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// `postgresql`, `mysql` or `mariadb`.
+    pub kind: &'static str,
+    pub version: String,
+    /// As the needs' tables; `None` where there is none.
+    pub tables: Vec<Option<Table>>,
+    /// What `setup` cannot mend.
+    pub findings: Vec<Finding>,
+    /// What `setup` creates, or an administrator.
+    pub steps: Vec<Step>,
+    pub postgres: Option<postgres::Facts>,
+    pub mysql: Option<mysql::Facts>,
+}
+
+/// What all systems answered.
+#[derive(Debug)]
+pub struct Preflight {
+    /// By system; `None` where it could not be asked.
+    pub surveys: Vec<Option<Survey>>,
+    /// Of all systems and of how they fit together; steps not counted.
+    pub findings: Vec<Finding>,
+}
+
+impl Preflight {
+    /// Everything that `check` reports: findings, and steps that are still to be done.
+    pub fn report(&self, config: &Config) -> Vec<Finding> {
+        let mut findings = self.findings.clone();
+        for (survey, system) in self.surveys.iter().zip(&config.systems) {
+            let steps = survey.iter().flat_map(|survey| &survey.steps);
+            findings.extend(steps.map(|step| step.finding(&system.name)));
+        }
+        let order = |f: &Finding| config.systems.iter().position(|s| *s.name == *f.system);
+        findings.sort_by_key(|f| (order(f), f.severity));
+        findings
+    }
+}
+
+/// Connects to every system at once and asks everything.
+pub async fn preflight(config: &Config) -> Preflight {
+    let systems = (0..config.systems.len()).map(|i| SystemId(u8::try_from(i).expect("at most 64 systems")));
+    let answers = futures_util::future::join_all(systems.map(|system| survey(config, system))).await;
+    let (mut surveys, mut findings) = (Vec::new(), Vec::new());
+    for (answer, system) in answers.into_iter().zip(&config.systems) {
+        match answer {
+            Ok(survey) => {
+                findings.extend(survey.findings.clone());
+                surveys.push(Some(survey));
+            }
+            Err(error) => {
+                findings.push(unreachable(&system.name, &error));
+                surveys.push(None);
+            }
+        }
+    }
+    Preflight { surveys, findings }
+}
+
+fn unreachable(system: &str, error: &Error) -> Finding {
+    Finding::of(system, error)
+}
+
+/// Asks one system.
+pub async fn survey(config: &Config, system: SystemId) -> Result<Survey> {
+    let needs = Needs::of(config, system);
+    let connect_config = &config.system(system).connect;
+    match config.system(system).engine {
+        Engine::Postgres => {
+            let name = format!("anechoic/{} check", config.agent.id);
+            let client = crate::connect::postgres::connect(connect_config, &name).await?;
+            postgres_survey(&client, config, system, &needs).await
+        }
+        Engine::Mysql => {
+            let mut conn = crate::connect::mysql::connect(connect_config).await?;
+            let survey = mysql_survey(&mut conn, config, system, &needs).await;
+            let _ = conn.disconnect().await;
+            survey
+        }
+    }
+}
+
+pub(crate) async fn postgres_survey(
+    client: &Client,
+    config: &Config,
+    system: SystemId,
+    needs: &Needs,
+) -> Result<Survey> {
+    let name = setup::postgres::object_name(&config.agent.id);
+    let facts = postgres::read(client, needs, &name, &name).await?;
+    Ok(Survey {
+        kind: "postgresql",
+        version: facts.version.clone(),
+        tables: catalog::postgres::read(client, &needs.names()).await?,
+        findings: postgres::findings(&config.system(system).name, &facts, needs, &name),
+        steps: setup::postgres::steps(&facts, needs, &name),
+        postgres: Some(facts),
+        mysql: None,
+    })
+}
+
+pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
+    let facts = mysql::read(conn, needs).await?;
+    let tables = catalog::mysql::read(conn, &needs.names()).await?;
+    Ok(Survey {
+        kind: facts.flavour.name(),
+        version: facts.version.clone(),
+        findings: mysql::findings(&config.system(system).name, &facts, needs, &tables),
+        steps: setup::mysql::steps(&facts, needs),
+        tables,
+        postgres: None,
+        mysql: Some(facts),
+    })
+}

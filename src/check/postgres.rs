@@ -1,0 +1,314 @@
+//! What a PostgreSQL server says about itself and us, and what of it is in the way.
+//!
+//! [`Facts`] are read in a few queries and judged without I/O, so that each judgement has a
+//! test that needs no broken server.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use super::needs::{Needs, TableNeed};
+use crate::apply::sql::{quoted, quoted_table};
+use crate::catalog::{ReplicaIdentity, TableName};
+use crate::connect::postgres::error;
+use crate::error::Result;
+use crate::finding::Finding;
+
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub role: String,
+    pub database: String,
+    pub version_num: i32,
+    pub version: String,
+    pub in_recovery: bool,
+    pub wal_level: String,
+    pub replication: bool,
+    pub superuser: bool,
+    pub slots: (i64, i64),
+    pub senders: (i64, i64),
+    pub may_create_in_database: bool,
+    /// `None`: there is no such schema.
+    pub may_create_in_marker_schema: Option<bool>,
+    pub marker: Option<TableFacts>,
+    /// As the needs' tables; `None` where there is none.
+    pub tables: Vec<Option<TableFacts>>,
+    pub publication: Option<Publication>,
+    pub slot: Option<Slot>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct TableFacts {
+    pub owner: String,
+    /// Or a member of the owner, or superuser.
+    pub we_own: bool,
+    pub schema_usage: bool,
+    /// Of SELECT, INSERT, UPDATE, DELETE, those that are missing on the whole table.
+    pub missing: Vec<&'static str>,
+    /// Some columns at least are granted, for each missing one.
+    pub on_columns: bool,
+    pub permanent: bool,
+    pub rows_hidden: bool,
+    pub primary_key: Vec<String>,
+    pub identity: Option<ReplicaIdentity>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Publication {
+    pub we_own: bool,
+    pub all_tables: bool,
+    /// Inserts, updates, deletes and truncates.
+    pub all_actions: bool,
+    pub tables: BTreeSet<TableName>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Slot {
+    pub plugin: String,
+    pub database: String,
+    pub active_pid: Option<i32>,
+    pub wal_status: String,
+}
+
+const SERVER: &str = "SELECT current_user::text, current_database()::text, \
+    current_setting('server_version_num')::int4, current_setting('server_version'), pg_is_in_recovery(), \
+    current_setting('wal_level'), r.rolreplication, r.rolsuper, \
+    (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int8, \
+    (SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int8, \
+    has_database_privilege(current_database(), 'CREATE') \
+    FROM pg_roles r WHERE r.rolname = current_user";
+
+/// One row per name, in order; `oid` is NULL where there is no table.
+const TABLES: &str = "SELECT c.oid IS NOT NULL AS found, pg_get_userbyid(c.relowner)::text AS owner, \
+    pg_has_role(c.relowner, 'USAGE') AS we_own, has_schema_privilege(n.oid, 'USAGE') AS schema_usage, \
+    has_table_privilege(c.oid, 'SELECT') AS s, has_table_privilege(c.oid, 'INSERT') AS i, \
+    has_table_privilege(c.oid, 'UPDATE') AS u, has_table_privilege(c.oid, 'DELETE') AS d, \
+    has_any_column_privilege(c.oid, 'SELECT') AND has_any_column_privilege(c.oid, 'INSERT') \
+    AND has_any_column_privilege(c.oid, 'UPDATE') AS on_columns, \
+    c.relpersistence = 'p' AS permanent, row_security_active(c.oid) AS rows_hidden, \
+    ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
+    AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisprimary) AS primary_key, \
+    c.relreplident::text AS identity \
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t(schema, name, ord) \
+    LEFT JOIN pg_namespace n ON n.nspname = t.schema \
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') ORDER BY t.ord";
+
+pub async fn read(client: &Client, needs: &Needs, publication: &str, slot: &str) -> Result<Facts> {
+    let rows = query(client, SERVER, &[]).await?;
+    let row = &rows[0];
+    let mut facts = Facts {
+        role: row.get(0),
+        database: row.get(1),
+        version_num: row.get(2),
+        version: row.get::<_, String>(3).split(' ').next().unwrap_or_default().to_owned(),
+        in_recovery: row.get(4),
+        wal_level: row.get(5),
+        replication: row.get(6),
+        superuser: row.get(7),
+        slots: (row.get(8), row.get(9)),
+        senders: (row.get(10), row.get(11)),
+        may_create_in_database: row.get(12),
+        ..Facts::default()
+    };
+    facts.tables = read_tables(client, &needs.names()).await?;
+    if let Some(marker) = &needs.marker {
+        let sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1";
+        facts.may_create_in_marker_schema = query(client, sql, &[&marker.schema]).await?.first().map(|row| row.get(0));
+        facts.marker = read_tables(client, std::slice::from_ref(marker)).await?.pop().flatten();
+    }
+    facts.publication = read_publication(client, publication).await?;
+    let sql = "SELECT coalesce(plugin, '')::text, coalesce(database, '')::text, active_pid, \
+               coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1";
+    facts.slot = query(client, sql, &[&slot]).await?.first().map(|row| Slot {
+        plugin: row.get(0),
+        database: row.get(1),
+        active_pid: row.get(2),
+        wal_status: row.get(3),
+    });
+    Ok(facts)
+}
+
+async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Option<TableFacts>>> {
+    let schemas: Vec<&str> = names.iter().map(|n| n.schema.as_str()).collect();
+    let bare: Vec<&str> = names.iter().map(|n| n.name.as_str()).collect();
+    let rows = query(client, TABLES, &[&schemas, &bare]).await?;
+    Ok(rows.iter().map(|row| row.get::<_, bool>("found").then(|| table_facts(row))).collect())
+}
+
+fn table_facts(row: &Row) -> TableFacts {
+    let privileges = [("s", "SELECT"), ("i", "INSERT"), ("u", "UPDATE"), ("d", "DELETE")];
+    TableFacts {
+        owner: row.get("owner"),
+        we_own: row.get("we_own"),
+        schema_usage: row.get("schema_usage"),
+        missing: privileges.iter().filter(|(column, _)| !row.get::<_, bool>(*column)).map(|(_, name)| *name).collect(),
+        on_columns: row.get("on_columns"),
+        permanent: row.get("permanent"),
+        rows_hidden: row.get("rows_hidden"),
+        primary_key: row.get("primary_key"),
+        identity: match row.get::<_, String>("identity").as_str() {
+            "d" => Some(ReplicaIdentity::Default),
+            "f" => Some(ReplicaIdentity::Full),
+            "i" => Some(ReplicaIdentity::Index),
+            _ => Some(ReplicaIdentity::Nothing),
+        },
+    }
+}
+
+async fn read_publication(client: &Client, name: &str) -> Result<Option<Publication>> {
+    let sql = "SELECT pg_has_role(pubowner, 'USAGE'), puballtables, \
+               pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication WHERE pubname = $1";
+    let Some(row) = query(client, sql, &[&name]).await?.into_iter().next() else {
+        return Ok(None);
+    };
+    let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1";
+    let tables = query(client, sql, &[&name]).await?;
+    Ok(Some(Publication {
+        we_own: row.get(0),
+        all_tables: row.get(1),
+        all_actions: row.get(2),
+        tables: tables.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect(),
+    }))
+}
+
+async fn query(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+    client.query(sql, parameters).await.map_err(|e| error(&e).context("cannot read the catalog"))
+}
+
+/// What is in the way and is not for `setup` to mend. Missing tables are `normalize`'s to name.
+pub fn findings(system: &str, facts: &Facts, needs: &Needs, slot: &str) -> Vec<Finding> {
+    let mut findings = server_findings(system, facts, slot);
+    for (need, table) in needs.tables.iter().zip(&facts.tables) {
+        if let Some(table) = table {
+            findings.extend(table_findings(system, facts, need, table));
+        }
+    }
+    if let (Some(name), Some(marker)) = (&needs.marker, &facts.marker) {
+        let missing: Vec<&str> = marker.missing.iter().copied().filter(|p| *p != "DELETE").collect();
+        if !marker.schema_usage || !missing.is_empty() {
+            let grant = grant(facts, name, marker, &missing);
+            findings.push(
+                Finding::error(system, format!("{:?} may not write the marker", facts.role)).table(name).mend(grant),
+            );
+        }
+    }
+    findings
+}
+
+fn server_findings(system: &str, facts: &Facts, slot_name: &str) -> Vec<Finding> {
+    let error = |what: String, mend: String| Finding::error(system, what).mend(mend);
+    let role = quoted(&facts.role);
+    let mut findings = Vec::new();
+    if facts.version_num < 140_000 {
+        findings.push(error(format!("PostgreSQL {} is too old: 14 or newer is needed", facts.version), String::new()));
+    }
+    if facts.in_recovery {
+        findings.push(error(
+            "the server is a standby: it cannot be written to".into(),
+            "name the primary in the url".into(),
+        ));
+    }
+    if facts.wal_level != "logical" {
+        findings.push(error(
+            format!("wal_level is {}: row changes are not in the log", facts.wal_level),
+            "ALTER SYSTEM SET wal_level = 'logical';\n-- then restart the server".into(),
+        ));
+    }
+    if !facts.replication && !facts.superuser {
+        findings.push(error(format!("role {role} may not read the log"), format!("ALTER ROLE {role} REPLICATION;")));
+    }
+    if facts.slot.is_none() && facts.slots.0 >= facts.slots.1 {
+        findings.push(error(
+            format!("all {} replication slots are taken", facts.slots.1),
+            format!("ALTER SYSTEM SET max_replication_slots = {};\n-- then restart the server", facts.slots.1 + 4),
+        ));
+    }
+    if facts.slot.as_ref().is_none_or(|s| s.active_pid.is_none()) && facts.senders.0 >= facts.senders.1 {
+        findings.push(error(
+            format!("all {} walsenders are taken", facts.senders.1),
+            format!("ALTER SYSTEM SET max_wal_senders = {};\n-- then restart the server", facts.senders.1 + 4),
+        ));
+    }
+    if let Some(slot) = &facts.slot {
+        findings.extend(slot_finding(system, facts, slot, slot_name));
+    }
+    findings
+}
+
+fn slot_finding(system: &str, facts: &Facts, slot: &Slot, name: &str) -> Option<Finding> {
+    let (what, mend) = if slot.plugin != "pgoutput" || slot.database != facts.database {
+        (
+            format!("slot {name:?} belongs to database {:?} and plugin {:?}", slot.database, slot.plugin),
+            "choose another [agent] id, or drop that slot".to_owned(),
+        )
+    } else if slot.wal_status == "lost" {
+        (
+            format!("slot {name:?} has lost the WAL that it stands for: what was committed since is not in step"),
+            "raise max_slot_wal_keep_size; then anechoic teardown, anechoic setup, and bring the tables into step"
+                .into(),
+        )
+    } else {
+        return None;
+    };
+    Some(Finding::error(system, what).mend(mend))
+}
+
+fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFacts) -> Vec<Finding> {
+    let here = |finding: Finding| finding.entity(&need.entity).table(&need.name);
+    let mut findings = Vec::new();
+    let wanted: &[&str] = if need.applied { &["SELECT", "INSERT", "UPDATE", "DELETE"] } else { &["SELECT"] };
+    let missing: Vec<&str> = table.missing.iter().copied().filter(|p| wanted.contains(p)).collect();
+    if !table.schema_usage || !missing.is_empty() {
+        let what = match missing.as_slice() {
+            [] => format!("role {:?} may not use schema {:?}", facts.role, need.name.schema),
+            missing => format!("role {:?} lacks {}", facts.role, missing.join(", ")),
+        };
+        let grant = grant(facts, &need.name, table, &missing);
+        // Granted column by column it may suffice; only the columns that are bound matter.
+        let by_column = table.schema_usage && table.on_columns && !missing.contains(&"DELETE");
+        let finding = match by_column {
+            true => Finding::warning(system, what + " on the whole table; it has them on some columns"),
+            false => Finding::error(system, what),
+        };
+        findings.push(here(finding.mend(grant)));
+    }
+    if !table.permanent {
+        findings.push(here(
+            Finding::error(system, "is unlogged: its changes are not in the log")
+                .mend(format!("ALTER TABLE {} SET LOGGED;", quoted_table(&need.name))),
+        ));
+    }
+    if table.rows_hidden {
+        findings.push(here(
+            Finding::error(system, format!("row level security hides rows from role {:?}", facts.role))
+                .mend(format!("ALTER ROLE {} BYPASSRLS;", quoted(&facts.role))),
+        ));
+    }
+    findings
+}
+
+fn grant(facts: &Facts, name: &TableName, table: &TableFacts, missing: &[&str]) -> String {
+    let role = quoted(&facts.role);
+    let mut lines = Vec::new();
+    if !table.schema_usage {
+        lines.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", quoted(&name.schema)));
+    }
+    if !missing.is_empty() {
+        lines.push(format!("GRANT {} ON {} TO {role};", missing.join(", "), quoted_table(name)));
+    }
+    lines.join("\n")
+}
+
+/// Whether the log holds enough of an old row. Without any identity the server refuses the
+/// application's own updates of a published table.
+pub fn identity_suffices(need: &TableNeed, table: &TableFacts) -> bool {
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    match table.identity {
+        Some(ReplicaIdentity::Full) => true,
+        _ if need.full_images => false,
+        Some(ReplicaIdentity::Default) if need.key.is_empty() => !table.primary_key.is_empty(),
+        Some(ReplicaIdentity::Default) => set(&table.primary_key) == set(&need.key),
+        Some(ReplicaIdentity::Index) => need.key.is_empty(),
+        Some(ReplicaIdentity::Nothing) | None => false,
+    }
+}

@@ -1,0 +1,77 @@
+//! `anechoic check`
+
+use serde::Serialize;
+
+use super::{CheckOptions, Outcome, print, print_json};
+use crate::check::grants::grants;
+use crate::check::{Preflight, preflight};
+use crate::config::Config;
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::schema::SystemId;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    systems: Vec<Asked<'a>>,
+    findings: &'a [Finding],
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    name: &'a str,
+    /// `null` where it could not be asked.
+    kind: Option<&'a str>,
+    version: Option<&'a str>,
+}
+
+pub(super) async fn check(config: &Config, options: &CheckOptions) -> Result<Outcome> {
+    if options.grants {
+        all_grants(config);
+        return Ok(Outcome::Done);
+    }
+    let preflight = preflight(config).await;
+    let findings = preflight.report(config);
+    let ok = !findings.iter().any(Finding::is_error);
+    if options.json {
+        print_json(&Report { ok, systems: asked(config, &preflight), findings: &findings });
+    } else {
+        human(config, &preflight, &findings);
+    }
+    Ok(if ok { Outcome::Done } else { Outcome::Found })
+}
+
+fn asked<'a>(config: &'a Config, preflight: &'a Preflight) -> Vec<Asked<'a>> {
+    let systems = config.systems.iter().zip(&preflight.surveys);
+    let asked = systems.map(|(system, survey)| Asked {
+        name: &system.name,
+        kind: survey.as_ref().map(|s| s.kind),
+        version: survey.as_ref().map(|s| s.version.as_str()),
+    });
+    asked.collect()
+}
+
+fn human(config: &Config, preflight: &Preflight, findings: &[Finding]) {
+    for system in asked(config, preflight) {
+        match (system.kind, system.version) {
+            (Some(kind), Some(version)) => print(&format!("{}: {kind} {version}", system.name)),
+            _ => print(&format!("{}: not asked", system.name)),
+        }
+    }
+    findings.iter().for_each(|finding| print(&format!("\n{finding}")));
+    let errors = findings.iter().filter(|f| f.is_error()).count();
+    match (errors, findings.len() - errors) {
+        (0, 0) => print("\nnothing is missing"),
+        (errors, warnings) => print(&format!("\n{errors} errors, {warnings} warnings")),
+    }
+    if errors > 0 {
+        print("the grants of a role that suffices: anechoic check --grants");
+    }
+}
+
+fn all_grants(config: &Config) {
+    for (i, system) in config.systems.iter().enumerate() {
+        let id = SystemId(u8::try_from(i).expect("at most 64 systems"));
+        print(&format!("-- {}\n{}\n", system.name, grants(config, id)));
+    }
+}

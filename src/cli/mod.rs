@@ -1,0 +1,201 @@
+//! The commands: what may be typed, what it prints, how it exits. Each command's file calls one
+//! function of the library and prints what that returns.
+//!
+//! Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.
+
+mod check;
+mod demo;
+mod run;
+mod setup;
+mod status;
+mod teardown;
+mod wait;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::finding::Finding;
+use crate::telemetry::LogFormat;
+
+/// Keeps the same business records in step across live databases, in every direction, without echoes.
+#[derive(Debug, Parser)]
+#[command(name = "anechoic", version)]
+pub struct Arguments {
+    /// The configuration
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/anechoic/anechoic.toml")]
+    pub config: PathBuf,
+    /// Form of the log on stderr; RUST_LOG says how much of it
+    #[arg(long, global = true, value_enum, default_value = "human", value_name = "FORM")]
+    pub log: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until SIGTERM
+    Run,
+    /// Ask every system what is missing, and say what mends it; writes nothing
+    Check(CheckOptions),
+    /// Create what the agent needs in the systems, and note where their logs stand
+    Setup(Print),
+    /// Remove from the systems what setup created
+    Teardown(Print),
+    /// Return when everything committed before the call is applied everywhere
+    Wait(WaitOptions),
+    /// Show what the running agent does
+    Status(Print),
+    /// Private throw-away servers, live traffic, and the agent between them
+    Demo,
+}
+
+#[derive(Debug, Args)]
+pub struct Print {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only print the grants that the agent's role needs in each system; connects nowhere
+    #[arg(long)]
+    pub grants: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitOptions {
+    /// How long to wait at most
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Arguments {
+    /// What is logged where RUST_LOG is silent: commands that print keep quiet.
+    pub fn log_default(&self) -> &'static str {
+        match self.command {
+            Command::Run | Command::Demo => "info",
+            _ => "warn",
+        }
+    }
+}
+
+/// How a command ended, where nothing kept it from its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// Failed, or found something.
+    Found,
+}
+
+pub async fn run(arguments: Arguments) -> ExitCode {
+    if matches!(arguments.command, Command::Demo) {
+        return exit(demo::demo().await);
+    }
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| complain(&mistake.to_string()));
+            return ExitCode::from(2);
+        }
+    };
+    exit(match arguments.command {
+        Command::Run => run::run(config).await,
+        Command::Check(options) => check::check(&config, &options).await,
+        Command::Setup(print) => setup::setup(&config, &print).await,
+        Command::Teardown(print) => teardown::teardown(&config, &print).await,
+        Command::Wait(options) => wait::wait(&config, &options).await,
+        Command::Status(print) => status::status(&config, &print).await,
+        Command::Demo => unreachable!("handled above: it brings its own configuration"),
+    })
+}
+
+fn exit(result: Result<Outcome, Error>) -> ExitCode {
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(&Finding::of("", &error).to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is nobody's trouble.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    print(&serde_json::to_string_pretty(value).expect("reports are plain data"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn configuration_and_log_form_may_stand_on_either_side_of_the_command() {
+        let before = parse("anechoic -c a.toml --log json run").unwrap();
+        let after = parse("anechoic run -c a.toml --log json").unwrap();
+
+        for arguments in [before, after] {
+            assert_eq!(arguments.config, PathBuf::from("a.toml"));
+            assert_eq!(arguments.log, LogFormat::Json);
+        }
+        assert_eq!(parse("anechoic run").unwrap().config, PathBuf::from("/etc/anechoic/anechoic.toml"));
+    }
+
+    #[test]
+    fn wait_takes_a_duration_and_has_a_default() {
+        let timeout = |line: &str| match parse(line).unwrap().command {
+            Command::Wait(options) => options.timeout,
+            other => panic!("{other:?}"),
+        };
+
+        assert_eq!(timeout("anechoic wait"), Duration::from_secs(60));
+        assert_eq!(timeout("anechoic wait --timeout 5m"), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_wrong_command_line_exits_with_2() {
+        for line in ["anechoic", "anechoic dance", "anechoic wait --timeout soon", "anechoic run --json"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_configuration_exits_with_2() {
+        let missing = parse("anechoic -c /nowhere/anechoic.toml status").unwrap();
+
+        assert_eq!(format!("{:?}", run(missing).await), format!("{:?}", ExitCode::from(2)));
+    }
+}

@@ -1,0 +1,57 @@
+//! `anechoic setup`
+
+use serde::Serialize;
+
+use super::{Outcome, Print, print, print_json};
+use crate::config::Config;
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::schema::SystemId;
+use crate::setup::{ensure, operator};
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    systems: Vec<SystemReport>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct SystemReport {
+    name: String,
+    created: Vec<String>,
+}
+
+pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
+    let mut operator = operator(config)?;
+    let mut report = Report { ok: true, systems: vec![], findings: vec![] };
+    for (i, system) in config.systems.iter().enumerate() {
+        let id = SystemId(u8::try_from(i).expect("at most 64 systems"));
+        let mut created = Vec::new();
+        match ensure(config, id, operator.known(&system.name)).await {
+            Ok(ensured) => {
+                if let Some(position) = &ensured.position {
+                    operator.note(&system.name, position)?;
+                }
+                created = ensured.done;
+                report.findings.extend(ensured.findings);
+            }
+            Err(error) => report.findings.push(Finding::of(&system.name, &error)),
+        }
+        if !options.json {
+            created.iter().for_each(|what| print(&format!("{}: {what}", system.name)));
+        }
+        report.systems.push(SystemReport { name: system.name.to_string(), created });
+    }
+    report.ok = !report.findings.iter().any(Finding::is_error);
+    if options.json {
+        print_json(&report);
+    } else {
+        report.findings.iter().for_each(|finding| print(&finding.to_string()));
+        match report.ok {
+            true => print("everything is there"),
+            false => print("not complete: mend the above and run setup again"),
+        }
+    }
+    Ok(if report.ok { Outcome::Done } else { Outcome::Found })
+}

@@ -1,0 +1,50 @@
+//! `anechoic teardown`
+
+use serde::Serialize;
+
+use super::{Outcome, Print, print, print_json};
+use crate::config::Config;
+use crate::control::Client;
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::schema::SystemId;
+use crate::setup::{exists, operator, remove};
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    removed: Vec<String>,
+    findings: Vec<Finding>,
+}
+
+pub(super) async fn teardown(config: &Config, options: &Print) -> Result<Outcome> {
+    if Client::connect(&config.agent.data_dir).await?.is_some() {
+        return Err(Error::stop("the agent runs: it would lose its place", "stop it first"));
+    }
+    let operator = if exists(config) { Some(operator(config)?) } else { None };
+    let mut report = Report { ok: true, removed: vec![], findings: vec![] };
+    for (i, system) in config.systems.iter().enumerate() {
+        match remove(config, SystemId(u8::try_from(i).expect("at most 64 systems"))).await {
+            Ok(removed) => report.removed.extend(removed.iter().map(|what| format!("{}: {what}", system.name))),
+            Err(error) => report.findings.push(Finding::of(&system.name, &error)),
+        }
+    }
+    report.ok = report.findings.is_empty();
+    // Kept as it is while a system is not done: the next teardown needs no journal either way,
+    // but a person who gives up halfway may still want to go back.
+    if let (true, Some(operator)) = (report.ok, operator) {
+        let place = operator.set_aside(config)?;
+        report.removed.push(format!("the journal is set aside in {}", place.display()));
+    }
+    if options.json {
+        print_json(&report);
+    } else {
+        report.removed.iter().for_each(|what| print(what));
+        report.findings.iter().for_each(|finding| print(&finding.to_string()));
+        match report.ok {
+            true => print("nothing is left in the systems"),
+            false => print("not complete: mend the above and run teardown again"),
+        }
+    }
+    Ok(if report.ok { Outcome::Done } else { Outcome::Found })
+}

@@ -1,0 +1,122 @@
+//! What the agent needs in the systems: created, found again, taken down.
+//!
+//! A [`Step`] is known before anything is written, so `check` shows what `setup` will do, and
+//! what its role's privileges leave to an administrator. `setup` runs the allowed steps and
+//! reports the others, all at once. Only when nothing is missing a system's position is
+//! created: from then on its log is kept for us and nothing may be lost.
+
+mod journal;
+pub mod mysql;
+mod position;
+pub mod postgres;
+
+pub use self::journal::{Operator, exists, operator, options};
+use crate::check::Survey;
+use crate::check::needs::Needs;
+use crate::config::{Config, Engine};
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::position::{Position, Seq};
+use crate::schema::SystemId;
+
+/// Something that is missing in a system, and how it comes to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// `the publication "anechoic_hq" does not exist`.
+    pub missing: String,
+    /// As the agent's role runs it.
+    pub sql: Vec<String>,
+    /// As an administrator or the tables' owner runs it.
+    pub admin: Vec<String>,
+    /// The role's privileges suffice.
+    pub allowed: bool,
+}
+
+impl Step {
+    /// What `check` says of it.
+    pub fn finding(&self, system: &str) -> Finding {
+        if self.allowed {
+            Finding::warning(system, format!("{} yet", self.missing)).mend("anechoic setup")
+        } else {
+            self.refused(system)
+        }
+    }
+
+    /// What `setup` leaves to others.
+    pub fn refused(&self, system: &str) -> Finding {
+        let sql: Vec<String> = self.admin.iter().map(|line| format!("{line};")).collect();
+        Finding::error(system, format!("{}, and the agent's role may not create it", self.missing)).mend(sql.join("\n"))
+    }
+}
+
+/// What the journal knows of a system when it is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub journal: u128,
+    pub head: Seq,
+    /// There is a position record of this system.
+    pub positioned: bool,
+}
+
+/// What became of one system.
+#[derive(Debug, Default)]
+pub struct Ensured {
+    /// What was created now; empty where everything was there.
+    pub done: Vec<String>,
+    /// What a person must do first; then no position was created.
+    pub findings: Vec<Finding>,
+    /// For the journal, where it had none.
+    pub position: Option<NewPosition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPosition {
+    pub position: Position,
+    pub identity: String,
+    pub base: Seq,
+}
+
+/// Brings one system into the state that the configuration asks for. May be repeated.
+pub async fn ensure(config: &Config, system: SystemId, known: Known) -> Result<Ensured> {
+    let needs = Needs::of(config, system);
+    if needs.tables.is_empty() {
+        return Ok(Ensured::default());
+    }
+    match config.system(system).engine {
+        Engine::Postgres => postgres::ensure(config, system, &needs, known).await,
+        Engine::Mysql => mysql::ensure(config, system, &needs, known).await,
+    }
+}
+
+/// Removes what [`ensure`] created; says what it removed. May be repeated.
+pub async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
+    match config.system(system).engine {
+        Engine::Postgres => postgres::remove(config, system).await,
+        Engine::Mysql => mysql::remove(config, system).await,
+    }
+}
+
+/// What keeps a system from being set up, of a survey: its errors, without the steps.
+fn in_the_way(survey: &Survey) -> Vec<Finding> {
+    survey.findings.iter().filter(|finding| finding.is_error()).cloned().collect()
+}
+
+/// The marker row says which journal wrote to a system last.
+fn foreign_marker(config: &Config, system: SystemId, journal: &str) -> Error {
+    let name = &config.system(system).name;
+    Error::stop(
+        format!("the marker of agent {:?} in {name} belongs to another journal ({journal})", config.agent.id),
+        "data_dir was replaced, or another installation has this id; \
+         to begin anew: anechoic teardown, anechoic setup, and bring the tables into step",
+    )
+}
+
+/// A position is created once. Where its slot is there and the journal knows nothing of it,
+/// the journal that did is gone.
+fn orphaned_slot(config: &Config, system: SystemId, slot: &str) -> Error {
+    let name = &config.system(system).name;
+    Error::stop(
+        format!("slot {slot:?} exists in {name}, but the journal in data_dir has no position for it"),
+        "data_dir was replaced, or setup was interrupted; to begin anew: anechoic teardown, anechoic setup",
+    )
+}
