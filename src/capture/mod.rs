@@ -11,6 +11,7 @@
 //! - nothing is acknowledged to the database before it came in through `acknowledged`.
 
 pub mod mysql;
+pub mod postgres;
 
 use std::future::Future;
 use std::sync::Arc;

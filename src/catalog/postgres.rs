@@ -32,6 +32,8 @@ pub(crate) mod oid {
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
     pub const JSONB: u32 = 3802;
+    /// Where OIDs of what users create begin.
+    pub const FIRST_OF_USERS: u32 = 16_384;
 }
 
 /// The type of values of a built-in type; `Unsupported` for everything that cannot be carried.

@@ -1,0 +1,378 @@
+//! From messages to what the sink is told: transactions with rows, echoes, passed positions.
+//!
+//! Pure: bytes in, calls out. A transaction begins at the sink with its first wanted row; one
+//! without any is foreign traffic. One whose first row is our marker is an echo, and the rest
+//! of it is passed over undecoded. What ended at or before the start has been journaled
+//! already and is dropped (exactly once).
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use super::decode::{self, Trouble};
+use super::pgoutput::{self, Envelope, Field, Malformed, Message, Old, Tuple};
+use super::relation::{self, Mapping, MarkerColumns, Wanted};
+use crate::capture::{Begin, CaptureSpec, Commit, RowEvent, Sink, WantedTable};
+use crate::catalog::TableName;
+use crate::change::Op;
+use crate::error::{Error, Result};
+use crate::marker::Marker;
+use crate::position::{Lsn, Position};
+use crate::value::Datum;
+
+/// How far into a transaction we are.
+#[derive(Debug)]
+enum Stage {
+    /// No row yet.
+    Fresh,
+    /// Only rows that nobody wants.
+    Foreign,
+    /// The sink has begun it.
+    Wanted,
+    /// Ours.
+    Echo(Box<Marker>),
+    /// The journal has it already.
+    Repeated,
+}
+
+/// What a message did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The sink got a whole transaction.
+    Delivered,
+    /// Keepalive; the server waits for an answer where `reply`.
+    Keepalive {
+        wal_end: Lsn,
+        reply: bool,
+    },
+    Other,
+}
+
+pub struct Transactions {
+    agent: String,
+    marker: TableName,
+    wanted: Vec<WantedTable>,
+    relations: HashMap<u32, Mapping>,
+    start: Lsn,
+    current: Option<Stage>,
+    txid: String,
+    /// The log was read to here with nothing in flight.
+    passed: Lsn,
+    /// What of that the sink knows.
+    told: Lsn,
+    scratch: Scratch,
+}
+
+/// Memory that every row uses anew.
+#[derive(Default)]
+struct Scratch {
+    before: Vec<Datum<'static>>,
+    after: Vec<Datum<'static>>,
+    picked_before: Vec<Datum<'static>>,
+    picked_after: Vec<Datum<'static>>,
+    refused: String,
+}
+
+impl Transactions {
+    pub fn new(spec: &CaptureSpec, start: Lsn) -> Transactions {
+        Transactions {
+            agent: spec.agent.clone(),
+            marker: spec.marker.clone(),
+            wanted: spec.tables.clone(),
+            relations: HashMap::new(),
+            start,
+            current: None,
+            txid: String::new(),
+            passed: start,
+            told: start,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Where errors happened: the last position that is complete.
+    pub fn position(&self) -> Lsn {
+        self.passed
+    }
+
+    /// The body of one CopyData message.
+    pub fn handle(&mut self, bytes: &mut [u8], sink: &mut dyn Sink) -> Result<Event> {
+        match pgoutput::envelope(bytes).map_err(malformed)? {
+            Envelope::Data(message) => self.message(message, sink),
+            Envelope::Keepalive { wal_end, reply } => {
+                if self.current.is_none() {
+                    self.passed = self.passed.max(wal_end);
+                }
+                Ok(Event::Keepalive { wal_end, reply })
+            }
+        }
+    }
+
+    /// Something passed that the sink does not know of.
+    pub fn passed_pending(&self) -> bool {
+        self.current.is_none() && self.passed > self.told
+    }
+
+    pub fn tell_passed(&mut self, sink: &mut dyn Sink) -> Result<()> {
+        if self.passed_pending() {
+            self.told = self.passed;
+            sink.passed(Position::Postgres { lsn: self.passed })?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, bytes: &mut [u8], sink: &mut dyn Sink) -> Result<Event> {
+        let kind = bytes.first().copied().unwrap_or_default();
+        if matches!(kind, b'I' | b'U' | b'D' | b'T') {
+            match &mut self.current {
+                Some(Stage::Echo(_) | Stage::Repeated) => return Ok(Event::Other),
+                Some(_) => {}
+                None => return Err(malformed(Malformed("a row outside of a transaction"))),
+            }
+        }
+        if matches!(kind, b'I' | b'U' | b'D') {
+            return self.row(bytes, sink).map(|()| Event::Other);
+        }
+        match pgoutput::message(bytes).map_err(malformed)? {
+            Message::Begin { final_lsn, xid } => self.begin(final_lsn, xid).map(|()| Event::Other),
+            Message::Commit { end_lsn, committed_at } => self.commit(end_lsn, committed_at, sink),
+            Message::Relation(relation) => {
+                let mapping = relation::map(&relation, &self.wanted, &self.marker)?;
+                self.relations.insert(relation.id, mapping);
+                Ok(Event::Other)
+            }
+            Message::Truncate { relations } => self.truncate(&relations, sink).map(|()| Event::Other),
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } | Message::Ignored => {
+                Ok(Event::Other)
+            }
+        }
+    }
+
+    fn begin(&mut self, final_lsn: Lsn, xid: u32) -> Result<()> {
+        if self.current.is_some() {
+            return Err(malformed(Malformed("a transaction inside of another")));
+        }
+        // The start is the end of some record, so a commit record before it ended by then.
+        self.current = Some(if final_lsn < self.start { Stage::Repeated } else { Stage::Fresh });
+        self.txid.clear();
+        let mut digits = itoa::Buffer::new();
+        self.txid.push_str(digits.format(xid));
+        Ok(())
+    }
+
+    fn commit(&mut self, end_lsn: Lsn, committed_at: i64, sink: &mut dyn Sink) -> Result<Event> {
+        let position = Position::Postgres { lsn: end_lsn };
+        let Some(stage) = self.current.take() else {
+            return Err(malformed(Malformed("a commit outside of a transaction")));
+        };
+        if matches!(stage, Stage::Repeated) != (end_lsn <= self.start) {
+            return Err(malformed(Malformed("a commit that lies on both sides of the start")));
+        }
+        self.passed = self.passed.max(end_lsn);
+        match stage {
+            Stage::Repeated | Stage::Fresh | Stage::Foreign => return Ok(Event::Other),
+            Stage::Wanted => sink.commit(Commit { position, txid: &self.txid, committed_at })?,
+            Stage::Echo(marker) => sink.echo(&marker, position)?,
+        }
+        self.told = self.passed;
+        Ok(Event::Delivered)
+    }
+
+    /// Tells the sink of the transaction, once.
+    fn begun(stage: &mut Stage, txid: &str, sink: &mut dyn Sink) -> Result<()> {
+        if !matches!(stage, Stage::Wanted) {
+            sink.begin(Begin { txid })?;
+            *stage = Stage::Wanted;
+        }
+        Ok(())
+    }
+
+    fn foreign(stage: &mut Stage) {
+        if matches!(stage, Stage::Fresh) {
+            *stage = Stage::Foreign;
+        }
+    }
+
+    fn truncate(&mut self, relations: &[u32], sink: &mut dyn Sink) -> Result<()> {
+        let Some(stage) = &mut self.current else { return Ok(()) };
+        for id in relations {
+            match self.relations.get(id) {
+                Some(Mapping::Wanted(wanted)) => {
+                    Self::begun(stage, &self.txid, sink)?;
+                    for target in &wanted.targets {
+                        sink.truncate(target.table)?;
+                    }
+                }
+                Some(_) => Self::foreign(stage),
+                None => return Err(malformed(Malformed("a truncate of an unknown relation"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, bytes: &mut [u8], sink: &mut dyn Sink) -> Result<()> {
+        let Some(stage) = &mut self.current else { return Ok(()) };
+        let relation = pgoutput::row_relation(bytes).map_err(malformed)?;
+        match self.relations.get(&relation) {
+            Some(Mapping::Unwanted) => Self::foreign(stage),
+            Some(Mapping::Marker(columns)) => match marker_of(bytes, columns)? {
+                Some(marker) if matches!(stage, Stage::Fresh) && marker.agent == self.agent => {
+                    *stage = Stage::Echo(Box::new(marker));
+                }
+                _ => Self::foreign(stage),
+            },
+            Some(Mapping::Wanted(wanted)) => {
+                Self::begun(stage, &self.txid, sink)?;
+                let message = pgoutput::message(bytes).map_err(malformed)?;
+                self.scratch.row(message, wanted, sink)?;
+            }
+            None => return Err(malformed(Malformed("a row of an unknown relation"))),
+        }
+        Ok(())
+    }
+}
+
+impl Scratch {
+    fn row<'a>(&mut self, message: Message<'a>, wanted: &Wanted, sink: &mut dyn Sink) -> Result<()> {
+        let (op, old, new) = match message {
+            Message::Insert { new } => (Op::Insert, None, Some(new)),
+            Message::Update { old, new } => (Op::Update, old, Some(new)),
+            Message::Delete { old } => (Op::Delete, Some(old), None),
+            _ => return Ok(()),
+        };
+        self.refused.clear();
+        let mut before: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.before));
+        let mut after: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.after));
+        let has_before = match old {
+            Some(Old::Full(tuple)) => {
+                image(wanted, tuple, Datum::Null, &mut before, &mut self.refused)?;
+                true
+            }
+            Some(Old::Key(tuple)) => {
+                image(wanted, tuple, Datum::NotSent, &mut before, &mut self.refused)?;
+                true
+            }
+            None => false,
+        };
+        let has_after = match new {
+            Some(tuple) => {
+                image(wanted, tuple, Datum::Null, &mut after, &mut self.refused)?;
+                true
+            }
+            None => false,
+        };
+        if has_before && has_after && self.refused.is_empty() {
+            for (after, before) in after.iter_mut().zip(&before) {
+                if *after == Datum::NotSent {
+                    *after = *before;
+                }
+            }
+        }
+        let mut picked_before: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.picked_before));
+        let mut picked_after: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.picked_after));
+        for target in &wanted.targets {
+            picked_before.clear();
+            picked_after.clear();
+            if has_before {
+                picked_before.extend(target.places.iter().map(|&place| before[place]));
+            }
+            if has_after {
+                picked_after.extend(target.places.iter().map(|&place| after[place]));
+            }
+            sink.row(RowEvent {
+                table: target.table,
+                op,
+                before: has_before.then_some(&picked_before),
+                after: has_after.then_some(&picked_after),
+                refused: (!self.refused.is_empty()).then_some(&self.refused),
+            })?;
+        }
+        self.before = recycled(before);
+        self.after = recycled(after);
+        self.picked_before = recycled(picked_before);
+        self.picked_after = recycled(picked_after);
+        Ok(())
+    }
+}
+
+/// The same memory for datums of another buffer.
+fn recycled<'b>(mut datums: Vec<Datum<'_>>) -> Vec<Datum<'b>> {
+    datums.clear();
+    datums.into_iter().map(|_| Datum::NotSent).collect()
+}
+
+/// Decodes the wanted columns of a tuple. `null` is what `n` means in it: NULL, or not sent.
+fn image<'a>(
+    wanted: &Wanted,
+    tuple: Tuple<'a>,
+    null: Datum<'a>,
+    out: &mut Vec<Datum<'a>>,
+    refused: &mut String,
+) -> Result<()> {
+    if tuple.len != wanted.formats.len() {
+        return Err(malformed(Malformed("a row of another width than its relation")));
+    }
+    for (column, (field, format)) in tuple.fields().zip(&wanted.formats).enumerate() {
+        out.push(match (format, field) {
+            (None, _) | (_, Field::Unchanged) => Datum::NotSent,
+            (Some(_), Field::Null) => null,
+            (Some(format), Field::Text(bytes)) => match decode::value(*format, bytes) {
+                Ok(value) => Datum::Value(value),
+                Err(Trouble::Refused(reason)) => {
+                    if refused.is_empty() {
+                        let _ = write!(refused, "column {:?} holds {reason}", wanted.columns[column]);
+                    }
+                    Datum::NotSent
+                }
+                Err(Trouble::Malformed) => {
+                    return Err(Error::stop(
+                        format!("column {:?} of table {} holds what its type does not", wanted.columns[column], wanted.name),
+                        "this is a bug, or the server changes the text form of values: report it with the column's type",
+                    ));
+                }
+            },
+        });
+    }
+    Ok(())
+}
+
+/// The marker in an insert or update of the marker table; `None` for a delete.
+fn marker_of(bytes: &mut [u8], columns: &MarkerColumns) -> Result<Option<Marker>> {
+    let new = match pgoutput::message(bytes).map_err(malformed)? {
+        Message::Insert { new } | Message::Update { new, .. } => new,
+        _ => return Ok(None),
+    };
+    let fields: Vec<Option<&str>> = new
+        .fields()
+        .map(|field| match field {
+            Field::Text(text) => std::str::from_utf8(text).ok(),
+            Field::Null | Field::Unchanged => None,
+        })
+        .collect();
+    let text = |column: usize| fields.get(columns.0[column]).copied().flatten();
+    let number = |column: usize| text(column).and_then(|text| text.parse::<u64>().ok());
+    let marker = || {
+        Some(Marker {
+            agent: text(0)?.to_owned(),
+            lane: number(1)?.try_into().ok()?,
+            journal: u128::from_str_radix(text(2)?, 16).ok()?,
+            epoch: number(3)?,
+            seq: number(4)?,
+            part: number(5)?,
+            origin: text(6).unwrap_or_default().to_owned(),
+            txid: text(7).unwrap_or_default().to_owned(),
+        })
+    };
+    match marker() {
+        Some(marker) => Ok(Some(marker)),
+        None => Err(Error::stop(
+            "a row of the marker table cannot be read",
+            "only the agent may write the marker table: see who else does",
+        )),
+    }
+}
+
+fn malformed(Malformed(what): Malformed) -> Error {
+    Error::stop(
+        format!("the replication stream holds {what}"),
+        "this is a bug in the agent, or something between it and the server changes the stream",
+    )
+}
