@@ -118,7 +118,7 @@ impl Key {
 
 type Shard = HashMap<Key, u64, BuildHasherDefault<Identity>>;
 
-const SHARDS: usize = 64;
+pub(super) const SHARDS: usize = 64;
 
 /// In memory: 25 bytes per slot and table place. Sharded, so that growing copies a small part.
 #[derive(Debug)]
@@ -138,6 +138,20 @@ impl Default for MemoryStore {
 impl MemoryStore {
     fn shard(&mut self, key: Key) -> &mut Shard {
         &mut self.shards[key.0[1] as usize % SHARDS]
+    }
+
+    /// The slots of one shard, for a store that moves them elsewhere.
+    pub(super) fn slots_of(&self, shard: usize) -> impl Iterator<Item = (u128, Slot)> {
+        self.shards[shard].iter().map(|(key, slot)| (key.whole(), Slot(*slot)))
+    }
+
+    /// Gives up all of a shard but these keys, and its memory.
+    pub(super) fn evict(&mut self, shard: usize, keep: &HashSet<u128>) {
+        let mut evicted = std::mem::take(&mut self.shards[shard]);
+        self.len -= evicted.len();
+        evicted.retain(|key, _| keep.contains(&key.whole()));
+        self.len += evicted.len();
+        self.shards[shard].extend(evicted);
     }
 }
 

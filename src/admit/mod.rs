@@ -18,6 +18,7 @@ mod decide;
 pub mod held;
 pub mod index;
 pub mod policy;
+mod store;
 pub mod topology;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 pub use held::HeldKey;
 pub use index::{MemoryStore, Slot, SlotStore};
 pub use policy::Policy;
+pub use store::DiskStore;
 pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
