@@ -164,6 +164,8 @@ pub struct Status {
     pub journal_head: Counter,
     pub journal_bytes: Counter,
     pub journal_syncs: Counter,
+    /// Why the journal is not written: disk or max_size full. Capture pauses meanwhile.
+    pub journal_error: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -197,6 +199,7 @@ impl Status {
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
+            journal_error: Mutex::default(),
         })
     }
 }

@@ -1,0 +1,424 @@
+//! The arbiter's desk: the one thread that decides and writes the journal.
+//!
+//! Everything that is to be journaled crosses this desk: collected transactions from the
+//! sources, quarantine records from the appliers, the clock. What arrived meanwhile is taken
+//! together, admitted in order, written and synced once (group commit); only then do followers
+//! see it, do sources get it acknowledged, and do appliers hear that their record is safe.
+//!
+//! ```text
+//! sources ──Collected──▶ ┌──────┐ ──append──▶ journal ──sync──▶ followers
+//! appliers ─Quarantine─▶ │ desk │                        └────▶ acknowledged positions
+//! clock ──────Tick─────▶ └──────┘
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::admit::{Admitted, Arbiter, Bodies, image_in};
+use crate::change::{Captured, Entry, Quarantined, Record, SpoolRef};
+use crate::config::JournalConfig;
+use crate::error::{Recovery, Result};
+use crate::journal::{Journal, PositionRecord, Writer};
+use crate::normalize::Collected;
+use crate::position::{Position, Seq};
+use crate::schema::{Schema, SystemId};
+use crate::status::{Status, now};
+
+/// Taken in together before one sync.
+const GROUP_BYTES: usize = 4 << 20;
+/// A log that only passes echoes or foreign traffic is recorded this often.
+const RECORD_ECHOES_EVERY: Duration = Duration::from_secs(1);
+const RECORD_IDLE_EVERY: Duration = Duration::from_secs(10);
+const RETAIN_EVERY: Duration = Duration::from_secs(30);
+/// Between attempts to write to a full disk.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is laid on the desk.
+pub enum Message {
+    Collected {
+        system: SystemId,
+        items: Vec<Collected>,
+    },
+    /// A source that connects anew asks where to go on. Whatever it sent before is taken in
+    /// first, because messages keep their order.
+    Resume {
+        system: SystemId,
+        reply: oneshot::Sender<PositionRecord>,
+    },
+    /// An applier sets a change aside; it is told when the record is on disk.
+    Quarantine {
+        record: Quarantined,
+        reply: oneshot::Sender<()>,
+    },
+    Tick,
+}
+
+/// What the desk keeps of one system.
+pub struct SystemDesk {
+    pub name: Arc<str>,
+    /// As taken in: where a capture that connects anew goes on.
+    pub at: PositionRecord,
+    pub acknowledged: watch::Sender<Position>,
+    /// Everything up to here is in the journal, or needs not to be there.
+    pub taken: watch::Sender<Position>,
+    /// Highest marker seq seen in the system's own log.
+    pub seen: watch::Sender<Seq>,
+    /// As the journal has it, or will with the next sync.
+    recorded: (Position, Seq),
+    recorded_at: Instant,
+    /// Recorded since the last sync.
+    unacknowledged: bool,
+}
+
+impl SystemDesk {
+    pub fn new(name: Arc<str>, at: PositionRecord) -> Self {
+        SystemDesk {
+            name,
+            acknowledged: watch::Sender::new(at.position.clone()),
+            taken: watch::Sender::new(at.position.clone()),
+            seen: watch::Sender::new(at.base),
+            recorded: (at.position.clone(), at.base),
+            recorded_at: Instant::now(),
+            unacknowledged: false,
+            at,
+        }
+    }
+
+    /// A log in which nothing of ours moves is recorded now and then only.
+    fn is_due(&self) -> bool {
+        let pause = if self.at.base == self.recorded.1 { RECORD_IDLE_EVERY } else { RECORD_ECHOES_EVERY };
+        self.at.position != self.recorded.0 && self.recorded_at.elapsed() >= pause
+    }
+
+    fn recorded(&mut self) {
+        self.recorded = (self.at.position.clone(), self.at.base);
+        self.recorded_at = Instant::now();
+        self.unacknowledged = true;
+    }
+}
+
+/// The journal as the arbiter reads it: what is on disk, and what is about to be.
+struct Library {
+    journal: Journal,
+    schema: Arc<Schema>,
+    /// Appended since the last sync.
+    fresh: Vec<Entry>,
+}
+
+impl Bodies for Library {
+    fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut chunks = self.journal.spool_chunks(spool)?;
+        while let Some(chunk) = chunks.next()? {
+            each(&chunk)?;
+        }
+        Ok(())
+    }
+
+    fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>> {
+        if let Some(entry) = self.fresh.iter().find(|entry| entry.seq == seq) {
+            return image_in(entry, key_hash, &self.schema, self);
+        }
+        match self.journal.entry(seq)? {
+            Some(entry) => image_in(&entry, key_hash, &self.schema, self),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The thread's state.
+pub struct Desk {
+    arbiter: Arbiter,
+    writer: Writer,
+    library: Library,
+    systems: Vec<SystemDesk>,
+    status: Arc<Status>,
+    retention: JournalConfig,
+    retained_at: Instant,
+    /// Told after the next sync.
+    waiting: Vec<oneshot::Sender<()>>,
+    appended: bool,
+    bytes: usize,
+    /// Live quarantine records, for those who ask.
+    quarantine: watch::Sender<Vec<Quarantined>>,
+    /// The journal is full, and nothing may go: sources read no further.
+    full: watch::Sender<bool>,
+}
+
+impl Desk {
+    /// Replays the journal into the arbiter.
+    pub fn open(
+        mut arbiter: Arbiter,
+        writer: Writer,
+        journal: Journal,
+        schema: Arc<Schema>,
+        systems: Vec<SystemDesk>,
+        status: Arc<Status>,
+        retention: JournalConfig,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let library = Library { journal, schema, fresh: Vec::new() };
+        let mut reader = library.journal.reader(library.journal.oldest())?;
+        while let Some(record) = reader.next()? {
+            arbiter.replay(&record, &library)?;
+        }
+        arbiter.resume(library.journal.head());
+        info!(head = library.journal.head(), elapsed_ms = started.elapsed().as_millis() as u64, "journal replayed");
+        Ok(Desk {
+            arbiter,
+            writer,
+            library,
+            systems,
+            status,
+            retention,
+            retained_at: Instant::now(),
+            waiting: Vec::new(),
+            appended: false,
+            bytes: 0,
+            quarantine: watch::Sender::new(Vec::new()),
+            full: watch::Sender::new(false),
+        })
+    }
+
+    pub fn systems(&self) -> &[SystemDesk] {
+        &self.systems
+    }
+
+    pub fn quarantine(&self) -> watch::Receiver<Vec<Quarantined>> {
+        self.quarantine.subscribe()
+    }
+
+    pub fn full(&self) -> watch::Receiver<bool> {
+        self.full.subscribe()
+    }
+
+    pub fn arbiter(&self) -> &Arbiter {
+        &self.arbiter
+    }
+
+    /// Runs until every sender is gone; then syncs what is left and closes the journal. An
+    /// error means that nothing may be written any more: the process must end.
+    pub fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Result<()> {
+        let result = self.work(&mut inbox);
+        if let Err(error) = &result {
+            error!(error = %error.full(), "the journal cannot go on");
+        }
+        result?;
+        self.writer.close().map(drop)
+    }
+
+    fn work(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Result<()> {
+        while let Some(first) = inbox.blocking_recv() {
+            self.take(first)?;
+            while self.bytes < GROUP_BYTES {
+                match inbox.try_recv() {
+                    Ok(message) => self.take(message)?,
+                    Err(_) => break,
+                }
+            }
+            self.record_positions(false)?;
+            self.commit()?;
+        }
+        self.record_positions(true)?;
+        self.commit()
+    }
+
+    fn take(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Collected { system, items } => items.into_iter().try_for_each(|item| match item {
+                Collected::Transaction(captured) => self.captured(system, captured),
+                Collected::Passed { position, base } => self.passed(system, position, base),
+            }),
+            Message::Resume { system, reply } => {
+                // A source that went away meanwhile does not need the answer.
+                let _ = reply.send(self.systems[system.index()].at.clone());
+                Ok(())
+            }
+            Message::Quarantine { record, reply } => {
+                let records = self.arbiter.quarantined(&record, now())?;
+                self.append(records)?;
+                self.waiting.push(reply);
+                Ok(())
+            }
+            Message::Tick => {
+                let records = self.arbiter.tick(now());
+                self.append(records)?;
+                self.retain()
+            }
+        }
+    }
+
+    fn captured(&mut self, system: SystemId, captured: Captured) -> Result<()> {
+        let at = &mut self.systems[system.index()].at;
+        at.position = captured.position.clone();
+        at.base = captured.base;
+        self.bytes += match &captured.body {
+            crate::change::Body::Inline(bytes) => bytes.len() + 256,
+            crate::change::Body::Spooled(_) => 256,
+        };
+        let (base, committed_at) = (captured.base, captured.committed_at);
+        let admitted = self.arbiter.captured(captured, &self.library)?;
+        self.count(system, &admitted, committed_at);
+        self.append(admitted.records)?;
+        let desk = &mut self.systems[system.index()];
+        desk.seen.send_if_modified(|seen| std::mem::replace(seen, base) != base);
+        desk.recorded();
+        Ok(())
+    }
+
+    /// The arbiter hears of every marker at once; the journal only when it is due.
+    fn passed(&mut self, system: SystemId, position: Position, base: Seq) -> Result<()> {
+        let desk = &mut self.systems[system.index()];
+        desk.at.position = position.clone();
+        let moved = std::mem::replace(&mut desk.at.base, base) != base;
+        if !moved {
+            return Ok(());
+        }
+        desk.seen.send_replace(base);
+        let identity = desk.at.identity.clone();
+        let mut records = self.arbiter.passed(system, position, base, identity)?.records;
+        records.retain(|record| !matches!(record, Record::Position { .. }));
+        self.append(records)
+    }
+
+    /// Position records for logs that moved without an entry: before anything of them is
+    /// acknowledged, together with a sync that happens anyway, or when it is time.
+    fn record_positions(&mut self, now: bool) -> Result<()> {
+        for index in 0..self.systems.len() {
+            let desk = &mut self.systems[index];
+            let moved = desk.at.position != desk.recorded.0 || desk.at.base != desk.recorded.1;
+            let joins = now || self.appended && desk.at.base != desk.recorded.1;
+            if moved && (joins || desk.is_due()) {
+                desk.recorded();
+                let record = Record::Position {
+                    system: desk.name.clone(),
+                    position: desk.at.position.clone(),
+                    base: desk.at.base,
+                    identity: desk.at.identity.clone(),
+                };
+                self.append(vec![record])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, records: Vec<Record>) -> Result<()> {
+        let mut held = false;
+        for record in records {
+            held |= matches!(record, Record::Quarantine(_) | Record::Released { .. });
+            self.patiently(|writer| writer.append(&record))?;
+            self.appended = true;
+            if let Record::Entry(entry) = record {
+                self.library.fresh.push(entry);
+            }
+        }
+        if held {
+            self.show_quarantine();
+        }
+        Ok(())
+    }
+
+    fn show_quarantine(&self) {
+        self.quarantine.send_replace(self.arbiter.quarantine().cloned().collect());
+        for entity in &self.status.entities {
+            entity.quarantined.set(self.arbiter.held_of(&entity.name) as i64);
+        }
+    }
+
+    /// A full disk is waited for: nobody reads a log meanwhile, so capture pauses.
+    fn patiently(&mut self, mut work: impl FnMut(&mut Writer) -> Result<()>) -> Result<()> {
+        let mut told = false;
+        loop {
+            match work(&mut self.writer) {
+                Err(error) if error.recovery == Recovery::Retry => {
+                    if !std::mem::replace(&mut told, true) {
+                        error!(error = %error.full(), "the journal cannot be written; capture pauses");
+                    }
+                    *self.status.journal_error.lock().expect("never held across a panic") = Some(error.full());
+                    std::thread::sleep(FULL_PAUSE);
+                    self.retained_at = Instant::now() - RETAIN_EVERY;
+                    self.drop_old()?;
+                }
+                result => {
+                    if told {
+                        info!("the journal is written again");
+                        *self.status.journal_error.lock().expect("never held across a panic") = None;
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// One sync for all that was taken in; then everybody hears of it.
+    fn commit(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.appended) {
+            self.patiently(|writer| writer.sync().map(drop))?;
+            self.status.journal_syncs.add(1);
+        }
+        self.library.fresh.clear();
+        self.bytes = 0;
+        self.status.journal_head.set(self.writer.head());
+        for desk in &mut self.systems {
+            if std::mem::take(&mut desk.unacknowledged) {
+                desk.acknowledged.send_replace(desk.recorded.0.clone());
+            }
+            if *desk.taken.borrow() != desk.at.position {
+                desk.taken.send_replace(desk.at.position.clone());
+            }
+        }
+        for reply in self.waiting.drain(..) {
+            // An applier that went away meanwhile finds the record when it opens again.
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    fn count(&self, system: SystemId, admitted: &Admitted, committed_at: i64) {
+        let capture = &self.status.systems[system.index()].capture;
+        for (counts, entity) in admitted.counts.iter().zip(&self.status.entities) {
+            capture.journaled.add(counts.journaled);
+            capture.rejected.add(counts.rejected);
+            capture.drift.add(counts.drift);
+            capture.filtered.add(counts.drift);
+            entity.conflicts.add(counts.conflicts);
+            entity.rejected.add(counts.rejected);
+            if counts.journaled > 0 {
+                entity.last_change.set(committed_at.max(entity.last_change.get()));
+            }
+        }
+    }
+
+    fn retain(&mut self) -> Result<()> {
+        if self.retained_at.elapsed() < RETAIN_EVERY {
+            return Ok(());
+        }
+        self.drop_old()
+    }
+
+    /// Drops what nobody needs; waits while the journal is full and nothing may go.
+    fn drop_old(&mut self) -> Result<()> {
+        self.retained_at = Instant::now();
+        let retained = self.writer.retain(self.arbiter.needed_from(), now(), self.retention.retention)?;
+        self.status.journal_bytes.set(self.library.journal.bytes());
+        if retained.freed > 0 {
+            info!(bytes = retained.freed, "old journal segments dropped");
+        }
+        if retained.full != self.full.send_replace(retained.full) {
+            let error = retained.full.then(|| {
+                let head = self.library.journal.head();
+                let needed = self.arbiter.needed_from();
+                format!("the journal is full, and entries {needed} to {head} are still needed; capture pauses")
+            });
+            match &error {
+                Some(error) => warn!(max_size = self.retention.max_size, error, "capture pauses"),
+                None => info!("the journal has space again"),
+            }
+            *self.status.journal_error.lock().expect("never held across a panic") = error;
+        }
+        Ok(())
+    }
+}

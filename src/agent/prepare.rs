@@ -1,0 +1,178 @@
+//! Before the first row: what the systems look like, whether it fits, and what is still to be
+//! created in them.
+//!
+//! A system that cannot be reached does not keep the others from flowing: its tables are taken
+//! as they were when it was last seen (a file beside the journal), if its position is known.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::catalog::Table;
+use crate::check::{self, needs::Needs};
+use crate::config::Config;
+use crate::error::{Error, Recovery, Result, backoff};
+use crate::finding::Finding;
+use crate::journal::PositionRecord;
+use crate::normalize::resolve::{Catalog, Model, resolve};
+use crate::schema::SystemId;
+use crate::setup::{self, Operator};
+use crate::status::{State, Status};
+
+/// How long an unreachable system is waited for before its last known tables are used.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The model, and where each system's log goes on. `None`: told to stop meanwhile.
+pub async fn prepare(
+    config: &Config,
+    operator: &mut Operator,
+    status: &Status,
+    stop: &CancellationToken,
+) -> Result<Option<(Model, Vec<PositionRecord>)>> {
+    let mut catalogs = Vec::new();
+    for system in config.system_ids() {
+        let known = operator.recovered.positions.contains_key(&config.system(system).name);
+        match catalog(config, system, known, status, stop).await? {
+            Some(catalog) => catalogs.push(catalog),
+            None => return Ok(None),
+        }
+    }
+    let model = resolve(config, &catalogs).map_err(|findings| in_the_way(&findings))?;
+    for warning in &model.warnings {
+        warn!("{warning}");
+    }
+    let mut positions = Vec::new();
+    for system in config.system_ids() {
+        match position(config, system, operator, status, stop).await? {
+            Some(position) => positions.push(position),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some((model, positions)))
+}
+
+/// The system's tables, asked of it; as last seen where it does not answer and may be absent.
+async fn catalog(
+    config: &Config,
+    system: SystemId,
+    known: bool,
+    status: &Status,
+    stop: &CancellationToken,
+) -> Result<Option<Catalog>> {
+    let name = &config.system(system).name;
+    let state = &status.systems[system.index()].capture.state;
+    *state.lock().expect("never held across a panic") = State::Connecting;
+    let (started, mut attempt) = (std::time::Instant::now(), 0);
+    loop {
+        let error = match check::survey(config, system).await {
+            Ok(survey) => {
+                let errors: Vec<Finding> = survey.findings.iter().filter(|f| f.is_error()).cloned().collect();
+                if !errors.is_empty() {
+                    return Err(in_the_way(&errors));
+                }
+                let server = &status.systems[system.index()].server;
+                *server.lock().expect("never held across a panic") = (survey.kind.into(), survey.version.clone());
+                let names = Needs::of(config, system).names();
+                let catalog: Catalog = names.into_iter().zip(survey.tables).collect();
+                remember(config, system, &catalog);
+                return Ok(Some(catalog));
+            }
+            Err(error) if error.recovery == Recovery::Stop => return Err(error.context(name)),
+            Err(error) => error,
+        };
+        *state.lock().expect("never held across a panic") = State::of(&error);
+        if known
+            && started.elapsed() >= PATIENCE
+            && let Some(catalog) = last_seen(config, system)
+        {
+            warn!(system = %name, error = %error.full(), "cannot be reached; its tables are taken as last seen");
+            return Ok(Some(catalog));
+        }
+        let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
+        warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be reached");
+        attempt += 1;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn memory(config: &Config, system: SystemId) -> PathBuf {
+    config.agent.data_dir.join(format!("tables-{}.json", config.system(system).name))
+}
+
+fn remember(config: &Config, system: SystemId, catalog: &Catalog) {
+    let tables: Vec<&Table> = catalog.values().flatten().collect();
+    let path = memory(config, system);
+    let text = serde_json::to_vec(&tables).expect("tables are plain data");
+    let fresh = path.with_extension("json.new");
+    if let Err(error) = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path)) {
+        warn!(path = %path.display(), %error, "cannot write down the tables of a system");
+    }
+}
+
+fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
+    let text = std::fs::read(memory(config, system)).ok()?;
+    let tables: Vec<Table> = serde_json::from_slice(&text).ok()?;
+    let mut seen: BTreeMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+    Some(Needs::of(config, system).names().into_iter().map(|name| (name.clone(), seen.remove(&name))).collect())
+}
+
+/// Where the system's log goes on; created where the journal knows of none. Nothing is applied
+/// anywhere yet, so the marker cannot move meanwhile.
+async fn position(
+    config: &Config,
+    system: SystemId,
+    operator: &mut Operator,
+    status: &Status,
+    stop: &CancellationToken,
+) -> Result<Option<PositionRecord>> {
+    let name = config.system(system).name.clone();
+    let mut attempt = 0;
+    loop {
+        let known = operator.known(&name);
+        let error = match setup::ensure(config, system, known).await {
+            Ok(ensured) if !ensured.findings.is_empty() => return Err(in_the_way(&ensured.findings)),
+            Ok(ensured) => {
+                for done in &ensured.done {
+                    info!(system = %name, done, "set up");
+                }
+                if let Some(new) = ensured.position {
+                    operator.note(&name, &new)?;
+                    return Ok(Some(PositionRecord {
+                        position: new.position,
+                        base: new.base,
+                        identity: new.identity.into(),
+                    }));
+                }
+                match operator.recovered.positions.get(&name) {
+                    Some(position) => return Ok(Some(position.clone())),
+                    None => return Err(Error::stop(format!("{name} has no bound tables"), "remove it, or bind it")),
+                }
+            }
+            Err(error) if error.recovery == Recovery::Stop => return Err(error.context(&name)),
+            Err(error) => error,
+        };
+        if let Some(position) = operator.recovered.positions.get(&name) {
+            warn!(system = %name, error = %error.full(), "cannot be asked whether it is set up; it was");
+            return Ok(Some(position.clone()));
+        }
+        *status.systems[system.index()].capture.state.lock().expect("never held across a panic") = State::of(&error);
+        let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
+        warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be set up");
+        attempt += 1;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn in_the_way(findings: &[Finding]) -> Error {
+    let list: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    Error::stop(list.join("\n"), "the whole list: anechoic check")
+}

@@ -1,0 +1,72 @@
+//! What the control socket may ask of the running agent.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::capture;
+use crate::change::Quarantined;
+use crate::config::{Config, Engine};
+use crate::control::{Held, Probe};
+use crate::error::Result;
+use crate::journal::Journal;
+use crate::position::{Position, Seq};
+use crate::schema::SystemId;
+use crate::status::Status;
+
+pub struct AgentProbe {
+    pub config: Arc<Config>,
+    pub status: Arc<Status>,
+    pub journal: Journal,
+    /// Per system: the journal has everything up to there.
+    pub taken: Vec<watch::Receiver<Position>>,
+    /// Per system: whether anything is applied there.
+    pub receives: Vec<bool>,
+    pub quarantine: watch::Receiver<Vec<Quarantined>>,
+    pub stop: CancellationToken,
+}
+
+impl Probe for AgentProbe {
+    fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    async fn log_end(&self, system: SystemId) -> Result<Position> {
+        let config = &self.config.system(system).connect;
+        match self.config.system(system).engine {
+            Engine::Postgres => {
+                let name = format!("anechoic/{} wait", self.config.agent.id);
+                let client = crate::connect::postgres::connect(config, &name).await?;
+                capture::postgres::log_end(&client).await
+            }
+            Engine::Mysql => {
+                let mut conn = crate::connect::mysql::connect(config).await?;
+                let end = capture::mysql::log_end(&mut conn).await;
+                // The answer is there; how the session ends does not matter.
+                let _ = conn.disconnect().await;
+                end
+            }
+        }
+    }
+
+    fn captured(&self, system: SystemId, end: &Position) -> bool {
+        self.taken[system.index()].borrow().reached(end)
+    }
+
+    fn head(&self) -> Seq {
+        self.journal.head()
+    }
+
+    fn applied(&self, system: SystemId) -> Option<Seq> {
+        self.receives[system.index()].then(|| self.status.systems[system.index()].apply.seq.get())
+    }
+
+    fn quarantined(&self) -> Vec<Held> {
+        self.quarantine.borrow().iter().map(Held::from).collect()
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,155 @@
+//! The source half of one system: capture and normalize, fed to the desk.
+//!
+//! A capture that ends is made anew, with backoff, from what the desk has taken in by then.
+//! Nothing else is kept over a reconnect: a base or a half transaction of the old connection
+//! would be ahead of the log that is read again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::desk::Message;
+use crate::capture::mysql::MyCapture;
+use crate::capture::postgres::PgCapture;
+use crate::capture::{Capture, CaptureSpec};
+use crate::config::{Config, Engine};
+use crate::error::{Error, Recovery, Result, backoff};
+use crate::journal::{Journal, PositionRecord};
+use crate::normalize::resolve::Model;
+use crate::normalize::{Collected, Normalizer};
+use crate::position::{Position, Seq};
+use crate::schema::SystemId;
+use crate::status::{State, Status};
+
+/// What one source works with.
+#[derive(Clone)]
+pub struct Source {
+    pub config: Arc<Config>,
+    pub system: SystemId,
+    pub model: Arc<Model>,
+    pub journal: Journal,
+    pub status: Arc<Status>,
+    pub desk: mpsc::Sender<Message>,
+    pub acknowledged: watch::Receiver<Position>,
+    /// The journal is full: nothing more is read, unless the log may still show markers that
+    /// let something go.
+    pub full: watch::Receiver<bool>,
+    /// Highest marker that the log has shown; what the system's applier has committed.
+    pub seen: watch::Receiver<Seq>,
+    pub applied: watch::Receiver<Seq>,
+}
+
+impl Source {
+    /// Runs until `stop`, or until the system's flow needs a person.
+    pub async fn run(self, stop: CancellationToken) {
+        let state = &self.status.systems[self.system.index()].capture.state;
+        let mut attempt = 0;
+        while !stop.is_cancelled() {
+            let error = match self.stream(&stop, &mut attempt).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            *state.lock().expect("never held across a panic") = State::of(&error);
+            if error.recovery == Recovery::Stop {
+                error!(error = %error.full(), "capture stopped: a person must act");
+                stop.cancelled().await;
+                return;
+            }
+            let pause = backoff(attempt, rand::random());
+            warn!(error = %error.full(), attempt, retry_in_ms = pause.as_millis() as u64, "capture ended, retrying");
+            attempt += 1;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One connection, from where the desk is.
+    async fn stream(&self, stop: &CancellationToken, attempt: &mut u32) -> Result<()> {
+        let at = self.resume().await?;
+        let system = self.config.system(self.system);
+        let spec = CaptureSpec {
+            agent: self.config.agent.id.clone(),
+            marker: self.config.agent.marker.clone(),
+            tables: self.model.wanted[self.system.index()].clone(),
+            start: at.position.clone(),
+            identity: at.identity.clone(),
+            acknowledged: self.acknowledged.clone(),
+        };
+        let connecting = async {
+            match system.engine {
+                Engine::Postgres => {
+                    PgCapture::connect(&system.connect, spec).await.map(|capture| Box::new(Either::Postgres(capture)))
+                }
+                Engine::Mysql => {
+                    MyCapture::connect(&system.connect, spec).await.map(|capture| Box::new(Either::Mysql(capture)))
+                }
+            }
+        };
+        let mut capture = tokio::select! {
+            capture = connecting => capture?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        info!(position = %at.position, base = at.base, "capture streams");
+        let status = &self.status.systems[self.system.index()].capture;
+        *status.state.lock().expect("never held across a panic") = State::Streaming;
+        let mut normalizer = Normalizer::new(
+            self.system,
+            &self.model,
+            self.journal.spool(),
+            self.journal.id(),
+            at.base,
+            self.status.clone(),
+        );
+        while !stop.is_cancelled() {
+            self.wait_while_full(stop).await;
+            match &mut *capture {
+                Either::Postgres(capture) => capture.read(&mut normalizer).await?,
+                Either::Mysql(capture) => capture.read(&mut normalizer).await?,
+            }
+            *attempt = 0;
+            status.heard.set(crate::status::now());
+            self.hand_on(normalizer.drain().collect(), status).await?;
+        }
+        debug!("capture ends");
+        Ok(())
+    }
+
+    async fn hand_on(&self, items: Vec<Collected>, status: &crate::status::CaptureStatus) -> Result<()> {
+        let Some(last) = items.last() else { return Ok(()) };
+        let position = match last {
+            Collected::Transaction(captured) => captured.position.to_string(),
+            Collected::Passed { position, .. } => position.to_string(),
+        };
+        *status.position.lock().expect("never held across a panic") = position;
+        let message = Message::Collected { system: self.system, items };
+        self.desk.send(message).await.map_err(|_| desk_is_gone())
+    }
+
+    async fn resume(&self) -> Result<PositionRecord> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Resume { system: self.system, reply };
+        self.desk.send(message).await.map_err(|_| desk_is_gone())?;
+        answer.await.map_err(|_| desk_is_gone())
+    }
+
+    async fn wait_while_full(&self, stop: &CancellationToken) {
+        let waits = || *self.full.borrow() && *self.seen.borrow() >= *self.applied.borrow();
+        while waits() && !stop.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+enum Either {
+    Postgres(PgCapture),
+    Mysql(MyCapture),
+}
+
+fn desk_is_gone() -> Error {
+    Error::retry("the agent is going down: the journal is closed")
+}
