@@ -14,28 +14,30 @@
 //! meets them, then what watches over them. Stages know the nouns and at most the journal,
 //! never each other; `agent` alone sees both ends.
 
-pub mod admit;
-pub mod apply;
-pub mod capture;
-pub mod catalog;
-pub mod change;
-pub mod check;
-pub mod cli;
-pub mod config;
-pub mod connect;
-pub mod control;
-pub mod demo;
 pub mod error;
 pub mod failpoint;
 pub mod finding;
-pub mod http;
-pub mod journal;
-pub mod marker;
-pub mod normalize;
+pub mod value;
 pub mod position;
 pub mod schema;
-pub mod setup;
-pub mod shutdown;
+pub mod catalog;
+pub mod change;
+pub mod marker;
 pub mod status;
+
+pub mod config;
+pub mod connect;
+pub mod capture;
+pub mod normalize;
+pub mod admit;
+pub mod journal;
+pub mod apply;
+
+pub mod check;
+pub mod setup;
+pub mod control;
+pub mod http;
 pub mod telemetry;
-pub mod value;
+pub mod shutdown;
+pub mod cli;
+pub mod demo;

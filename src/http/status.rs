@@ -229,6 +229,7 @@ pub(crate) mod tests {
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
+            journal_error: std::sync::Mutex::default(),
         };
         status.systems.iter().for_each(streaming);
         let crm = &status.systems[0];
