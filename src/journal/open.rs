@@ -178,6 +178,7 @@ pub(super) struct Tail {
     pub len: u64,
     pub next_frame: u64,
     pub sealed: bool,
+    pub raw_bytes: u64,
     pub torn: Option<Torn>,
 }
 
@@ -193,6 +194,7 @@ fn recover(segment: &Arc<Segment>, file: &File) -> Result<Tail> {
         len,
         next_frame: segment.header.first_frame,
         sealed: false,
+        raw_bytes: 0,
         torn: None,
     };
     let bad = loop {
@@ -237,6 +239,7 @@ fn take_frame(tail: &mut Tail, kind: Kind, payload: &Bytes, segment: &Segment) -
         Kind::Seal => tail.sealed = true,
         Kind::Close => {}
         Kind::Records => {
+            tail.raw_bytes += payload.len() as u64;
             let (mut at, mut seq) = (0, tail.head);
             let (mut names, schemas) = (Names::default(), &tail.schemas);
             let known = |id| schemas.get(&id).cloned();

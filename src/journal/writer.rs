@@ -32,6 +32,9 @@ const BLOCK: usize = 256 << 10;
 const GROUP_MAX: usize = 8 << 20;
 /// Dropped files that are kept to be written again: faster than new ones.
 const SPARES_MAX: usize = 2;
+/// A segment of very compressible records ends at this many times its size, since a restart
+/// reads what it holds.
+const RAW_TIMES: u64 = 4;
 /// Room for the seal and the close frames that may stand behind the records.
 const RESERVE: u64 = 4 * FRAME as u64;
 
@@ -46,6 +49,8 @@ pub struct Writer {
     /// The durable end: where the next group goes.
     offset: u64,
     sealed: bool,
+    /// Of this segment's records, before compression.
+    raw_bytes: u64,
     /// Finished frames of this group, and the records of the next frame.
     pending: Vec<u8>,
     block: Vec<u8>,
@@ -59,6 +64,8 @@ pub struct Writer {
     state: State,
     /// Schemas that this segment holds.
     schemas: HashSet<u64>,
+    /// Of the schema last asked for.
+    schema_size: (u64, u64),
     spares: Vec<PathBuf>,
     segment_bytes: u64,
     max_size: u64,
@@ -85,6 +92,7 @@ impl Writer {
             len: tail.len,
             offset: tail.offset,
             sealed: tail.sealed,
+            raw_bytes: tail.raw_bytes,
             pending: Vec::new(),
             block: Vec::new(),
             block_prev: tail.head,
@@ -95,6 +103,7 @@ impl Writer {
             durable_frame: tail.next_frame - 1,
             schemas: tail.schemas.keys().copied().collect(),
             state: tail.state,
+            schema_size: (0, 0),
             spares,
             segment_bytes: options.segment_bytes,
             max_size: options.max_size,
@@ -154,6 +163,7 @@ impl Writer {
             self.close_block();
         }
         self.block.extend_from_slice(encoded);
+        self.raw_bytes += encoded.len() as u64;
         if matches!(record, Record::Entry(_)) {
             self.head += 1;
         }
@@ -164,17 +174,24 @@ impl Writer {
 
     /// Goes on in a new segment if this one cannot take the record.
     fn make_room(&mut self, schema: Option<&Arc<Schema>>, len: usize) -> Result<()> {
-        let schema_frame = schema.map_or(0, |schema| {
-            let mut bytes = Vec::new();
-            put_schema(&mut bytes, schema);
-            frame_size(bytes.len())
-        });
+        let schema_frame = schema.map_or(0, |schema| self.schema_frame(schema));
         let buffered = self.pending.len() as u64 + frame_size(self.block.len());
         let needed = schema_frame + frame_size(len) + RESERVE;
-        match !self.sealed && self.offset + buffered + needed <= self.len {
+        let fits = self.offset + buffered + needed <= self.len && self.raw_bytes < RAW_TIMES * self.segment_bytes;
+        match !self.sealed && fits {
             true => Ok(()),
             false => self.roll(needed),
         }
+    }
+
+    /// What a schema would take in a new segment; the same one is asked for again and again.
+    fn schema_frame(&mut self, schema: &Schema) -> u64 {
+        if self.schema_size.0 != schema.id {
+            let mut bytes = Vec::new();
+            put_schema(&mut bytes, schema);
+            self.schema_size = (schema.id, frame_size(bytes.len()));
+        }
+        self.schema_size.1
     }
 
     fn append_schema(&mut self, schema: &Arc<Schema>) {
@@ -275,7 +292,7 @@ impl Writer {
         (self.file, self.len, self.offset) = (created.file, created.len, created.offset);
         self.next_frame += 1;
         self.durable_frame = self.next_frame - 1;
-        self.sealed = false;
+        (self.sealed, self.raw_bytes) = (false, 0);
         let mut segments = self.shared.segments.write().expect("nobody panics while holding the segments");
         segments.push_back(self.segment.clone());
         Ok(())

@@ -308,6 +308,22 @@ fn text_is_compressed() {
     assert!(took < 40_000, "{took} bytes for 1000 small entries");
 }
 
+/// A restart reads the last segment: what it holds has a limit, not only its size on disk.
+#[test]
+fn very_compressible_records_do_not_make_a_restart_long() {
+    let dir = TempDir::new().expect("dir");
+    let (mut writer, journal, _) = opened(dir.path());
+
+    for seq in 1..=200 {
+        writer.append(&Record::Entry(entry(seq, &vec![7; 10_000].into()))).expect("append");
+        writer.sync().expect("sync");
+    }
+
+    assert!(segments(dir.path()).len() >= 7, "{:?}", segments(dir.path()));
+    assert!(journal.bytes() < 150_000, "and unused space is given back: {}", journal.bytes());
+    assert_eq!(seqs(&all(&journal)), (1..=200).collect::<Vec<_>>());
+}
+
 #[test]
 fn entries_out_of_order_are_refused() {
     let dir = TempDir::new().expect("dir");
