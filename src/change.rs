@@ -171,18 +171,24 @@ impl<'a> Changes<'a> {
     pub fn new(body: &'a [u8]) -> Self {
         Changes { rest: body }
     }
-}
 
-impl<'a> Iterator for Changes<'a> {
-    type Item = Change<'a>;
-
-    fn next(&mut self) -> Option<Change<'a>> {
+    /// The next change as it is encoded, undecoded.
+    pub fn next_encoded(&mut self) -> Option<&'a [u8]> {
         if self.rest.is_empty() {
             return None;
         }
         let total = u32::from_le_bytes(self.rest[..4].try_into().expect("four bytes")) as usize;
         let (this, rest) = self.rest.split_at(4 + total);
         self.rest = rest;
+        Some(this)
+    }
+}
+
+impl<'a> Iterator for Changes<'a> {
+    type Item = Change<'a>;
+
+    fn next(&mut self) -> Option<Change<'a>> {
+        let this = self.next_encoded()?;
         let op = match this[4] {
             1 => Op::Insert,
             2 => Op::Update,

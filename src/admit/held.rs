@@ -93,13 +93,14 @@ impl Holds {
             self.live.insert((system, key), hold);
             return true;
         };
-        if hold.quarantined.last_seq >= quarantined.last_seq {
+        let last = hold.last().held_seq;
+        if hold.quarantined.last_seq >= quarantined.last_seq && last <= quarantined.held_seq {
             return false;
         }
         if hold.retry().is_some_and(|retry| quarantined.held_seq > retry) {
             hold.phases.push(phase);
         } else {
-            hold.last().until = None;
+            *hold.last() = Phase { held_seq: last.min(quarantined.held_seq), until: None };
         }
         hold.quarantined = quarantined.clone();
         hold.due = due;

@@ -4,6 +4,12 @@ pub mod mysql;
 pub mod postgres;
 pub mod sql;
 
+pub mod applier;
+pub mod batch;
+mod filter;
+mod keys;
+pub mod steps;
+
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 

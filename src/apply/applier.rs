@@ -1,0 +1,242 @@
+//! Runs the steps against a target and the journal: does what they say, tells them what came
+//! of it, and keeps the status. Decides nothing.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::admit::HeldKey;
+use crate::apply::Target;
+use crate::apply::batch::Routes;
+use crate::apply::steps::{Action, Event, Limits, Opened, Steps};
+use crate::change::Quarantined;
+use crate::error::{Error, Recovery, Result};
+use crate::failpoint;
+use crate::journal::{Journal, Reader, SpoolReader};
+use crate::position::Seq;
+use crate::schema::SystemId;
+use crate::status::{self, ApplyStatus, State, Status};
+
+/// What an applier asks of the arbiter. Both are answered after a sync that covers them.
+#[derive(Debug)]
+pub enum Ask {
+    /// What this system holds, and the highest marker that its log has shown.
+    Held {
+        system: SystemId,
+        reply: oneshot::Sender<Holding>,
+    },
+    Quarantine {
+        records: Vec<Quarantined>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+}
+
+#[derive(Debug)]
+pub struct Holding {
+    pub keys: Vec<HeldKey>,
+    pub seen: Seq,
+}
+
+/// One target's applier. `M` is what the arbiter's channel carries.
+#[derive(Debug)]
+pub struct Applier<T, M> {
+    system: SystemId,
+    target: T,
+    steps: Steps,
+    journal: Journal,
+    arbiter: mpsc::Sender<M>,
+    status: Arc<Status>,
+    reader: Option<Reader>,
+    chunks: Option<SpoolReader>,
+    durable: watch::Receiver<Seq>,
+}
+
+impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
+    pub fn new(
+        target: T,
+        routes: Routes,
+        limits: Limits,
+        journal: Journal,
+        arbiter: mpsc::Sender<M>,
+        status: Arc<Status>,
+    ) -> Self {
+        let durable = journal.durable();
+        Applier {
+            system: routes.system,
+            target,
+            steps: Steps::new(routes, limits),
+            journal,
+            arbiter,
+            status,
+            reader: None,
+            chunks: None,
+            durable,
+        }
+    }
+
+    fn state(&self) -> &ApplyStatus {
+        &self.status.systems[self.system.index()].apply
+    }
+
+    fn set_state(&self, state: State) {
+        *self.state().state.lock().expect("nobody panics while holding the state") = state;
+    }
+
+    /// Applies until `stop`, finishing the batch in hand. An error needs a person; what time or
+    /// a reconnect may mend is retried here.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        loop {
+            if stop.is_cancelled() {
+                self.steps.finish();
+            }
+            let event = match self.steps.next(rand::random()) {
+                Action::Stop(None) => return Ok(()),
+                Action::Stop(Some(error)) => {
+                    self.set_state(State::of(&error));
+                    return Err(error);
+                }
+                action => match self.act(action, &stop).await {
+                    Ok(event) => event,
+                    Err(error) => self.failed(error),
+                },
+            };
+            self.steps.event(event, status::now());
+            self.report();
+        }
+    }
+
+    fn failed(&self, error: Error) -> Event {
+        match error.recovery {
+            Recovery::Retry => {
+                warn!(error = %error.full(), "connection or statement failed, retrying");
+                self.state().retries.add(1);
+                self.set_state(State::Retrying(error.full()));
+            }
+            Recovery::Quarantine => debug!(error = %error, "a row was refused"),
+            Recovery::Stop => {}
+        }
+        Event::Failed(error)
+    }
+
+    async fn act(&mut self, action: Action, stop: &CancellationToken) -> Result<Event> {
+        Ok(match action {
+            Action::Open => self.open().await?,
+            Action::Seek(from) => {
+                self.reader = Some(self.journal.reader(from)?);
+                Event::Done
+            }
+            Action::Fetch => {
+                // Marked before reading: what becomes durable from here on wakes the wait.
+                self.durable.borrow_and_update();
+                let reader = self.reader.as_mut().expect("the steps seek before they fetch");
+                Event::Fetched(reader.next()?)
+            }
+            Action::Wait => {
+                let gone = tokio::select! {
+                    changed = self.durable.changed() => changed.is_err(),
+                    () = stop.cancelled() => false,
+                };
+                if gone {
+                    self.steps.finish();
+                }
+                Event::Done
+            }
+            Action::Pause(time) => {
+                tokio::select! {
+                    () = tokio::time::sleep(time) => {}
+                    () = stop.cancelled() => {}
+                }
+                Event::Done
+            }
+            Action::Begin(marker) => done(self.target.begin(&marker).await)?,
+            Action::Chunk { spool, first } => {
+                if first {
+                    self.chunks = Some(self.journal.spool_chunks(&spool)?);
+                }
+                let chunks = self.chunks.as_mut().expect("opened with the first chunk");
+                Event::Chunk(chunks.next()?)
+            }
+            Action::Read => {
+                let rows = self.steps.group().rows();
+                Event::Rows(self.target.read(&self.steps.group().binding, &rows).await?)
+            }
+            Action::Write { alone } => {
+                let rows = self.steps.group().rows();
+                let rows = self.steps.table_rows(&rows);
+                done(match alone {
+                    true => self.target.write_alone(&rows).await,
+                    false => self.target.write(&rows).await,
+                })?
+            }
+            Action::Quarantine(records) => {
+                for record in &records {
+                    warn!(seq = record.last_seq, error = %record.reason, "a change was set aside");
+                }
+                let (reply, answer) = oneshot::channel();
+                self.ask(Ask::Quarantine { records, reply }).await?;
+                done(answer.await.map_err(|_| arbiter_gone())?)?
+            }
+            Action::Commit => {
+                failpoint::pass("before-target-commit");
+                let committed = self.target.commit().await;
+                failpoint::pass("after-target-commit");
+                done(committed)?
+            }
+            Action::Rollback => done(self.target.rollback().await)?,
+            Action::Stop(_) => unreachable!("handled by the caller"),
+        })
+    }
+
+    async fn open(&mut self) -> Result<Event> {
+        self.set_state(State::Connecting);
+        let marker = self.target.open().await?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Held { system: self.system, reply }).await?;
+        let Holding { keys, seen } = answer.await.map_err(|_| arbiter_gone())?;
+        info!(seq = marker.seq, "applying");
+        self.set_state(State::Streaming);
+        let (journal, head) = (self.journal.id(), self.journal.head());
+        Ok(Event::Opened(Box::new(Opened { marker, journal, head, seen, held: keys })))
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<()> {
+        self.arbiter.send(ask.into()).await.map_err(|_| arbiter_gone())
+    }
+
+    fn report(&mut self) {
+        let progress = self.steps.take_progress();
+        let apply = &self.status.systems[self.system.index()].apply;
+        apply.seq.set(self.steps.passed());
+        apply.oldest_pending.set(self.steps.oldest_pending().unwrap_or(0));
+        if progress.commits == 0 {
+            return;
+        }
+        apply.commits.add(progress.commits);
+        apply.transactions.add(progress.transactions);
+        apply.changes.add(progress.applied);
+        apply.coalesced.add(progress.coalesced);
+        apply.held.add(progress.held);
+        for (entity, applied) in self.status.entities.iter().zip(&progress.entities) {
+            entity.applied.add(*applied);
+        }
+        if let Some(at) = progress.committed_at {
+            apply.latency.set(status::now() - at);
+        }
+        debug!(
+            seq = self.steps.passed(),
+            rows = progress.applied,
+            transactions = progress.transactions,
+            "applied transactions"
+        );
+    }
+}
+
+fn done(result: Result<()>) -> Result<Event> {
+    result.map(|()| Event::Done)
+}
+
+fn arbiter_gone() -> Error {
+    Error::retry("the arbiter has stopped")
+}

@@ -1,0 +1,275 @@
+//! Joins journal entries into one batch for one target: coalesced per key, grouped per table,
+//! ordered so that references hold. Pure.
+//!
+//! Coalescing keeps what a key ends with: the last image wins, a partial image lies over what
+//! was there. A deletion is kept (the row may exist in the target), and also where an image
+//! follows it that does not carry every column: without the deletion, columns of the old row
+//! would live on in the new one, in this target and not in the next.
+//!
+//! ```text
+//! deletes    children first   ┐ one statement's rows have one table
+//! upserts    parents first    ┘ and carry the same columns
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::apply::{TableRows, Write};
+use crate::change::{Change, ChangeWriter, Changes, Op};
+use crate::normalize::binding::{Binding, Role};
+use crate::schema::{EntityId, Schema, SystemId, Translation};
+use crate::value::{Datum, Row, write_datum};
+
+/// What the target binds, by entity, and in which order its tables are written.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    pub system: SystemId,
+    pub name: Arc<str>,
+    pub schema: Arc<Schema>,
+    bindings: Vec<Option<Arc<Binding>>>,
+    /// By entity: parents lower than children.
+    levels: Vec<usize>,
+    only_changed_columns: bool,
+}
+
+impl Routes {
+    pub fn new(system: SystemId, name: Arc<str>, schema: Arc<Schema>, bindings: &[Arc<Binding>]) -> Self {
+        let mut by_entity = vec![None; schema.entities.len()];
+        for binding in bindings {
+            by_entity[binding.entity.index()] = Some(binding.clone());
+        }
+        let levels = levels(&by_entity);
+        Routes { system, name, schema, bindings: by_entity, levels, only_changed_columns: false }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_bugs(mut self, bugs: crate::admit::Bugs) -> Self {
+        self.only_changed_columns = bugs.only_changed_columns;
+        self
+    }
+
+    /// Where the entity is written; `None` where this system does not receive it.
+    pub fn binding(&self, entity: EntityId) -> Option<&Arc<Binding>> {
+        self.bindings[entity.index()].as_ref().filter(|b| b.role != Role::Source)
+    }
+
+    pub fn translation(&self, schema: &Schema) -> Option<Translation> {
+        Translation::between(schema, &self.schema)
+    }
+
+    /// Bit i: `row` carries column i of the binding.
+    fn carried(binding: &Binding, row: Row<'_>) -> u128 {
+        let sent = sent(row);
+        let columns = binding.columns.iter().enumerate();
+        columns.fold(0, |set, (i, column)| set | (sent >> column.field & 1) << i)
+    }
+
+    fn every_column(binding: &Binding) -> u128 {
+        u128::MAX >> (128 - binding.columns.len())
+    }
+}
+
+/// Bit i: field i is sent.
+fn sent(row: Row<'_>) -> u128 {
+    row.iter().enumerate().filter(|(_, datum)| datum.is_sent()).fold(0, |set, (i, _)| set | 1 << i)
+}
+
+/// Parents before children; a cycle is cut where it is met.
+fn levels(bindings: &[Option<Arc<Binding>>]) -> Vec<usize> {
+    fn visit(
+        at: usize,
+        bindings: &[Option<Arc<Binding>>],
+        levels: &mut [Option<usize>],
+        path: &mut Vec<usize>,
+    ) -> usize {
+        if let Some(level) = levels[at] {
+            return level;
+        }
+        let Some(binding) = &bindings[at] else { return 0 };
+        path.push(at);
+        let mut level = 0;
+        for key in &binding.table.foreign_keys {
+            let parents = bindings.iter().enumerate();
+            for (parent, _) in parents.filter(|(_, b)| b.as_ref().is_some_and(|b| b.table.name == key.references)) {
+                if !path.contains(&parent) {
+                    level = level.max(visit(parent, bindings, levels, path) + 1);
+                }
+            }
+        }
+        path.pop();
+        levels[at] = Some(level);
+        level
+    }
+    let mut found = vec![None; bindings.len()];
+    (0..bindings.len()).map(|at| visit(at, bindings, &mut found, &mut Vec::new())).collect()
+}
+
+/// Rows of one table for one statement.
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub binding: Arc<Binding>,
+    pub write: Write,
+    pub rows: Vec<Bytes>,
+    pub carried: u128,
+}
+
+impl Group {
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        self.rows.iter().map(|bytes| Row(bytes)).collect()
+    }
+
+    pub fn table_rows<'a>(&'a self, rows: &'a [Row<'a>]) -> TableRows<'a> {
+        TableRows { binding: &self.binding, write: self.write, rows, carried: self.carried }
+    }
+}
+
+/// What a key ends with.
+#[derive(Debug)]
+struct Merged {
+    entity: EntityId,
+    /// Some change of it deleted the row: an image that has the key.
+    deleted: Option<Bytes>,
+    image: Option<Bytes>,
+}
+
+/// Changes of whole entries (or of one chunk), coalesced.
+#[derive(Debug, Default)]
+pub struct Batch {
+    rows: Vec<Merged>,
+    by_key: HashMap<u128, usize>,
+    /// Changes taken in; those that a later one made unnecessary.
+    pub changes: u64,
+    pub coalesced: u64,
+}
+
+impl Batch {
+    /// Adds a change that lies in `holder`. `replace`: a retry that may stand for a deletion
+    /// and an insert folded together.
+    pub fn add(&mut self, routes: &Routes, holder: &Bytes, change: &Change<'_>, replace: bool) {
+        self.changes += 1;
+        let row = match routes.only_changed_columns {
+            true => only_changed(&routes.schema, change),
+            false => holder.slice_ref(change.image().0),
+        };
+        let keyless = routes.schema.entity(change.entity).key_len == 0;
+        if keyless {
+            return self.rows.push(Merged { entity: change.entity, deleted: None, image: Some(row) });
+        }
+        let new = |deleted, image| Merged { entity: change.entity, deleted, image };
+        let merged = match self.by_key.get(&change.key_hash) {
+            Some(at) => {
+                self.coalesced += 1;
+                &mut self.rows[*at]
+            }
+            None => {
+                self.by_key.insert(change.key_hash, self.rows.len());
+                self.rows.push(new(None, None));
+                self.rows.last_mut().expect("just pushed")
+            }
+        };
+        if change.op == Op::Delete {
+            merged.image = None;
+            merged.deleted = Some(row);
+            return;
+        }
+        if replace && change.op == Op::Insert {
+            merged.image = None;
+            merged.deleted = Some(row.clone());
+        }
+        merged.image = Some(match merged.image.take() {
+            Some(under) if sent(Row(&under)) & !sent(Row(&row)) != 0 => overlay(Row(&under), Row(&row)).into(),
+            _ => row,
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The entity of each row that is left.
+    pub fn entities(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|merged| merged.entity.index())
+    }
+
+    /// The statements, in the order in which they are to be sent.
+    pub fn groups(self, routes: &Routes) -> Vec<Group> {
+        let mut order: Vec<(Place, Group)> = Vec::new();
+        let mut places: HashMap<Place, usize> = HashMap::new();
+        let mut put = |place: Place, binding: &Arc<Binding>, write, carried, row| {
+            let at = *places.entry(place).or_insert_with(|| {
+                order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried }));
+                order.len() - 1
+            });
+            order[at].1.rows.push(row);
+        };
+        for merged in self.rows {
+            let Some(binding) = routes.binding(merged.entity) else { continue };
+            let (entity, level) = (merged.entity.0, routes.levels[merged.entity.index()]);
+            let carried = merged.image.as_ref().map_or(0, |row| Routes::carried(binding, Row(row)));
+            if let Some(row) = merged.deleted.filter(|_| carried != Routes::every_column(binding)) {
+                put(Place { stage: 0, level: usize::MAX - level, entity, carried: 0 }, binding, Write::Delete, 0, row);
+            }
+            if let Some(row) = merged.image {
+                let write = if binding.key_len == 0 { Write::Insert } else { Write::Upsert };
+                put(Place { stage: 1, level, entity, carried }, binding, write, carried, row);
+            }
+        }
+        order.sort_by_key(|(place, _)| *place);
+        order.into_iter().map(|(_, group)| group).collect()
+    }
+}
+
+/// Order of statements: deletes, then the rest; tables by level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Place {
+    stage: u8,
+    level: usize,
+    entity: u16,
+    carried: u128,
+}
+
+/// A planted mistake ([`crate::admit::Bugs`]): what did not change is not written.
+fn only_changed(schema: &Schema, change: &Change<'_>) -> Bytes {
+    let key_len = schema.entity(change.entity).key_len;
+    let mut out = Vec::new();
+    for (field, datum) in change.image().iter().enumerate() {
+        let same = change.op == Op::Update && change.before.is_some_and(|b| b.get(field) == datum);
+        write_datum(&mut out, if same && field >= key_len { Datum::NotSent } else { datum });
+    }
+    out.into()
+}
+
+/// `over` where it is sent, else `under`.
+fn overlay(under: Row<'_>, over: Row<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(under.0.len().max(over.0.len()));
+    let mut below = under.iter();
+    for datum in over.iter() {
+        let under = below.next().unwrap_or(Datum::NotSent);
+        write_datum(&mut out, if datum.is_sent() { datum } else { under });
+    }
+    out
+}
+
+/// Folds a later change of a key onto an earlier one: what is to be tried next in place of
+/// both. Both are encoded changes of one schema; the before image is the earlier one's.
+pub fn fold(earlier: &[u8], later: &Change<'_>) -> Bytes {
+    let first = Changes::new(earlier).next().expect("one encoded change");
+    let mut out = ChangeWriter::default();
+    let merged = first.after.zip(later.after).map(|(under, over)| overlay(under, over));
+    let after = merged.as_deref().map(Row).or(later.after);
+    let op = match (first.op, later.op) {
+        (_, Op::Delete) => Op::Delete,
+        // The row starts anew: fields that are not carried must not survive.
+        (Op::Delete | Op::Insert, _) => Op::Insert,
+        (Op::Update, op) => op,
+    };
+    let before = if op == Op::Insert { None } else { first.before.or(first.after).or(later.before) };
+    out.push_change(&Change { op, before, after, ..*later });
+    out.take().into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,717 @@
+//! The applier's steps as a state machine: events in, actions out. Time and randomness are
+//! passed in, so that it runs the same against servers and in the simulation.
+//!
+//! ```text
+//! open ─▶ seek ─▶ fetch ─▶ begin (marker) ─▶ write … ─▶ quarantine synced ─▶ commit ─▶ fetch
+//!  ▲               │ caught up                │ data error
+//!  │               ▼                          ▼
+//! pause ◀─ retry   wait                  rollback ─▶ begin ─▶ write alone … ─▶ quarantine …
+//! ```
+//!
+//! - *Exactly once*: it always goes on at the marker that `open` returns, whatever became of
+//!   the last commit.
+//! - *Whole*: a batch joins whole entries; a spooled one streams through one transaction.
+//! - *Quarantine keeps order*: see [`super::keys`]. The replay writes uncoalesced, in source
+//!   order, behind savepoints; only listed data errors get there.
+//! - An entry that is addressed to the system moves the marker even where no row results; one
+//!   that is not needs no write.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::admit::HeldKey;
+use crate::apply::TableRows;
+use crate::apply::batch::{Batch, Group, Routes};
+use crate::apply::filter::{self, Checked};
+use crate::apply::keys::{Keys, Refusal, Route};
+use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Fate, Micros, Origin, Quarantined, Record, SpoolRef};
+use crate::error::{Error, Recovery, backoff};
+use crate::marker::Marker;
+use crate::position::Seq;
+use crate::schema::Translation;
+use crate::value::Row;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A batch is closed when it has this many changes or bytes; a larger entry is one alone.
+    pub changes: u64,
+    pub bytes: usize,
+    /// More refusals than `refused` among the last `window` changes stop the system.
+    pub refused: usize,
+    pub window: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { changes: 10_000, bytes: 4 << 20, refused: 100, window: 1000 }
+    }
+}
+
+/// What the driver is to do next; it answers with the event named.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect, take the fence, read the marker: `Opened`.
+    Open,
+    /// Read the journal from this entry on: `Done`.
+    Seek(Seq),
+    /// The next durable record: `Fetched`.
+    Fetch,
+    /// Until the journal has grown: `Done`.
+    Wait,
+    /// Before the next try: `Done`.
+    Pause(Duration),
+    /// `Done`.
+    Begin(Marker),
+    /// The next chunk of a spooled body, from its start where `first`: `Chunk`.
+    Chunk { spool: SpoolRef, first: bool },
+    /// The rows that are there for [`Steps::group`]: `Rows`.
+    Read,
+    /// [`Steps::group`], `alone` behind a savepoint: `Done`.
+    Write { alone: bool },
+    /// Sync these records: `Done`.
+    Quarantine(Vec<Quarantined>),
+    /// `Done`.
+    Commit,
+    /// `Done`.
+    Rollback,
+    /// No further: for a person, or after [`Steps::finish`].
+    Stop(Option<Error>),
+}
+
+#[derive(Debug)]
+pub enum Event {
+    Opened(Box<Opened>),
+    Done,
+    /// `None`: caught up.
+    Fetched(Option<Record>),
+    /// `None`: at its end.
+    Chunk(Option<Bytes>),
+    /// Canonical rows, one per row of the group.
+    Rows(Vec<Option<Vec<u8>>>),
+    Failed(Error),
+}
+
+#[derive(Debug)]
+pub struct Opened {
+    pub marker: Marker,
+    /// The journal's identity and durable head.
+    pub journal: u128,
+    pub head: Seq,
+    /// The highest marker that the system's own log has shown.
+    pub seen: Seq,
+    /// What the arbiter holds for this system, asked after the target was opened and answered
+    /// after a sync.
+    pub held: Vec<HeldKey>,
+}
+
+/// What was committed since it was last taken.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub commits: u64,
+    pub transactions: u64,
+    /// Changes addressed to this system: written, made unnecessary by a later one, set aside.
+    pub addressed: u64,
+    pub applied: u64,
+    pub coalesced: u64,
+    pub held: u64,
+    /// Written, per entity.
+    pub entities: Vec<u64>,
+    /// Commit time of the last entry, in its source.
+    pub committed_at: Option<Micros>,
+}
+
+impl Progress {
+    fn add(&mut self, other: &Progress) {
+        self.commits += other.commits;
+        self.transactions += other.transactions;
+        self.addressed += other.addressed;
+        self.applied += other.applied;
+        self.coalesced += other.coalesced;
+        self.held += other.held;
+        self.entities.resize(self.entities.len().max(other.entities.len()), 0);
+        self.entities.iter_mut().zip(&other.entities).for_each(|(sum, n)| *sum += n);
+        self.committed_at = other.committed_at.or(self.committed_at);
+    }
+
+    fn wrote(&mut self, entity: usize) {
+        self.applied += 1;
+        self.entities.resize(self.entities.len().max(entity + 1), 0);
+        self.entities[entity] += 1;
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Paused(u32),
+    Opening,
+    Seeking,
+    Reading,
+    Waiting,
+    Beginning,
+    Chunk,
+    Writing,
+    Syncing,
+    Committing,
+    RollingBack,
+    Stopped(Option<Error>),
+}
+
+/// One change of the replay.
+#[derive(Debug)]
+struct Single {
+    encoded: Bytes,
+    seq: Seq,
+    index: u64,
+    route: Route,
+}
+
+/// The batch in hand: one target transaction.
+#[derive(Debug, Default)]
+struct Work {
+    entries: Vec<Entry>,
+    bytes: usize,
+    changes: u64,
+    replay: bool,
+    /// Where in a spooled entry: chunks begun, changes passed, decisions passed.
+    begun: bool,
+    index: u64,
+    cursor: usize,
+    /// Statements to send; in the replay those of `single`.
+    groups: VecDeque<Group>,
+    /// The first group was compared with the rows that are there.
+    checked: bool,
+    single: Option<Single>,
+    /// Encoded changes of the replay that wait: entry, number, bytes.
+    singles: VecDeque<(usize, u64, Bytes)>,
+    refused: usize,
+    progress: Progress,
+}
+
+impl Work {
+    fn to(&self) -> Seq {
+        self.entries.last().map_or(0, |e| e.seq)
+    }
+
+    fn spool(&self) -> Option<&SpoolRef> {
+        match &self.entries.first()?.body {
+            Body::Spooled(spool) => Some(spool),
+            Body::Inline(_) => None,
+        }
+    }
+
+    /// From the start again, in a new target transaction.
+    fn again(self, replay: bool) -> Self {
+        let Work { entries, bytes, changes, .. } = self;
+        Work { entries, bytes, changes, replay, ..Work::default() }
+    }
+}
+
+pub struct Steps {
+    routes: Routes,
+    limits: Limits,
+    state: State,
+    marker: Option<Marker>,
+    keys: Keys,
+    work: Work,
+    /// Read, and too large to join the batch in hand.
+    stashed: Option<Entry>,
+    /// The last entry that was read.
+    read: Seq,
+    /// Everything up to here is applied or was not for this system.
+    passed: Seq,
+    translations: HashMap<u64, Option<Translation>>,
+    attempt: u32,
+    finishing: bool,
+    /// Ordinals of refused changes, and how many changes there were.
+    refusals: VecDeque<u64>,
+    ordinal: u64,
+    progress: Progress,
+}
+
+impl Steps {
+    pub fn new(routes: Routes, limits: Limits) -> Self {
+        Steps {
+            routes,
+            limits,
+            state: State::Opening,
+            marker: None,
+            keys: Keys::default(),
+            work: Work::default(),
+            stashed: None,
+            read: 0,
+            passed: 0,
+            translations: HashMap::new(),
+            attempt: 0,
+            finishing: false,
+            refusals: VecDeque::new(),
+            ordinal: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    /// After the batch in hand: stop.
+    pub fn finish(&mut self) {
+        self.finishing = true;
+    }
+
+    /// Everything up to this entry is applied here or was not addressed to this system.
+    pub fn passed(&self) -> Seq {
+        self.passed
+    }
+
+    /// The marker as it was last read or committed.
+    pub fn marker(&self) -> Option<&Marker> {
+        self.marker.as_ref()
+    }
+
+    pub fn take_progress(&mut self) -> Progress {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Commit time of the oldest entry in hand; `None` when there is none.
+    pub fn oldest_pending(&self) -> Option<Micros> {
+        self.work.entries.first().or(self.stashed.as_ref()).map(|e| e.committed_at)
+    }
+
+    /// What `Read` and `Write` are about.
+    pub fn group(&self) -> &Group {
+        self.work.groups.front().expect("asked for only while there is something to write")
+    }
+
+    pub fn table_rows<'a>(&'a self, rows: &'a [Row<'a>]) -> TableRows<'a> {
+        self.group().table_rows(rows)
+    }
+
+    /// What to do now. `random` in 0..1.
+    pub fn next(&mut self, random: f64) -> Action {
+        match &mut self.state {
+            State::Stopped(error) => Action::Stop(error.take()),
+            State::Paused(_) | State::Opening | State::Seeking | State::Reading | State::Waiting if self.finishing => {
+                self.state = State::Stopped(None);
+                Action::Stop(None)
+            }
+            State::Paused(attempt) => Action::Pause(backoff(*attempt, random)),
+            State::Opening => Action::Open,
+            State::Seeking => Action::Seek(self.passed + 1),
+            State::Reading => Action::Fetch,
+            State::Waiting => Action::Wait,
+            State::Beginning => Action::Begin(self.next_marker()),
+            State::Chunk => {
+                let spool = self.work.spool().expect("only spooled entries come in chunks").clone();
+                Action::Chunk { spool, first: !self.work.begun }
+            }
+            State::Writing => match self.group().binding.filter.is_some() && !self.work.checked {
+                true => Action::Read,
+                false => Action::Write { alone: self.work.replay },
+            },
+            State::Syncing => Action::Quarantine(self.keys.pending()),
+            State::Committing => Action::Commit,
+            State::RollingBack => Action::Rollback,
+        }
+    }
+
+    /// What came of the last action.
+    pub fn event(&mut self, event: Event, now: Micros) {
+        match (&self.state, event) {
+            (_, Event::Failed(error)) => self.failed(error, now),
+            (State::Opening, Event::Opened(opened)) => self.opened(*opened),
+            (State::Paused(_), Event::Done) => self.state = State::Opening,
+            (State::Seeking | State::Waiting, Event::Done) => self.state = State::Reading,
+            (State::Reading, Event::Fetched(record)) => self.fetched(record),
+            (State::Beginning, Event::Done) => self.begun(now),
+            (State::Chunk, Event::Chunk(chunk)) => self.chunk(chunk, now),
+            (State::Writing, Event::Rows(rows)) => self.checked(&rows, now),
+            (State::Writing, Event::Done) => self.wrote(now),
+            (State::Syncing, Event::Done) => {
+                self.keys.synced();
+                self.state = State::Committing;
+            }
+            (State::Committing, Event::Done) => self.committed(),
+            (State::RollingBack, Event::Done) => {
+                self.keys.rolled_back();
+                self.work = std::mem::take(&mut self.work).again(true);
+                self.state = State::Beginning;
+            }
+            (State::Stopped(_), _) => {}
+            (state, event) => unreachable!("{event:?} while {state:?}: the driver answers the action it was given"),
+        }
+    }
+
+    fn stop(&mut self, error: Error) {
+        self.state = State::Stopped(Some(error));
+    }
+
+    fn failed(&mut self, error: Error, now: Micros) {
+        let refused = error.recovery == Recovery::Quarantine;
+        match (&self.state, &error.recovery) {
+            (State::Writing, Recovery::Quarantine) if self.work.replay => self.refused(&error, now),
+            (State::Writing | State::Committing, Recovery::Quarantine) if !self.work.replay => {
+                self.state = State::RollingBack;
+            }
+            (_, Recovery::Retry) => {
+                self.state = State::Paused(self.attempt);
+                self.attempt += 1;
+            }
+            _ if refused => {
+                let code = error.code.clone().unwrap_or_default();
+                self.stop(
+                    Error::stop(
+                        format!("refused by {:?}, and no single change is at fault", self.routes.name),
+                        "is a constraint of a bound table deferred to the commit? make it immediate",
+                    )
+                    .code(code)
+                    .because(error),
+                );
+            }
+            _ => self.stop(error),
+        }
+    }
+
+    fn opened(&mut self, opened: Opened) {
+        let Opened { marker, journal, head, seen, held } = opened;
+        let fresh = marker.seq == 0 && marker.part == 0;
+        let wrong = if marker.journal != journal && !fresh {
+            Some("its marker counts the entries of another journal".to_owned())
+        } else if marker.seq > head {
+            Some(format!("its marker is at seq {}, beyond the journal's head {head}", marker.seq))
+        } else if marker.seq < seen {
+            Some(format!("its marker is at seq {}, its own log has shown {seen}", marker.seq))
+        } else {
+            None
+        };
+        if let Some(why) = wrong {
+            let name = &self.routes.name;
+            return self.stop(Error::stop(
+                format!("system {name:?} or the journal is from a backup: {why}"),
+                format!("anechoic load --resync {name}"),
+            ));
+        }
+        // A commit whose outcome was unknown: the marker tells.
+        if !self.work.entries.is_empty() && marker.seq >= self.work.to() {
+            let progress = std::mem::take(&mut self.work.progress);
+            self.progress.add(&progress);
+        }
+        self.keys = Keys::opened(&self.routes, held, marker.seq);
+        self.work = Work::default();
+        self.stashed = None;
+        self.read = marker.seq;
+        self.passed = marker.seq;
+        self.marker = Some(marker);
+        self.state = State::Seeking;
+    }
+
+    fn fetched(&mut self, record: Option<Record>) {
+        match record {
+            None if self.work.entries.is_empty() => {
+                self.attempt = 0;
+                self.state = State::Waiting;
+            }
+            None => self.state = State::Beginning,
+            Some(Record::Entry(entry)) => self.take(entry),
+            Some(Record::Quarantine(quarantined))
+                if *quarantined.system == *self.routes.name && quarantined.held_seq > self.read =>
+            {
+                self.keys.set_aside(&quarantined);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Joins an entry to the batch in hand, or begins with what is there.
+    fn take(&mut self, entry: Entry) {
+        debug_assert!(entry.seq > self.read, "the journal is read in order");
+        self.read = entry.seq;
+        let bytes = match &entry.body {
+            Body::Inline(body) => body.len() + entry.replacements.len(),
+            Body::Spooled(_) => usize::MAX,
+        };
+        if !self.is_addressed(&entry) {
+            if self.work.entries.is_empty() {
+                self.passed = entry.seq;
+            }
+            return;
+        }
+        let full = self.work.bytes.saturating_add(bytes) > self.limits.bytes
+            || self.work.changes + entry.changes > self.limits.changes;
+        if full && !self.work.entries.is_empty() {
+            self.stashed = Some(entry);
+            self.state = State::Beginning;
+            return;
+        }
+        self.work.bytes = self.work.bytes.saturating_add(bytes);
+        self.work.changes += entry.changes;
+        self.work.entries.push(entry);
+        if full {
+            self.state = State::Beginning;
+        }
+    }
+
+    /// Whether anything of it may be for this system. Spooled ones are not looked through: one
+    /// that is not needs a marker write less than once in a while.
+    fn is_addressed(&mut self, entry: &Entry) -> bool {
+        if let Address::Only(names) = &entry.to {
+            return names.contains(&self.routes.name);
+        }
+        let own = matches!(&entry.origin, Origin::System(name) if *name == self.routes.name);
+        let Body::Inline(body) = &entry.body else {
+            return !own || !entry.decisions.is_empty();
+        };
+        if own && entry.decisions.is_empty() {
+            return false;
+        }
+        let (mut index, mut cursor, mut any) = (0, 0, false);
+        self.each(entry, body, &mut index, &mut cursor, &mut |_, _| any = true);
+        any
+    }
+
+    /// The changes of a body or chunk that this system is to have, encoded in its schema.
+    fn each(
+        &mut self,
+        entry: &Entry,
+        body: &Bytes,
+        index: &mut u64,
+        cursor: &mut usize,
+        found: &mut dyn FnMut(u64, Bytes),
+    ) {
+        let routes = &self.routes;
+        let translation = self.translations.entry(entry.schema.id).or_insert_with(|| routes.translation(&entry.schema));
+        let mut changes = Changes::new(body);
+        while let Some(encoded) = changes.next_encoded() {
+            let number = *index;
+            *index += 1;
+            let encoded = match entry.fate(number, &routes.name, cursor) {
+                Fate::Skip => continue,
+                Fate::Apply => body.slice_ref(encoded),
+                Fate::Replace(with) => {
+                    let with = Changes::new(with.0).next_encoded().expect("a replacement is one encoded change");
+                    entry.replacements.slice_ref(with)
+                }
+            };
+            let encoded = match translation {
+                None => encoded,
+                Some(translation) => {
+                    let mut out = ChangeWriter::default();
+                    let change = Changes::new(&encoded).next().expect("one encoded change");
+                    if !translation.translate(&change, &mut out) {
+                        continue;
+                    }
+                    out.take().into()
+                }
+            };
+            let change = Changes::new(&encoded).next().expect("one encoded change");
+            if routes.binding(change.entity).is_some() {
+                found(number, encoded);
+            }
+        }
+    }
+
+    fn next_marker(&self) -> Marker {
+        let current = self.marker.as_ref().expect("opened before anything is written");
+        let last = self.work.entries.last().expect("begun only with something in hand");
+        let origin = match &last.origin {
+            Origin::System(name) => name.to_string(),
+            Origin::Agent => "agent".to_owned(),
+        };
+        Marker { seq: last.seq, part: 0, origin, txid: last.txid.to_string(), ..current.clone() }
+    }
+
+    fn begun(&mut self, now: Micros) {
+        if self.work.spool().is_some() {
+            self.state = State::Chunk;
+            return;
+        }
+        let entries = std::mem::take(&mut self.work.entries);
+        let mut batch = Batch::default();
+        for (at, entry) in entries.iter().enumerate() {
+            let Body::Inline(body) = &entry.body else { unreachable!("a spooled entry is a batch of its own") };
+            let (mut index, mut cursor) = (0, 0);
+            self.plan(at, entry, body, &mut index, &mut cursor, &mut batch, now);
+        }
+        self.work.entries = entries;
+        self.send(batch, now);
+    }
+
+    fn chunk(&mut self, chunk: Option<Bytes>, now: Micros) {
+        self.work.begun = true;
+        let Some(chunk) = chunk else { return self.written() };
+        let entries = std::mem::take(&mut self.work.entries);
+        let (mut index, mut cursor) = (self.work.index, self.work.cursor);
+        let mut batch = Batch::default();
+        self.plan(0, &entries[0], &chunk, &mut index, &mut cursor, &mut batch, now);
+        (self.work.index, self.work.cursor, self.work.entries) = (index, cursor, entries);
+        self.keys.forget_written();
+        self.send(batch, now);
+    }
+
+    /// Puts the changes of one body into the batch, or for a replay into its queue.
+    fn plan(
+        &mut self,
+        at: usize,
+        entry: &Entry,
+        body: &Bytes,
+        index: &mut u64,
+        cursor: &mut usize,
+        batch: &mut Batch,
+        now: Micros,
+    ) {
+        let mut found = Vec::new();
+        self.each(entry, body, index, cursor, &mut |number, encoded| found.push((number, encoded)));
+        self.work.progress.addressed += found.len() as u64;
+        if self.work.replay {
+            self.work.singles.extend(found.into_iter().map(|(number, encoded)| (at, number, encoded)));
+            return;
+        }
+        let retries = entry.is_retry().then_some(entry.base);
+        for (_, encoded) in found {
+            let change = Changes::new(&encoded).next().expect("one encoded change");
+            match self.keys.route(&change, entry.seq, retries, now) {
+                Route::Held => self.work.progress.held += 1,
+                Route::Write => batch.add(&self.routes, &encoded, &change, false),
+                Route::Retry => {
+                    self.keys.freed(change.key_hash, entry.seq);
+                    batch.add(&self.routes, &encoded, &change, true);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, batch: Batch, now: Micros) {
+        self.work.progress.coalesced += batch.coalesced;
+        for entity in batch.entities() {
+            self.work.progress.wrote(entity);
+        }
+        self.work.groups = batch.groups(&self.routes).into();
+        self.work.checked = false;
+        self.write_on(now);
+    }
+
+    /// To the next statement, or past the last one.
+    fn write_on(&mut self, now: Micros) {
+        while self.work.groups.is_empty() {
+            let Some((at, index, encoded)) = self.work.singles.pop_front() else {
+                match self.work.spool() {
+                    Some(_) => self.state = State::Chunk,
+                    None => self.written(),
+                }
+                return;
+            };
+            let (seq, retries) = {
+                let entry = &self.work.entries[at];
+                (entry.seq, entry.is_retry().then_some(entry.base))
+            };
+            let change = Changes::new(&encoded).next().expect("one encoded change");
+            let route = self.keys.route(&change, seq, retries, now);
+            if route == Route::Held {
+                self.work.progress.held += 1;
+                continue;
+            }
+            let mut batch = Batch::default();
+            batch.add(&self.routes, &encoded, &change, route == Route::Retry);
+            self.work.groups = batch.groups(&self.routes).into();
+            self.work.single = Some(Single { encoded, seq, index, route });
+        }
+        self.work.checked = false;
+        self.state = State::Writing;
+    }
+
+    fn wrote(&mut self, now: Micros) {
+        self.work.groups.pop_front();
+        self.work.checked = false;
+        if self.work.groups.is_empty()
+            && let Some(Single { encoded, seq, route, .. }) = self.work.single.take()
+        {
+            let entity = Changes::new(&encoded).next().expect("one encoded change").entity;
+            self.work.progress.wrote(entity.index());
+            self.keys.wrote(&encoded, seq, route);
+        }
+        self.write_on(now);
+    }
+
+    /// The rows that are there, for a binding with a filter.
+    fn checked(&mut self, there: &[Option<Vec<u8>>], now: Micros) {
+        let group = self.work.groups.pop_front().expect("read for a group");
+        match filter::check(&group, there) {
+            Checked::Write(groups) => {
+                let any = !groups.is_empty();
+                groups.into_iter().rev().for_each(|group| self.work.groups.push_front(group));
+                self.work.checked = true;
+                if !any {
+                    // Nothing to do for it: as good as written.
+                    self.work.groups.push_front(group);
+                    self.wrote(now);
+                }
+            }
+            Checked::Refused(error) if self.work.replay => self.refused(&error, now),
+            Checked::Refused(_) => self.state = State::RollingBack,
+        }
+    }
+
+    /// The replay: one change is set aside, the others go on.
+    fn refused(&mut self, error: &Error, now: Micros) {
+        self.work.groups.clear();
+        let Some(Single { encoded, seq, index, route }) = self.work.single.take() else {
+            unreachable!("a replay writes one change at a time")
+        };
+        self.work.progress.held += 1;
+        if route == Route::Write {
+            self.work.refused += 1;
+            let recent = self.ordinal + self.work.progress.addressed;
+            let before = self.refusals.iter().filter(|at| *at + self.limits.window > recent).count();
+            if before + self.work.refused > self.limits.refused {
+                let name = &self.routes.name;
+                return self.stop(
+                    Error::stop(
+                        format!(
+                            "system {name:?} refused more than {} of the last {} changes",
+                            self.limits.refused, self.limits.window
+                        ),
+                        "mend what it says and restart; nothing of this batch was applied",
+                    )
+                    .because(std::io::Error::other(error.full())),
+                );
+            }
+        }
+        self.keys.refused(&self.routes, &Refusal { encoded: &encoded, seq, index, route, error, now });
+        self.write_on(now);
+    }
+
+    fn written(&mut self) {
+        self.state = match self.keys.pending().is_empty() {
+            true => State::Committing,
+            false => State::Syncing,
+        };
+    }
+
+    fn committed(&mut self) {
+        self.keys.committed();
+        let mut work = std::mem::take(&mut self.work);
+        work.progress.commits = 1;
+        work.progress.transactions = work.entries.len() as u64;
+        work.progress.committed_at = work.entries.last().map(|e| e.committed_at);
+        self.progress.add(&work.progress);
+        self.ordinal += work.progress.addressed;
+        self.refusals.extend(std::iter::repeat_n(self.ordinal, work.refused));
+        while self.refusals.front().is_some_and(|at| at + self.limits.window <= self.ordinal) {
+            self.refusals.pop_front();
+        }
+        self.attempt = 0;
+        let next = Marker { seq: work.to(), ..self.marker.take().expect("opened before anything is written") };
+        self.passed = next.seq;
+        self.marker = Some(next);
+        self.state = State::Reading;
+        if let Some(entry) = self.stashed.take() {
+            self.read = entry.seq - 1;
+            self.take(entry);
+        } else {
+            self.passed = self.read.max(self.passed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steps").field("state", &self.state).field("passed", &self.passed).finish_non_exhaustive()
+    }
+}
