@@ -5,7 +5,7 @@ GRANT ALL ON erp.* TO erp@'%';
 CREATE USER anechoic@'%' IDENTIFIED BY 'demo';
 GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO anechoic@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON erp.* TO anechoic@'%';
-GRANT CREATE, DROP, ALTER, SELECT, INSERT, UPDATE, DELETE ON anechoic.* TO anechoic@'%';
+GRANT CREATE, DROP, SELECT, INSERT, UPDATE, DELETE ON anechoic.* TO anechoic@'%';
 USE erp;
 CREATE TABLE partner (
     nr         bigint PRIMARY KEY,

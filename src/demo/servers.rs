@@ -70,8 +70,6 @@ impl Servers {
         command.arg(&place);
         if name == "crm" {
             command.args(["-q", "-v", "ON_ERROR_STOP=1"]);
-        } else {
-            command.arg("--default-character-set=utf8mb4");
         }
         let mut client = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = client.stdin.take().expect("is piped");

@@ -5,7 +5,7 @@ GRANT ALL ON shop.* TO shop@'%';
 CREATE USER anechoic@'%' IDENTIFIED BY 'demo';
 GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO anechoic@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON shop.* TO anechoic@'%';
-GRANT CREATE, DROP, ALTER, SELECT, INSERT, UPDATE, DELETE ON anechoic.* TO anechoic@'%';
+GRANT CREATE, DROP, SELECT, INSERT, UPDATE, DELETE ON anechoic.* TO anechoic@'%';
 USE shop;
 CREATE TABLE customers (
     customer_id bigint PRIMARY KEY,

@@ -439,20 +439,36 @@ impl Db {
     }
 }
 
-/// What README.md tells an administrator to run for the agent's role, once it exists.
+/// What README.md tells an administrator to run for the agent's role, once it exists. Tables
+/// that the application makes later are included.
 pub fn grants(kind: Kind, database: &str, marker: &str, owner: &str, agent: &str) -> Vec<String> {
     if kind.is_postgres() {
         return vec![
             format!("GRANT CONNECT, CREATE ON DATABASE {database} TO {agent}"),
-            format!("GRANT {owner} TO {agent}"),
+            format!("GRANT USAGE ON SCHEMA public TO {agent}"),
+            format!(
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public \
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {agent}"
+            ),
         ];
     }
     let log = if kind.is_mariadb() { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
     vec![
         format!("GRANT REPLICATION SLAVE, {log} ON *.* TO {agent}@'%'"),
         format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON {database}.* TO {agent}@'%'"),
-        format!("GRANT CREATE, DROP, ALTER, SELECT, INSERT, UPDATE, DELETE ON {marker}.* TO {agent}@'%'"),
+        format!("GRANT CREATE, DROP, SELECT, INSERT, UPDATE, DELETE ON {marker}.* TO {agent}@'%'"),
     ]
+}
+
+impl Db {
+    /// While `setup` runs, the agent's role is a member of the owner's (PostgreSQL): only owners
+    /// publish tables and set their replica identity.
+    pub async fn lend_ownership(&self, lend: bool) {
+        if self.kind.is_postgres() {
+            let (verb, towards) = if lend { ("GRANT", "TO") } else { ("REVOKE", "FROM") };
+            self.admin().await.execute(&format!("{verb} {} {towards} {}", self.application, self.agent)).await;
+        }
+    }
 }
 
 /// Slots would hold back the shared server's log and are few, so everything goes when the test

@@ -363,7 +363,13 @@ impl World {
     }
 
     pub async fn setup(&self) {
+        for system in &self.systems {
+            system.db.lend_ownership(true).await;
+        }
         self.agent.run(&["setup"]).await;
+        for system in &self.systems {
+            system.db.lend_ownership(false).await;
+        }
     }
 
     pub fn system(&self, name: &str) -> &System {
