@@ -15,7 +15,7 @@ use super::{
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
 use crate::normalize::filter::Filter;
-use crate::normalize::transform::Format;
+use crate::normalize::format::Format;
 use crate::schema::SystemId;
 
 const SYSTEMS_MAX: usize = 64;

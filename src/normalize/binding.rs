@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::filter::Filter;
-use super::transform::{Format, Refusal, ValueMap, convert, fits};
+use super::format::Format;
+use super::transform::{Refusal, ValueMap, convert, fits};
 use crate::catalog::{Column, ColumnType, Table};
 use crate::config::Engine;
 use crate::error::{Error, Result};

@@ -12,7 +12,8 @@ use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
-use super::transform::{Format, integer, uuid_from_text};
+use super::format::Format;
+use super::transform::{integer, uuid_from_text};
 use crate::config::nearest;
 use crate::schema::EntitySchema;
 use crate::value::{Datum, Kind, MICROS_PER_DAY, Value};

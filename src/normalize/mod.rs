@@ -17,6 +17,7 @@
 
 pub mod binding;
 pub mod filter;
+pub mod format;
 pub mod resolve;
 pub mod transform;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::binding::{Binding, BoundColumn, Transform};
 use super::filter::Filter;
-use super::transform::{Format, ValueMap, fits};
+use super::format::Format;
+use super::transform::{ValueMap, fits};
 use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::{Column, ColumnType, ReplicaIdentity, Table, TableName};
 use crate::config::{BindingConfig, ColumnConfig, Config, Engine, EntityConfig, nearest};
