@@ -545,3 +545,6 @@ fn quoted(engine: Engine, name: &str) -> String {
 fn quoted_table(engine: Engine, table: &Table) -> String {
     format!("{}.{}", quoted(engine, &table.name.schema), quoted(engine, &table.name.name))
 }
+
+#[cfg(test)]
+mod tests;

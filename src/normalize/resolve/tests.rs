@@ -1,0 +1,250 @@
+use super::*;
+use crate::normalize::binding::Role;
+
+const TWO_SYSTEMS: &str = r#"
+[agent]
+id = "hq"
+[[system]]
+name = "crm"
+url = "postgresql://a@h/crm"
+[[system]]
+name = "shop"
+url = "mysql://a@h/shop"
+[[entity]]
+name = "contact"
+key = ["id"]
+"#;
+
+const INT: ColumnType = ColumnType::Int { bytes: 8, signed: true };
+const TEXT: ColumnType = ColumnType::Text { chars: None, bytes: None };
+
+fn column(name: &str, ty: ColumnType) -> Column {
+    Column {
+        name: name.into(),
+        type_name: format!("{ty:?}").split([' ', '{']).next().unwrap_or("").to_lowercase(),
+        ty,
+        nullable: name != "id",
+        generated: false,
+        identity_always: false,
+        has_default: false,
+        auto_increment: false,
+    }
+}
+
+fn table(name: &str, columns: Vec<Column>) -> Table {
+    let (schema, name) = name.split_once('.').unwrap();
+    Table {
+        name: TableName { schema: schema.into(), name: name.into() },
+        columns,
+        primary_key: vec!["id".into()],
+        unique_keys: vec![vec!["id".into()]],
+        foreign_keys: Vec::new(),
+        referenced_by: 0,
+        triggers: false,
+        delete_triggers: false,
+        transactional: true,
+        replica_identity: (schema == "public").then_some(ReplicaIdentity::Full),
+    }
+}
+
+fn catalog(tables: impl IntoIterator<Item = Table>) -> Catalog {
+    tables.into_iter().map(|table| (table.name.clone(), Some(table))).collect()
+}
+
+/// `bindings` is what follows the entity's head; one table per system.
+fn resolved(bindings: &str, crm: Table, shop: Table) -> Result<Model, String> {
+    let config = Config::from_str(&format!("{TWO_SYSTEMS}{bindings}"), "t.toml").unwrap_or_else(|e| panic!("{e:?}"));
+    resolve(&config, &[catalog([crm]), catalog([shop])])
+        .map_err(|findings| findings.iter().map(|f| format!("{f}\n")).collect::<String>())
+}
+
+const BOTH: &str = "[entity.in.crm]\ntable = \"c\"\n[entity.in.shop]\ntable = \"c\"\n";
+
+/// One field `v` beside the key, of these types.
+fn kind_of_pair(crm: ColumnType, shop: ColumnType) -> Result<Kind, String> {
+    let model = resolved(
+        BOTH,
+        table("public.c", vec![column("id", INT), column("v", crm)]),
+        table("shop.c", vec![column("id", INT), column("v", shop)]),
+    )?;
+    Ok(model.schema.entities[0].fields[1].kind)
+}
+
+#[test]
+fn columns_of_the_same_name_are_bound_key_first() {
+    let crm = table("public.c", vec![column("name", TEXT), column("id", INT), column("secret", TEXT)]);
+    let shop = table("shop.c", vec![column("id", INT), column("name", TEXT), column("other", TEXT)]);
+
+    let model = resolved(BOTH, crm, shop).expect("resolves");
+
+    let names: Vec<&str> = model.schema.entities[0].fields.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!((names, model.schema.entities[0].key_len), (vec!["id", "name"], 1));
+    let wanted = &model.wanted[0][0];
+    assert_eq!(wanted.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["id", "name"]);
+    assert_eq!((wanted.id, &wanted.key), (0, &vec!["id".to_owned()]));
+    assert_eq!(model.warnings, []);
+}
+
+/// A list anywhere is the limit of what is synchronised: nobody named `secret`.
+#[test]
+fn where_one_binding_lists_its_columns_the_others_take_no_more() {
+    let columns = || vec![column("id", INT), column("name", TEXT), column("secret", TEXT)];
+    let bindings = "[entity.in.crm]\ntable = \"c\"\ncolumns = { id = \"id\", name = \"name\" }\n\
+                    [entity.in.shop]\ntable = \"c\"\n";
+
+    let model = resolved(bindings, table("public.c", columns()), table("shop.c", columns())).expect("resolves");
+
+    assert_eq!(model.wanted[1][0].columns.len(), 2);
+    assert_eq!(model.schema.entities[0].fields.len(), 2);
+}
+
+#[test]
+fn types_meet_in_a_kind_that_is_exact_for_both() {
+    let decimal = ColumnType::Decimal { limits: None };
+    let small = ColumnType::Int { bytes: 1, signed: true };
+    let label = ColumnType::Enum { labels: vec!["a".into()] };
+    for (crm, shop, kind) in [
+        (ColumnType::Bool, small, Kind::Bool),
+        (INT, decimal, Kind::Decimal),
+        (ColumnType::Float32, ColumnType::Float64, Kind::Float64),
+        (ColumnType::Uuid, ColumnType::Char { chars: 36 }, Kind::Uuid),
+        (ColumnType::Uuid, ColumnType::Binary { bytes: 16 }, Kind::Uuid),
+        (ColumnType::Json, TEXT, Kind::Json),
+        (ColumnType::DateTime { digits: 6 }, ColumnType::Timestamp { digits: 0 }, Kind::Timestamp),
+        (label, TEXT, Kind::Text),
+    ] {
+        assert_eq!(kind_of_pair(crm.clone(), shop.clone()), Ok(kind));
+        assert_eq!(kind_of_pair(shop, crm), Ok(kind));
+    }
+    for (crm, shop) in [
+        (INT, TEXT),
+        (ColumnType::Date, ColumnType::DateTime { digits: 0 }),
+        (ColumnType::Uuid, ColumnType::Char { chars: 32 }),
+        (ColumnType::Uuid, ColumnType::Binary { bytes: 18 }),
+        (TEXT, ColumnType::Bytes { bytes: None }),
+    ] {
+        let said = kind_of_pair(crm, shop).unwrap_err();
+        assert!(said.contains("field \"v\" has types that have no exact common form"), "{said}");
+    }
+}
+
+#[test]
+fn maps_decide_the_kind_together_with_the_other_columns() {
+    let bindings = |map: &str| {
+        format!(
+            "[entity.in.crm]\ntable = \"c\"\ncolumns = {{ id = \"id\", v = \"v\" }}\n[entity.in.shop]\ntable = \"c\"\n\
+             columns = {{ id = \"id\", v = {{ column = \"v\", {map} }} }}\n"
+        )
+    };
+    let pair = |map: &str, crm: ColumnType, shop: ColumnType| {
+        let crm = table("public.c", vec![column("id", INT), column("v", crm)]);
+        let shop = table("shop.c", vec![column("id", INT), column("v", shop)]);
+        resolved(&bindings(map), crm, shop).map(|model| model.schema.entities[0].fields[1].kind)
+    };
+    let yes_no = "values = { true = \"Y\", false = \"N\" }";
+
+    assert_eq!(pair("format = \"%d/%m/%Y\"", ColumnType::Date, TEXT), Ok(Kind::Date));
+    assert_eq!(pair(yes_no, ColumnType::Bool, ColumnType::Char { chars: 1 }), Ok(Kind::Bool));
+    assert_eq!(pair(yes_no, TEXT, TEXT), Ok(Kind::Text));
+    for (map, crm, shop, said) in [
+        (yes_no, INT, TEXT, "value \"true\" is not of type int"),
+        (yes_no, ColumnType::Bool, INT, "value \"Y\" is not of type int"),
+        ("values = { a = \"long\" }", TEXT, ColumnType::Char { chars: 1 }, "4 characters"),
+        ("values = { a = \"b\" }", TEXT, ColumnType::Enum { labels: vec!["a".into()] }, "labels"),
+        ("format = \"%d/%m/%Y\"", ColumnType::Date, INT, "a format needs text"),
+    ] {
+        let error = pair(map, crm, shop).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn everything_in_the_way_is_found_at_once_with_what_mends_it() {
+    let bindings = r#"
+[entity.in.crm]
+table = "c"
+columns = { id = "id", name = "frist_name", note = "note" }
+[entity.in.shop]
+table = "customer"
+[[entity]]
+name = "order"
+key = ["no"]
+[entity.in.crm]
+table = "o"
+where = "stat = 1"
+columns = { no = "no", place = "place", status = "status", sum = "sum" }
+[entity.in.shop]
+table = "o"
+where = "status = 'A'"
+columns = { no = "no", place = "place", sum = "sum" }
+"#;
+    let config = Config::from_str(&format!("{TWO_SYSTEMS}{bindings}"), "t.toml").expect("valid");
+    let contacts = vec![column("id", INT), column("first_name", TEXT), column("note", ColumnType::Unsupported)];
+    let mut crm_orders = table("public.o", vec![column("no", INT), column("place", ColumnType::Unsupported)]);
+    crm_orders.columns.extend([column("status", TEXT), Column { generated: true, ..column("sum", INT) }]);
+    let mut shop_orders = table("shop.o", vec![column("no", INT), column("place", TEXT), column("sum", INT)]);
+    shop_orders.transactional = false;
+    let crm = catalog([table("public.c", contacts), crm_orders]);
+    let mut shop = catalog([table("shop.customers", vec![column("id", INT)]), shop_orders]);
+    shop.insert(TableName { schema: "shop".into(), name: "customer".into() }, None);
+
+    let findings = resolve(&config, &[crm, shop]).unwrap_err();
+
+    insta::assert_snapshot!(findings.iter().map(|f| format!("{f}\n")).collect::<String>());
+}
+
+#[test]
+fn tables_that_would_lose_or_refuse_rows_are_refused() {
+    let good = |name: &str| table(name, vec![column("id", INT), column("v", TEXT)]);
+    assert!(resolved(BOTH, good("public.c"), good("shop.c")).is_ok());
+    let refused = |change: &dyn Fn(&mut Table, &mut Table), said: &str| {
+        let (mut crm, mut shop) = (good("public.c"), good("shop.c"));
+        change(&mut crm, &mut shop);
+        let error = resolved(BOTH, crm, shop).expect_err(said);
+        assert!(error.contains(said), "{said}: {error}");
+    };
+
+    refused(&|crm, _| (crm.primary_key, crm.unique_keys) = (vec![], vec![]), "ADD UNIQUE (\"id\")");
+    refused(&|crm, _| crm.columns[0].nullable = true, "ALTER COLUMN \"id\" SET NOT NULL");
+    refused(&|_, shop| shop.columns[0].nullable = true, "MODIFY `id` int NOT NULL");
+    refused(&|crm, _| crm.replica_identity = Some(ReplicaIdentity::Default), "REPLICA IDENTITY FULL");
+    refused(&|_, shop| shop.transactional = false, "ENGINE=InnoDB");
+    refused(
+        &|_, shop| shop.columns.push(Column { nullable: false, ..column("must", TEXT) }),
+        "column \"must\" is NOT NULL without a default and not bound",
+    );
+    refused(
+        &|crm, shop| (crm.columns[0].ty, shop.columns[0].ty) = (ColumnType::Float64, ColumnType::Float64),
+        "does not identify anything",
+    );
+}
+
+#[test]
+fn one_writer_needs_no_more_identity_than_its_key() {
+    let bindings = "[entity.in.crm]\ntable = \"c\"\n[entity.in.shop]\ntable = \"c\"\nrole = \"target\"\n";
+    let good = |name: &str| table(name, vec![column("id", INT), column("v", TEXT)]);
+    let crm = |identity| Table { replica_identity: Some(identity), ..good("public.c") };
+
+    let model = resolved(bindings, crm(ReplicaIdentity::Default), good("shop.c")).expect("resolves");
+
+    assert_eq!(model.bindings[1][0].role, Role::Target);
+    assert!(model.wanted[1][0].columns.is_empty(), "of a target only the number of local writes is wanted");
+    for identity in [ReplicaIdentity::Nothing, ReplicaIdentity::Index] {
+        assert!(resolved(bindings, crm(identity), good("shop.c")).is_err());
+    }
+    let filtered = bindings.replacen("table = \"c\"", "table = \"c\"\nwhere = \"v = 'x'\"", 1);
+    assert!(resolved(&filtered, crm(ReplicaIdentity::Default), good("shop.c")).unwrap_err().contains("old rows"));
+}
+
+#[test]
+fn keys_that_two_systems_number_are_warned_of() {
+    let numbered = |name: &str| {
+        let id = Column { auto_increment: true, ..column("id", INT) };
+        table(name, vec![id, column("v", TEXT)])
+    };
+
+    let model = resolved(BOTH, numbered("public.c"), numbered("shop.c")).expect("resolves");
+
+    assert_eq!(model.warnings.len(), 1);
+    assert!(model.warnings[0].what.contains("crm and shop each generate keys"), "{}", model.warnings[0]);
+}
