@@ -14,6 +14,7 @@ use mysql_async::Conn;
 use tokio_postgres::Client;
 
 use self::needs::Needs;
+use crate::capture::postgres::{application_name, publication_name, slot_name};
 use crate::catalog::{self, Table};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
@@ -90,7 +91,7 @@ pub async fn survey(config: &Config, system: SystemId) -> Result<Survey> {
     let connect_config = &config.system(system).connect;
     match config.system(system).engine {
         Engine::Postgres => {
-            let name = format!("anechoic/{} check", config.agent.id);
+            let name = application_name(&config.agent.id);
             let client = crate::connect::postgres::connect(connect_config, &name).await?;
             postgres_survey(&client, config, system, &needs).await
         }
@@ -109,14 +110,15 @@ pub(crate) async fn postgres_survey(
     system: SystemId,
     needs: &Needs,
 ) -> Result<Survey> {
-    let name = setup::postgres::object_name(&config.agent.id);
-    let facts = postgres::read(client, needs, &name, &name).await?;
+    let publication = publication_name(&config.agent.id);
+    let slot = slot_name(&config.agent.id, &config.system(system).connect.database);
+    let facts = postgres::read(client, needs, &publication, &slot).await?;
     Ok(Survey {
         kind: "postgresql",
         version: facts.version.clone(),
         tables: catalog::postgres::read(client, &needs.names()).await?,
-        findings: postgres::findings(&config.system(system).name, &facts, needs, &name),
-        steps: setup::postgres::steps(&facts, needs, &name),
+        findings: postgres::findings(&config.system(system).name, &facts, needs, &slot),
+        steps: setup::postgres::steps(&facts, needs, &publication),
         postgres: Some(facts),
         mysql: None,
     })

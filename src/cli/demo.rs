@@ -1,8 +1,10 @@
 //! `anechoic demo`
 
-use super::Outcome;
-use crate::error::{Error, Result};
+use super::{DemoOptions, Outcome};
+use crate::demo;
+use crate::error::Result;
 
-pub(super) async fn demo() -> Result<Outcome> {
-    Err(Error::stop("this build has no demo", "make demo"))
+pub(super) async fn demo(options: &DemoOptions) -> Result<Outcome> {
+    demo::run(demo::Options { duration: options.duration }).await?;
+    Ok(Outcome::Done)
 }

@@ -52,7 +52,7 @@ pub enum Command {
     /// Show what the running agent does
     Status(Print),
     /// Private throw-away servers, live traffic, and the agent between them
-    Demo,
+    Demo(DemoOptions),
 }
 
 #[derive(Debug, Args)]
@@ -82,11 +82,18 @@ pub struct WaitOptions {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// End by itself after so long; until Ctrl-C where absent
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub duration: Option<Duration>,
+}
+
 impl Arguments {
     /// What is logged where RUST_LOG is silent: commands that print keep quiet.
     pub fn log_default(&self) -> &'static str {
         match self.command {
-            Command::Run | Command::Demo => "info",
+            Command::Run | Command::Demo(_) => "info",
             _ => "warn",
         }
     }
@@ -101,8 +108,9 @@ pub(crate) enum Outcome {
 }
 
 pub async fn run(arguments: Arguments) -> ExitCode {
-    if matches!(arguments.command, Command::Demo) {
-        return exit(demo::demo().await);
+    // It brings its own configuration.
+    if let Command::Demo(options) = &arguments.command {
+        return exit(demo::demo(options).await);
     }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
@@ -118,7 +126,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Teardown(print) => teardown::teardown(&config, &print).await,
         Command::Wait(options) => wait::wait(&config, &options).await,
         Command::Status(print) => status::status(&config, &print).await,
-        Command::Demo => unreachable!("handled above: it brings its own configuration"),
+        Command::Demo(_) => unreachable!("handled above"),
     })
 }
 

@@ -7,7 +7,6 @@
 
 mod journal;
 pub mod mysql;
-mod position;
 pub mod postgres;
 
 pub use self::journal::{Operator, exists, operator, options};

@@ -5,8 +5,9 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use super::{Ensured, Known, NewPosition, Step, foreign_marker, in_the_way};
+use crate::apply::mysql::marker_ddl;
 use crate::apply::sql::{backquoted, backquoted_table};
-use crate::catalog::TableName;
+use crate::capture::mysql::create_position;
 use crate::check;
 use crate::check::mysql::Facts;
 use crate::check::needs::Needs;
@@ -42,20 +43,6 @@ pub fn steps(facts: &Facts, needs: &Needs) -> Vec<Step> {
     steps
 }
 
-fn marker_ddl(marker: &TableName) -> Vec<String> {
-    vec![
-        format!("CREATE DATABASE IF NOT EXISTS {}", backquoted(&marker.schema)),
-        format!(
-            "CREATE TABLE IF NOT EXISTS {} (agent VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
-             lane INT NOT NULL, journal CHAR(32) CHARACTER SET ascii NOT NULL, epoch BIGINT NOT NULL, \
-             seq BIGINT NOT NULL, part BIGINT NOT NULL, origin VARCHAR(255) NOT NULL, txid VARCHAR(255) NOT NULL, \
-             applied_at DATETIME(6) NOT NULL, format INT NOT NULL, PRIMARY KEY (agent, lane)) \
-             ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4",
-            backquoted_table(marker)
-        ),
-    ]
-}
-
 /// A database's name in GRANT is a pattern.
 pub fn grantable(database: &str) -> String {
     backquoted(&database.replace('\\', "\\\\").replace('_', "\\_").replace('%', "\\%"))
@@ -79,7 +66,7 @@ pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, kno
     }
     if ensured.findings.is_empty() && !known.positioned {
         let base = mark(&mut conn, config, system, needs, known).await?;
-        let (position, identity) = super::position::create_position(connect_config, &config.agent.id).await?;
+        let (position, identity) = create_position(&mut conn).await?;
         ensured.done.push(format!("position {position}"));
         ensured.position = Some(NewPosition { position, identity, base });
     }

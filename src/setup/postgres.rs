@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use super::{Ensured, Known, NewPosition, Step, foreign_marker, in_the_way, orphaned_slot};
 use crate::apply::postgres::marker_ddl;
 use crate::apply::sql::{quoted, quoted_table};
+use crate::capture::postgres::{application_name, create_position, publication_name, slot_name};
 use crate::catalog::TableName;
 use crate::check;
 use crate::check::needs::Needs;
@@ -18,15 +19,6 @@ use crate::connect::postgres::{connect, error};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::SystemId;
-
-/// Slot and publication have one name: one of each per agent and database.
-pub fn object_name(agent: &str) -> String {
-    format!("anechoic_{agent}")
-}
-
-pub fn application_name(agent: &str) -> String {
-    format!("anechoic/{agent} setup")
-}
 
 /// What is missing, in the order in which it must be created.
 pub fn steps(facts: &Facts, needs: &Needs, publication: &str) -> Vec<Step> {
@@ -114,15 +106,16 @@ fn publication_step(facts: &Facts, needs: &Needs, name: &str, marker_possible: b
 
 pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, known: Known) -> Result<Ensured> {
     let connect_config = &config.system(system).connect;
-    let name = object_name(&config.agent.id);
-    let client = connect(connect_config, &application_name(&config.agent.id)).await?;
+    let agent = config.agent.id.as_str();
+    let (publication, slot) = (publication_name(agent), slot_name(agent, &connect_config.database));
+    let client = connect(connect_config, &application_name(agent)).await?;
     let survey = check::postgres_survey(&client, config, system, needs).await?;
     let facts = survey.postgres.as_ref().expect("a survey of PostgreSQL has its facts");
     let mut ensured = Ensured { findings: in_the_way(&survey), ..Ensured::default() };
     if facts.slot.is_some() && !known.positioned {
-        return Err(orphaned_slot(config, system, &name));
+        return Err(orphaned_slot(config, system, &slot));
     }
-    for step in steps(facts, needs, &name) {
+    for step in steps(facts, needs, &publication) {
         let system_name = &config.system(system).name;
         if !step.allowed {
             ensured.findings.push(step.refused(system_name));
@@ -135,8 +128,8 @@ pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, kno
     }
     if ensured.findings.is_empty() && !known.positioned {
         let base = mark(&client, config, system, needs, known).await?;
-        let (position, identity) = super::position::create_position(connect_config, &config.agent.id).await?;
-        ensured.done.push(format!("slot {name:?} at {position}"));
+        let (position, identity) = create_position(&client, agent, &connect_config.database).await?;
+        ensured.done.push(format!("slot {slot:?} at {position}"));
         ensured.position = Some(NewPosition { position, identity, base });
     }
     Ok(ensured)
@@ -166,11 +159,12 @@ async fn mark(client: &Client, config: &Config, system: SystemId, needs: &Needs,
 }
 
 pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
-    let client = connect(&config.system(system).connect, &application_name(&config.agent.id)).await?;
-    let name = object_name(&config.agent.id);
+    let (agent, connect_config) = (config.agent.id.as_str(), &config.system(system).connect);
+    let client = connect(connect_config, &application_name(agent)).await?;
+    let (name, slot) = (publication_name(agent), slot_name(agent, &connect_config.database));
     let mut done = Vec::new();
-    if drop_slot(&client, &name).await? {
-        done.push(format!("slot {name:?}"));
+    if drop_slot(&client, &slot, &application_name(agent)).await? {
+        done.push(format!("slot {slot:?}"));
     }
     if exists(&client, "SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await? {
         execute(&client, &format!("DROP PUBLICATION {}", quoted(&name))).await?;
@@ -181,12 +175,12 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
 }
 
 /// Ends our own walsender, if one is left, and nobody else's.
-async fn drop_slot(client: &Client, name: &str) -> Result<bool> {
-    let find = "SELECT s.active_pid, a.application_name LIKE 'anechoic/%' OR a.usename = current_user \
+async fn drop_slot(client: &Client, name: &str, ours: &str) -> Result<bool> {
+    let find = "SELECT s.active_pid, a.application_name = $2 \
                 FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
                 WHERE s.slot_name = $1 AND s.database = current_database()";
     for _ in 0..100 {
-        let rows = query(client, find, &[&name]).await?;
+        let rows = query(client, find, &[&name, &ours]).await?;
         let Some(row) = rows.first() else {
             return Ok(false);
         };
@@ -195,7 +189,7 @@ async fn drop_slot(client: &Client, name: &str) -> Result<bool> {
                 query(client, "SELECT pg_drop_replication_slot($1)", &[&name]).await?;
                 return Ok(true);
             }
-            Some(pid) if row.get::<_, Option<bool>>(1) == Some(false) => {
+            Some(pid) if row.get::<_, Option<bool>>(1) != Some(true) => {
                 return Err(Error::stop(
                     format!("slot {name:?} is read by another program (process {pid} of the server)"),
                     format!("stop it, or SELECT pg_terminate_backend({pid})"),
