@@ -10,15 +10,17 @@ pub mod needs;
 pub mod postgres;
 pub mod privileges;
 
+use futures_util::future::join_all;
 use mysql_async::Conn;
 use tokio_postgres::Client;
 
 use self::needs::Needs;
 use crate::capture::postgres::{application_name, publication_name, slot_name};
-use crate::catalog::{self, Table};
+use crate::catalog::{self, ReplicaIdentity, Table};
 use crate::config::{Config, Engine};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::finding::Finding;
+use crate::normalize::resolve::{Catalog, resolve};
 use crate::schema::SystemId;
 use crate::setup::{self, Step};
 
@@ -28,7 +30,7 @@ pub struct Survey {
     /// `postgresql`, `mysql` or `mariadb`.
     pub kind: &'static str,
     pub version: String,
-    /// As the needs' tables; `None` where there is none.
+    /// As the needs' tables, and as the steps leave them; `None` where there is none.
     pub tables: Vec<Option<Table>>,
     /// What `setup` cannot mend.
     pub findings: Vec<Finding>,
@@ -63,8 +65,7 @@ impl Preflight {
 
 /// Connects to every system at once and asks everything.
 pub async fn preflight(config: &Config) -> Preflight {
-    let systems = (0..config.systems.len()).map(|i| SystemId(u8::try_from(i).expect("at most 64 systems")));
-    let answers = futures_util::future::join_all(systems.map(|system| survey(config, system))).await;
+    let answers = join_all(config.system_ids().map(|system| survey(config, system))).await;
     let (mut surveys, mut findings) = (Vec::new(), Vec::new());
     for (answer, system) in answers.into_iter().zip(&config.systems) {
         match answer {
@@ -73,16 +74,31 @@ pub async fn preflight(config: &Config) -> Preflight {
                 surveys.push(Some(survey));
             }
             Err(error) => {
-                findings.push(unreachable(&system.name, &error));
+                findings.push(Finding::of(&system.name, &error));
                 surveys.push(None);
             }
         }
     }
+    findings.extend(fit(config, &surveys));
     Preflight { surveys, findings }
 }
 
-fn unreachable(system: &str, error: &Error) -> Finding {
-    Finding::of(system, error)
+/// How the tables fit together. Of a system that could not be asked nothing is known, so
+/// nothing is said.
+fn fit(config: &Config, surveys: &[Option<Survey>]) -> Vec<Finding> {
+    let tables = |survey: &Option<Survey>| survey.as_ref().map_or_else(Vec::new, |survey| survey.tables.clone());
+    let names = config.system_ids().map(|system| Needs::of(config, system).names());
+    let catalogs: Vec<Catalog> =
+        names.zip(surveys).map(|(names, survey)| names.into_iter().zip(tables(survey)).collect()).collect();
+    let asked = |finding: &Finding| {
+        let system = config.systems.iter().position(|system| *system.name == *finding.system);
+        system.is_none_or(|system| surveys[system].is_some())
+    };
+    let findings = match resolve(config, &catalogs) {
+        Ok(model) => model.warnings,
+        Err(findings) => findings,
+    };
+    findings.into_iter().filter(asked).collect()
 }
 
 /// Asks one system.
@@ -113,10 +129,19 @@ pub(crate) async fn postgres_survey(
     let publication = publication_name(&config.agent.id);
     let slot = slot_name(&config.agent.id, &config.system(system).connect.database);
     let facts = postgres::read(client, needs, &publication, &slot).await?;
+    let mut tables = catalog::postgres::read(client, &needs.names()).await?;
+    for ((need, table), facts) in needs.tables.iter().zip(&mut tables).zip(&facts.tables) {
+        if let (Some(table), Some(facts)) = (table, facts)
+            && !postgres::identity_suffices(need, facts)
+        {
+            // A step says so, and mends it.
+            table.replica_identity = Some(ReplicaIdentity::Full);
+        }
+    }
     Ok(Survey {
         kind: "postgresql",
         version: facts.version.clone(),
-        tables: catalog::postgres::read(client, &needs.names()).await?,
+        tables,
         findings: postgres::findings(&config.system(system).name, &facts, needs, &slot),
         steps: setup::postgres::steps(&facts, needs, &publication),
         postgres: Some(facts),

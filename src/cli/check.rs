@@ -8,7 +8,6 @@ use crate::check::{Preflight, preflight};
 use crate::config::Config;
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::schema::SystemId;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -70,8 +69,7 @@ fn human(config: &Config, preflight: &Preflight, findings: &[Finding]) {
 }
 
 fn all_grants(config: &Config) {
-    for (i, system) in config.systems.iter().enumerate() {
-        let id = SystemId(u8::try_from(i).expect("at most 64 systems"));
+    for (id, system) in config.system_ids().zip(&config.systems) {
         print(&format!("-- {}\n{}\n", system.name, grants(config, id)));
     }
 }

@@ -6,7 +6,6 @@ use super::{Outcome, Print, print, print_json};
 use crate::config::Config;
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::schema::SystemId;
 use crate::setup::{ensure, operator};
 
 #[derive(Serialize)]
@@ -25,8 +24,7 @@ struct SystemReport {
 pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
     let mut operator = operator(config)?;
     let mut report = Report { ok: true, systems: vec![], findings: vec![] };
-    for (i, system) in config.systems.iter().enumerate() {
-        let id = SystemId(u8::try_from(i).expect("at most 64 systems"));
+    for (id, system) in config.system_ids().zip(&config.systems) {
         let mut created = Vec::new();
         match ensure(config, id, operator.known(&system.name)).await {
             Ok(ensured) => {

@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::schema::SystemId;
 use crate::setup::{exists, operator, remove};
 
 #[derive(Serialize)]
@@ -23,8 +22,8 @@ pub(super) async fn teardown(config: &Config, options: &Print) -> Result<Outcome
     }
     let operator = if exists(config) { Some(operator(config)?) } else { None };
     let mut report = Report { ok: true, removed: vec![], findings: vec![] };
-    for (i, system) in config.systems.iter().enumerate() {
-        match remove(config, SystemId(u8::try_from(i).expect("at most 64 systems"))).await {
+    for (id, system) in config.system_ids().zip(&config.systems) {
+        match remove(config, id).await {
             Ok(removed) => report.removed.extend(removed.iter().map(|what| format!("{}: {what}", system.name))),
             Err(error) => report.findings.push(Finding::of(&system.name, &error)),
         }

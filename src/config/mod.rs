@@ -198,6 +198,11 @@ impl Config {
         }
     }
 
+    /// In order of authority.
+    pub fn system_ids(&self) -> impl Iterator<Item = SystemId> + use<> {
+        (0..self.systems.len()).map(|index| SystemId(index as u8))
+    }
+
     pub fn system(&self, id: SystemId) -> &SystemConfig {
         &self.systems[id.index()]
     }
