@@ -33,6 +33,8 @@ pub mod admit;
 pub mod journal;
 pub mod apply;
 
+pub mod agent;
+
 pub mod check;
 pub mod setup;
 pub mod control;

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! sources ──Collected──▶ ┌──────┐ ──append──▶ journal ──sync──▶ followers
-//! appliers ─Quarantine─▶ │ desk │                        └────▶ acknowledged positions
+//! appliers ────Ask─────▶ │ desk │                        └────▶ acknowledged positions
 //! clock ──────Tick─────▶ └──────┘
 //! ```
 
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
+use crate::apply::applier::{Ask, Holding};
 use crate::change::{Captured, Entry, Quarantined, Record, SpoolRef};
 use crate::config::JournalConfig;
 use crate::error::{Recovery, Result};
@@ -49,12 +50,21 @@ pub enum Message {
         system: SystemId,
         reply: oneshot::Sender<PositionRecord>,
     },
-    /// An applier sets a change aside; it is told when the record is on disk.
-    Quarantine {
-        record: Quarantined,
-        reply: oneshot::Sender<()>,
-    },
+    /// An applier's question; answered after the sync that covers it.
+    Ask(Ask),
     Tick,
+}
+
+impl From<Ask> for Message {
+    fn from(ask: Ask) -> Self {
+        Message::Ask(ask)
+    }
+}
+
+/// Told after the next sync.
+enum Waiting {
+    Quarantined(oneshot::Sender<Result<()>>),
+    Held { system: SystemId, reply: oneshot::Sender<Holding> },
 }
 
 /// What the desk keeps of one system.
@@ -138,8 +148,7 @@ pub struct Desk {
     status: Arc<Status>,
     retention: JournalConfig,
     retained_at: Instant,
-    /// Told after the next sync.
-    waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<Waiting>,
     appended: bool,
     bytes: usize,
     /// Live quarantine records, for those who ask.
@@ -195,10 +204,6 @@ impl Desk {
         self.full.subscribe()
     }
 
-    pub fn arbiter(&self) -> &Arbiter {
-        &self.arbiter
-    }
-
     /// Runs until every sender is gone; then syncs what is left and closes the journal. An
     /// error means that nothing may be written any more: the process must end.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Result<()> {
@@ -237,10 +242,16 @@ impl Desk {
                 let _ = reply.send(self.systems[system.index()].at.clone());
                 Ok(())
             }
-            Message::Quarantine { record, reply } => {
-                let records = self.arbiter.quarantined(&record, now())?;
-                self.append(records)?;
-                self.waiting.push(reply);
+            Message::Ask(Ask::Quarantine { records, reply }) => {
+                for record in records {
+                    let records = self.arbiter.quarantined(&record, now())?;
+                    self.append(records)?;
+                }
+                self.waiting.push(Waiting::Quarantined(reply));
+                Ok(())
+            }
+            Message::Ask(Ask::Held { system, reply }) => {
+                self.waiting.push(Waiting::Held { system, reply });
                 Ok(())
             }
             Message::Tick => {
@@ -370,9 +381,15 @@ impl Desk {
                 desk.taken.send_replace(desk.at.position.clone());
             }
         }
-        for reply in self.waiting.drain(..) {
+        for waiting in self.waiting.drain(..) {
             // An applier that went away meanwhile finds the record when it opens again.
-            let _ = reply.send(());
+            match waiting {
+                Waiting::Quarantined(reply) => drop(reply.send(Ok(()))),
+                Waiting::Held { system, reply } => {
+                    let holding = Holding { keys: self.arbiter.held(system), seen: self.arbiter.seen(system) };
+                    drop(reply.send(holding));
+                }
+            }
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::admit::{Arbiter, MemoryStore, Policy, Topology};
+use crate::admit::{Arbiter, DiskStore, Policy, Topology};
 use crate::config::Config;
 use crate::control::{self, Socket};
 use crate::error::{Error, Result};
@@ -90,18 +90,12 @@ impl Agent {
         let names: Vec<Arc<str>> = config.systems.iter().map(|system| system.name.clone()).collect();
         let systems = names.iter().zip(positions).map(|(name, at)| SystemDesk::new(name.clone(), at)).collect();
         let topology = Topology::new(names, model.schema.clone(), &model.bindings, |_| Policy::default());
-        let arbiter = Arbiter::new(topology, Box::new(MemoryStore::default()));
+        let index = DiskStore::new(config.agent.data_dir.join("index"))?;
+        let arbiter = Arbiter::new(topology, Box::new(index));
         let Operator { writer, journal, .. } = operator;
         let retention = config.journal.clone();
-        let desk = Desk::open(
-            arbiter,
-            writer,
-            journal.clone(),
-            model.schema.clone(),
-            systems,
-            status.clone(),
-            retention,
-        )?;
+        let desk =
+            Desk::open(arbiter, writer, journal.clone(), model.schema.clone(), systems, status.clone(), retention)?;
         Ok(Agent { config, model, status, journal, desk, socket, stop })
     }
 
@@ -109,9 +103,7 @@ impl Agent {
         let Agent { config, model, status, journal, desk, socket, stop } = self;
         let (sender, inbox) = mpsc::channel(INBOX);
         let mut tasks = JoinSet::new();
-        let mut applied = Vec::new();
-        for system in config.system_ids() {
-            let name = config.system(system).name.clone();
+        for system in config.system_ids().filter(|system| receives(&model, *system)) {
             let applying = Applying {
                 config: config.clone(),
                 system,
@@ -119,14 +111,9 @@ impl Agent {
                 journal: journal.clone(),
                 status: status.clone(),
                 desk: sender.clone(),
-                held: desk.arbiter().held(system),
-                seen: desk.systems()[system.index()].seen.subscribe(),
-                applied: tokio::sync::watch::Sender::new(0),
             };
-            applied.push(applying.applied.subscribe());
-            if receives(&model, system) {
-                tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
-            }
+            let name = &config.system(system).name;
+            tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
         }
         for system in config.system_ids() {
             let name = config.system(system).name.clone();
@@ -141,7 +128,6 @@ impl Agent {
                 acknowledged: of_desk.acknowledged.subscribe(),
                 full: desk.full(),
                 seen: of_desk.seen.subscribe(),
-                applied: applied[system.index()].clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
         }

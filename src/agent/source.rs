@@ -37,9 +37,8 @@ pub struct Source {
     /// The journal is full: nothing more is read, unless the log may still show markers that
     /// let something go.
     pub full: watch::Receiver<bool>,
-    /// Highest marker that the log has shown; what the system's applier has committed.
+    /// Highest marker that the log has shown.
     pub seen: watch::Receiver<Seq>,
-    pub applied: watch::Receiver<Seq>,
 }
 
 impl Source {
@@ -82,12 +81,8 @@ impl Source {
         };
         let connecting = async {
             match system.engine {
-                Engine::Postgres => {
-                    PgCapture::connect(&system.connect, spec).await.map(|capture| Box::new(Either::Postgres(capture)))
-                }
-                Engine::Mysql => {
-                    MyCapture::connect(&system.connect, spec).await.map(|capture| Box::new(Either::Mysql(capture)))
-                }
+                Engine::Postgres => PgCapture::connect(&system.connect, spec).await.map(Box::new).map(Either::Postgres),
+                Engine::Mysql => MyCapture::connect(&system.connect, spec).await.map(Box::new).map(Either::Mysql),
             }
         };
         let mut capture = tokio::select! {
@@ -107,7 +102,7 @@ impl Source {
         );
         while !stop.is_cancelled() {
             self.wait_while_full(stop).await;
-            match &mut *capture {
+            match &mut capture {
                 Either::Postgres(capture) => capture.read(&mut normalizer).await?,
                 Either::Mysql(capture) => capture.read(&mut normalizer).await?,
             }
@@ -138,7 +133,8 @@ impl Source {
     }
 
     async fn wait_while_full(&self, stop: &CancellationToken) {
-        let waits = || *self.full.borrow() && *self.seen.borrow() >= *self.applied.borrow();
+        let applied = || self.status.systems[self.system.index()].apply.seq.get();
+        let waits = || *self.full.borrow() && *self.seen.borrow() >= applied();
         while waits() && !stop.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -146,8 +142,8 @@ impl Source {
 }
 
 enum Either {
-    Postgres(PgCapture),
-    Mysql(MyCapture),
+    Postgres(Box<PgCapture>),
+    Mysql(Box<MyCapture>),
 }
 
 fn desk_is_gone() -> Error {

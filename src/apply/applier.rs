@@ -201,7 +201,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         Ok(Event::Opened(Box::new(Opened { marker, journal, head, seen, held: keys })))
     }
 
-    async fn ask(&self, ask: Ask) -> Result<()> {
+    async fn ask(&mut self, ask: Ask) -> Result<()> {
         self.arbiter.send(ask.into()).await.map_err(|_| arbiter_gone())
     }
 

@@ -2,10 +2,11 @@
 
 use super::Outcome;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::shutdown;
+use crate::error::Result;
+use crate::{agent, shutdown};
 
 pub(super) async fn run(config: Config) -> Result<Outcome> {
-    let _stop = shutdown::on_signal()?;
-    Err(Error::stop(format!("this build has no agent to run as {:?}", config.agent.id), ""))
+    let stop = shutdown::on_signal()?;
+    agent::run(config, stop).await?;
+    Ok(Outcome::Done)
 }

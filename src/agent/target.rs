@@ -1,0 +1,118 @@
+//! The target half of one system: its applier, with the target that its engine asks for.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::desk::Message;
+use crate::apply::applier::Applier;
+use crate::apply::batch::Routes;
+use crate::apply::mysql::MyTarget;
+use crate::apply::postgres::PgTarget;
+use crate::apply::steps::Limits;
+use crate::apply::{TableRows, Target, TargetSpec, instance};
+use crate::capture::mysql::prove_marker;
+use crate::config::{Config, Engine};
+use crate::error::{Error, Result};
+use crate::journal::Journal;
+use crate::marker::Marker;
+use crate::normalize::binding::Binding;
+use crate::normalize::resolve::Model;
+use crate::schema::SystemId;
+use crate::status::{State, Status};
+use crate::value::Row;
+
+/// What one applier works with.
+pub struct Applying {
+    pub config: Arc<Config>,
+    pub system: SystemId,
+    pub model: Arc<Model>,
+    pub journal: Journal,
+    pub status: Arc<Status>,
+    pub desk: mpsc::Sender<Message>,
+}
+
+impl Applying {
+    /// Runs until `stop`. What needs a person ends the flow into this system alone.
+    pub async fn run(self, stop: CancellationToken) {
+        let system = self.config.system(self.system);
+        let spec = TargetSpec {
+            agent: self.config.agent.id.clone(),
+            system: system.name.clone(),
+            lane: 0,
+            marker: self.config.agent.marker.clone(),
+            journal: self.journal.id(),
+            instance: instance(),
+        };
+        let connect = system.connect.clone();
+        let ended = match system.engine {
+            Engine::Postgres => self.apply(PgTarget::new(connect, spec), &stop).await,
+            Engine::Mysql => {
+                let target = MyTarget::new(connect, spec);
+                self.apply(Proving { target, config: self.config.clone(), system: self.system }, &stop).await
+            }
+        };
+        if let Err(error) = ended {
+            error!(error = %error.full(), "apply stopped: a person must act");
+            let state = &self.status.systems[self.system.index()].apply.state;
+            *state.lock().expect("never held across a panic") = State::Stopped(error.full());
+            stop.cancelled().await;
+        }
+    }
+
+    async fn apply(&self, target: impl Target, stop: &CancellationToken) -> Result<()> {
+        let bindings = &self.model.bindings[self.system.index()];
+        let name = self.config.system(self.system).name.clone();
+        let routes = Routes::new(self.system, name, self.model.schema.clone(), bindings);
+        let (journal, desk, status) = (self.journal.clone(), self.desk.clone(), self.status.clone());
+        Applier::new(target, routes, Limits::default(), journal, desk, status).run(stop.clone()).await
+    }
+}
+
+/// A MySQL or MariaDB target whose marker proves itself each time it is opened: what raises the
+/// epoch must come back in the server's own log. A filter set while we were away is found so.
+struct Proving {
+    target: MyTarget,
+    config: Arc<Config>,
+    system: SystemId,
+}
+
+impl Target for Proving {
+    async fn open(&mut self) -> Result<Marker> {
+        let agent = &self.config.agent;
+        let mut marker = None;
+        let (target, found) = (&mut self.target, &mut marker);
+        let write = || async move {
+            *found = Some(target.open().await?);
+            Ok(())
+        };
+        prove_marker(&self.config.system(self.system).connect, &agent.id, &agent.marker, write).await?;
+        marker.ok_or_else(|| Error::retry("the marker was not written"))
+    }
+
+    async fn begin(&mut self, next: &Marker) -> Result<()> {
+        self.target.begin(next).await
+    }
+
+    async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        self.target.write(rows).await
+    }
+
+    async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        self.target.write_alone(rows).await
+    }
+
+    async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.target.read(binding, keys).await
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.target.commit().await
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.target.rollback().await
+    }
+}
