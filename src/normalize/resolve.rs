@@ -298,9 +298,7 @@ impl<'c> Resolver<'c> {
             }
         }
         self.check_key(entity, draft);
-        if draft.config.role.captures() {
-            self.check_identity(entity, draft, drafts);
-        }
+        self.check_identity(entity, draft, drafts);
         if draft.config.role.receives() {
             self.check_target(entity, draft);
         }
@@ -397,7 +395,8 @@ impl<'c> Resolver<'c> {
         }
     }
 
-    /// PostgreSQL logs of an old row only what the replica identity says.
+    /// PostgreSQL logs of an old row only what the replica identity says. Targets are
+    /// published too, for their drift.
     fn check_identity(&mut self, entity: &EntityConfig, draft: &Draft<'_>, drafts: &[Draft<'_>]) {
         let Some(identity) = draft.table.replica_identity else { return };
         let key: BTreeSet<&str> = key_columns(entity, draft).iter().map(|column| column.name.as_str()).collect();
@@ -405,11 +404,11 @@ impl<'c> Resolver<'c> {
         let writers = drafts.iter().filter(|draft| draft.config.role.captures()).count();
         let why = if identity == ReplicaIdentity::Full {
             return;
-        } else if entity.key.is_empty() {
+        } else if entity.key.is_empty() || !draft.config.role.captures() {
             if identity == ReplicaIdentity::Index || (identity == ReplicaIdentity::Default && !primary.is_empty()) {
                 return;
             }
-            "PostgreSQL refuses the application's UPDATE and DELETE on a published table without identity"
+            "PostgreSQL refuses UPDATE and DELETE on a published table without identity"
         } else if writers > 1 {
             "several systems write the entity, so conflicts need whole old rows"
         } else if draft.config.filter.is_some() {

@@ -236,6 +236,18 @@ fn one_writer_needs_no_more_identity_than_its_key() {
     assert!(resolved(&filtered, crm(ReplicaIdentity::Default), good("shop.c")).unwrap_err().contains("old rows"));
 }
 
+/// Its drift is counted, so it is published, and PostgreSQL would refuse to update it.
+#[test]
+fn a_target_needs_some_identity_too() {
+    let bindings = "[entity.in.crm]\ntable = \"c\"\nrole = \"target\"\n[entity.in.shop]\ntable = \"c\"\n";
+    let good = |name: &str| table(name, vec![column("id", INT), column("v", TEXT)]);
+    let crm = |identity| Table { replica_identity: Some(identity), ..good("public.c") };
+
+    assert!(resolved(bindings, crm(ReplicaIdentity::Default), good("shop.c")).is_ok());
+    let said = resolved(bindings, crm(ReplicaIdentity::Nothing), good("shop.c")).unwrap_err();
+    assert!(said.contains("refuses UPDATE and DELETE"), "{said}");
+}
+
 #[test]
 fn keys_that_two_systems_number_are_warned_of() {
     let numbered = |name: &str| {
