@@ -13,6 +13,7 @@ use anechoic::marker::Marker;
 use anechoic::position::Position;
 use anechoic::value::{Datum, MICROS_PER_DAY, Value};
 
+use crate::support::proxy::Proxy;
 use crate::support::servers::{Db, Kind, Server};
 use crate::support::{SOON, unique};
 
@@ -772,5 +773,60 @@ async fn tls_modes_verify_what_they_promise() {
                 Err(error) => assert!(!works, "{} {mode:?}: {}", kind.name(), error.full()),
             }
         }
+    }
+}
+
+/// An idle server sends heartbeats; a peer that is gone without a word sends nothing.
+#[tokio::test]
+async fn an_idle_log_is_waited_for_and_a_silent_one_is_given_up() {
+    let read = async |kind: Kind| {
+        let source = Source::new(Db::new(kind).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+        let proxy = Proxy::new(source.db.server.port).await;
+        let mut config = source.db.connect_config();
+        config.port = proxy.port();
+        let mut capture = MyCapture::connect(&config, source.spec.clone()).await.unwrap();
+        let mut recorded = Recorded::default();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(18) {
+            capture.read(&mut recorded).await.unwrap();
+        }
+        proxy.stall();
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = capture.read(&mut recorded).await {
+                break error;
+            }
+        };
+        assert_eq!(error.recovery, Recovery::Retry);
+        assert!(error.full().contains("silent"), "{}", error.full());
+        assert!(began.elapsed() < Duration::from_secs(30));
+    };
+
+    tokio::join!(read(Kind::Mysql), read(Kind::Mariadb), read(Kind::Mariadb11));
+}
+
+/// Two readers with one server id push each other out: each is told, and comes back with another id.
+#[tokio::test]
+async fn a_second_reader_with_our_server_id_is_told_apart() {
+    for kind in [Kind::Mysql, Kind::Mariadb11] {
+        let source = Source::new(Db::new(kind).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+        let mut first = source.open().await.unwrap();
+        first.read(&mut Recorded::default()).await.unwrap();
+
+        let mut second = source.open().await.unwrap();
+        second.read(&mut Recorded::default()).await.unwrap();
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = first.read(&mut Recorded::default()).await {
+                break error;
+            }
+            assert!(began.elapsed() < SOON);
+        };
+
+        assert_eq!(error.recovery, Recovery::Retry, "{}", error.full());
+        assert!(error.full().contains("server id"), "{}: {}", kind.name(), error.full());
+        let mut third = source.open().await.unwrap();
+        third.read(&mut Recorded::default()).await.unwrap();
+        second.read(&mut Recorded::default()).await.unwrap();
     }
 }
