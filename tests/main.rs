@@ -7,3 +7,4 @@ mod support;
 
 mod capture_mysql;
 mod fixtures;
+mod operate;

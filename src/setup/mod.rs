@@ -44,7 +44,7 @@ impl Step {
     /// What `setup` leaves to others.
     pub fn refused(&self, system: &str) -> Finding {
         let sql: Vec<String> = self.admin.iter().map(|line| format!("{line};")).collect();
-        Finding::error(system, format!("{}, and the agent's role may not create it", self.missing)).mend(sql.join("\n"))
+        Finding::error(system, format!("{}, and the agent's role may not mend that", self.missing)).mend(sql.join("\n"))
     }
 }
 
