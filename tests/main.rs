@@ -8,3 +8,4 @@ mod support;
 mod capture_mysql;
 mod fixtures;
 mod operate;
+mod replicate;
