@@ -93,13 +93,15 @@ async fn write(world: &World, system: &str, base: i64) {
 }
 
 async fn pair(from: (&'static str, Kind), to: (&'static str, Kind)) {
-    let world = world(&[from, to]).await;
+    replicates(world(&[from, to]).await, from.0, to.0).await;
+}
 
-    write(&world, from.0, 1000).await;
+async fn replicates(world: World, from: &str, to: &str) {
+    write(&world, from, 1000).await;
     world.agent.wait_quiet().await;
 
-    assert_eq!(world.rows("contact", to.0).await.len(), 9);
-    assert_eq!(world.rows("order line", to.0).await.len(), 429);
+    assert_eq!(world.rows("contact", to).await.len(), 9);
+    assert_eq!(world.rows("order line", to).await.len(), 429);
     world.compare().await.unwrap();
 }
 
@@ -151,7 +153,10 @@ async fn mariadb_to_mysql() {
 
 #[tokio::test]
 async fn mysql_to_mysql() {
-    pair(MY, ("store", Kind::Mysql)).await;
+    let [contact, line] = entities();
+    let world = World::of(&[MY, ("store", Kind::Mysql)]).private("store").entity(contact).entity(line).start().await;
+
+    replicates(world, "shop", "store").await;
 }
 
 #[tokio::test]
