@@ -6,6 +6,7 @@
 mod support;
 
 mod capture_mysql;
+mod apply;
 mod fixtures;
 mod operate;
 mod replicate;

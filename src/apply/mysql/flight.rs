@@ -57,7 +57,8 @@ pub async fn run(conn: &mut Conn, packet: Packet) -> Outcome {
             answers.for_each(drop).await?;
             answered += 1;
         }
-        Ok(())
+        // The driver keeps the error of a later statement back until it is asked for more.
+        answers.drop_result().await.inspect_err(|_| answered -= 1)
     }
     .await;
     match result {

@@ -50,7 +50,8 @@ pub fn advance(spec: &TargetSpec, from: &Marker, next: &Marker) -> [String; 2] {
         quoted(&spec.agent),
         spec.lane,
     );
-    [update, "DO IF(ROW_COUNT() = 1, 0, (SELECT 1 UNION ALL SELECT 2))".to_owned()]
+    // Not DO, in which MariaDB takes an error for a warning.
+    [update, "SET @anechoic_moved = IF(ROW_COUNT() = 1, 1, (SELECT 1 UNION ALL SELECT 2))".to_owned()]
 }
 
 /// Error numbers by which [`advance`] says that the marker is not where it should be.
@@ -145,7 +146,7 @@ fn lock_name(spec: &TargetSpec) -> String {
 
 /// By which a connection of this very process is told.
 fn instance_name(spec: &TargetSpec) -> String {
-    name_of(&format!("{}\u{1}{}\u{1}{}", spec.instance, spec.system, spec.lane))
+    name_of(&format!("{}\u{1}{}\u{1}{}", lock_name(spec), spec.instance, spec.system))
 }
 
 fn name_of(what: &str) -> String {
@@ -158,6 +159,7 @@ pub async fn lock(conn: &mut Conn, spec: &TargetSpec, patience: Duration) -> Res
     let failed = |error: mysql_async::Error| Error::retry("the session lock could not be asked for").because(error);
     let (name, instance) = (lock_name(spec), instance_name(spec));
     let deadline = Instant::now() + patience;
+    let mut ended = None;
     loop {
         let got: Option<Option<i64>> =
             conn.query_first(format!("SELECT GET_LOCK('{name}', 0)")).await.map_err(failed)?;
@@ -175,8 +177,12 @@ pub async fn lock(conn: &mut Conn, spec: &TargetSpec, patience: Duration) -> Res
         {
             // Gone by itself in the meantime: as good.
             let _ = conn.query_drop(format!("KILL {id}")).await;
+            ended = holder;
         } else if Instant::now() >= deadline {
-            return Err(held(conn, spec, holder).await);
+            return Err(match ended.is_some() && ended == holder {
+                true => Error::retry(format!("the server is still ending an own connection to {}", spec.system)),
+                false => held(conn, spec, holder).await,
+            });
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

@@ -59,8 +59,9 @@ enum RowForm {
     Key,
     /// `c`=1,`d`='x' WHERE `a`=1: an update of one row
     Assignments,
-    /// 1,'a' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM t WHERE `a`=1): an insert of one row
-    IfMissing { table: String },
+    /// 1,'a',NULL FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM t WHERE `a`=1): an insert of one
+    /// row, with as many NULLs as there are columns that it lacks
+    IfMissing { table: String, lacking: usize },
 }
 
 impl Pattern {
@@ -134,8 +135,9 @@ impl Pattern {
                 out.extend_from_slice(b" WHERE ");
                 key(out)?;
             }
-            RowForm::IfMissing { table } => {
+            RowForm::IfMissing { table, lacking } => {
                 values(&mut shape.insert.iter().copied(), out)?;
+                (0..*lacking).for_each(|_| out.extend_from_slice(b",NULL"));
                 out.extend_from_slice(b" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM ");
                 out.extend_from_slice(table.as_bytes());
                 out.extend_from_slice(b" WHERE ");
@@ -288,14 +290,33 @@ impl Text<'_> {
         }
     }
 
+    /// Columns that a new row must have and that are not carried. They are inserted as NULL,
+    /// which fails for a row that is missing; left out, they would fail the statement even
+    /// where no row is.
+    fn lacking(&self) -> Vec<String> {
+        let sent =
+            |column: &Column| self.shape.sent.iter().any(|at| self.binding.columns[*at].column.name == column.name);
+        let lacks = |column: &&Column| {
+            !(column.nullable || column.has_default || column.generated || column.auto_increment || sent(column))
+        };
+        self.binding.table.columns.iter().filter(lacks).map(|column| backquoted(&column.name)).collect()
+    }
+
+    fn inserted(&self) -> String {
+        let mut names = self.list(&self.shape.insert, |p| self.name(p));
+        self.lacking().iter().for_each(|name| names.extend([",", name]));
+        names
+    }
+
     fn insert_missing(&self) -> Pattern {
         let (open, close, row) = self.derived();
+        let mut values = self.list(&self.shape.insert, |p| format!("s.c{}", p + 1));
+        self.lacking().iter().for_each(|_| values.push_str(",NULL"));
         Pattern {
             head: format!(
-                "INSERT INTO {} ({}) SELECT {} FROM {}{open}",
+                "INSERT INTO {} ({}) SELECT {values} FROM {}{open}",
                 self.table(),
-                self.list(&self.shape.insert, |p| self.name(p)),
-                self.list(&self.shape.insert, |p| format!("s.c{}", p + 1)),
+                self.inserted(),
                 self.with(),
             ),
             between: ",",
@@ -314,12 +335,11 @@ impl Text<'_> {
     }
 
     fn insert_one(&self) -> Pattern {
-        let names = self.list(&self.shape.insert, |p| self.name(p));
         Pattern {
-            head: format!("INSERT INTO {} ({names}) SELECT ", self.table()),
+            head: format!("INSERT INTO {} ({}) SELECT ", self.table(), self.inserted()),
             between: "",
             tail: String::new(),
-            row: RowForm::IfMissing { table: self.table() },
+            row: RowForm::IfMissing { table: self.table(), lacking: self.lacking().len() },
         }
     }
 
@@ -409,6 +429,23 @@ INSERT INTO `shop`.`lines` (`land`,`price`,`mood`) SELECT s.c1,s.c2,s.c3 FROM (W
         insta::assert_snapshot!(spelled(&lines(), u128::MAX, Write::Upsert, Form::Each, &facts(Flavour::Mysql), &line()), @r##"
 UPDATE `shop`.`lines` SET `mood`='ok' WHERE `land`='DE' AND `price`=9.990;
 INSERT INTO `shop`.`lines` (`land`,`price`,`mood`) SELECT 'DE','9.990','ok' FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `shop`.`lines` WHERE `land`='DE' AND `price`=9.990)
+"##);
+    }
+
+    #[test]
+    fn columns_that_a_new_row_would_lack_are_named_so_that_it_fails() {
+        let mut binding = contacts();
+        let mut table = (*binding.table).clone();
+        table.columns[2].nullable = false;
+        binding.table = table.into();
+        let facts = facts(Flavour::Mysql);
+        insta::assert_snapshot!(spelled(&binding, 0b0011, Write::Upsert, Form::Each, &facts, &contact()), @r##"
+UPDATE `public`.`Kontakte` SET `firstName`='O\'Neil' WHERE `id`=7;
+INSERT INTO `public`.`Kontakte` (`id`,`firstName`,`order`) SELECT 7,'O\'Neil',NULL FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM `public`.`Kontakte` WHERE `id`=7)
+"##);
+        insta::assert_snapshot!(spelled(&binding, 0b0011, Write::Upsert, Form::Join, &facts, &contact()), @r##"
+UPDATE (VALUES ROW(7,'O\'Neil'),ROW(7,'O\'Neil')) AS s (c1,c2) STRAIGHT_JOIN `public`.`Kontakte` AS t ON t.`id`=s.c1 SET t.`firstName`=s.c2;
+INSERT INTO `public`.`Kontakte` (`id`,`firstName`,`order`) SELECT s.c1,s.c2,NULL FROM (VALUES ROW(7,'O\'Neil'),ROW(7,'O\'Neil')) AS s (c1,c2) WHERE NOT EXISTS (SELECT 1 FROM `public`.`Kontakte` AS t WHERE t.`id`=s.c1)
 "##);
     }
 

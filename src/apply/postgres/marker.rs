@@ -142,7 +142,7 @@ fn lock_key(spec: &TargetSpec) -> i64 {
 
 /// Number of the lock by which a connection of this very process is told.
 fn instance_key(spec: &TargetSpec) -> i64 {
-    let name = format!("anechoic\u{1}{}\u{1}{}\u{1}{}", spec.instance, spec.system, spec.lane);
+    let name = format!("{}\u{1}{}\u{1}{}", lock_key(spec), spec.instance, spec.system);
     xxhash_rust::xxh3::xxh3_64(name.as_bytes()).cast_signed()
 }
 
@@ -152,24 +152,26 @@ pub async fn lock(client: &Client, spec: &TargetSpec, patience: Duration) -> Res
     let failed = |error: tokio_postgres::Error| Error::retry("the session lock could not be asked for").because(error);
     let (key, instance) = (lock_key(spec), instance_key(spec));
     let deadline = Instant::now() + patience;
+    let mut ended: Option<i32> = None;
     loop {
-        let row = client
-            .query_one("SELECT pg_try_advisory_lock($1) AND (pg_try_advisory_lock($2) OR true)", &[&key, &instance])
-            .await
-            .map_err(failed)?;
-        if row.get(0) {
+        let try_lock = "SELECT pg_try_advisory_lock($1)";
+        if client.query_one(try_lock, &[&key]).await.map_err(failed)?.get(0) {
+            client.query_one(try_lock, &[&instance]).await.map_err(failed)?;
             return Ok(());
         }
         let holder = client.query_opt(HOLDER, &[&key, &instance]).await.map_err(failed)?;
         if let Some(holder) = &holder
             && holder.get::<_, bool>("ours")
         {
-            client
-                .query_one("SELECT pg_terminate_backend($1)", &[&holder.get::<_, i32>("pid")])
-                .await
-                .map_err(failed)?;
+            let pid: i32 = holder.get("pid");
+            client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.map_err(failed)?;
+            ended = Some(pid);
         } else if Instant::now() >= deadline {
-            return Err(held(spec, holder.as_ref()));
+            let pid = holder.as_ref().map(|holder| holder.get::<_, i32>("pid"));
+            return Err(match ended.is_some() && ended == pid {
+                true => Error::retry(format!("the server is still ending an own connection to {}", spec.system)),
+                false => held(spec, holder.as_ref()),
+            });
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -178,7 +180,7 @@ pub async fn lock(client: &Client, spec: &TargetSpec, patience: Duration) -> Res
 const HOLDER: &str = "WITH keys AS (SELECT pid, (classid::bigint << 32) | objid::bigint AS key FROM pg_locks \
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted \
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-    SELECT l.pid, coalesce(a.client_addr::text, 'the local socket') AS address, \
+    SELECT l.pid, coalesce(host(a.client_addr), 'the local socket') AS address, \
     coalesce(a.application_name, '') AS application, \
     EXISTS (SELECT FROM keys i WHERE i.pid = l.pid AND i.key = $2) AS ours \
     FROM keys l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.key = $1";
