@@ -4,97 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anechoic::capture::mysql::{self, MyCapture};
-use anechoic::capture::{Begin, Capture, CaptureSpec, Commit, RowEvent, Sink, WantedColumn, WantedTable};
+use anechoic::capture::{Capture, CaptureSpec, WantedColumn, WantedTable};
 use anechoic::catalog::{self, ColumnType, TableName};
-use anechoic::change::Op;
 use anechoic::connect;
 use anechoic::error::{Error, Recovery, Result};
-use anechoic::marker::Marker;
 use anechoic::position::Position;
 use anechoic::value::{Datum, MICROS_PER_DAY, Value};
 
 use crate::support::proxy::Proxy;
+use crate::support::recorded::{Recorded, image};
 use crate::support::servers::{Db, Kind, Server};
 use crate::support::{SOON, unique};
 
 const KINDS: [Kind; 3] = [Kind::Mysql, Kind::Mariadb, Kind::Mariadb11];
-
-/// What a capture handed on, as lines.
-#[derive(Default)]
-struct Recorded {
-    lines: Vec<String>,
-    rows: usize,
-    /// Of the last commit, echo or passing.
-    position: Option<Position>,
-    quiet: bool,
-}
-
-impl Recorded {
-    fn commits(&self) -> usize {
-        self.lines.iter().filter(|line| *line == "commit").count()
-    }
-}
-
-fn image(datums: Option<&[Datum<'_>]>) -> String {
-    let Some(datums) = datums else { return "-".into() };
-    let texts = datums.iter().map(|datum| match datum {
-        Datum::NotSent => "not sent".to_owned(),
-        Datum::Null => "NULL".to_owned(),
-        Datum::Value(value) => format!("{value:?}"),
-    });
-    texts.collect::<Vec<_>>().join(" ")
-}
-
-impl Sink for Recorded {
-    fn begin(&mut self, begin: Begin<'_>) -> Result<()> {
-        assert!(!begin.txid.is_empty());
-        self.lines.push("begin".into());
-        Ok(())
-    }
-
-    fn row(&mut self, row: RowEvent<'_>) -> Result<()> {
-        self.rows += 1;
-        if self.quiet {
-            return Ok(());
-        }
-        let op = match row.op {
-            Op::Insert => "insert",
-            Op::Update => "update",
-            Op::Delete => "delete",
-        };
-        let refused = row.refused.map_or(String::new(), |reason| format!(" refused: {reason}"));
-        self.lines.push(format!("{op} {} {} => {}{refused}", row.table, image(row.before), image(row.after)));
-        Ok(())
-    }
-
-    fn truncate(&mut self, table: usize) -> Result<()> {
-        self.lines.push(format!("truncate {table}"));
-        Ok(())
-    }
-
-    fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
-        let age = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as i64 - commit.committed_at;
-        assert!((-1_000_000..600_000_000).contains(&age), "committed {age} µs ago");
-        self.lines.push("commit".into());
-        self.position = Some(commit.position);
-        Ok(())
-    }
-
-    fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
-        self.lines.push(format!("echo {}", marker.seq));
-        self.position = Some(position);
-        Ok(())
-    }
-
-    fn passed(&mut self, position: Position) -> Result<()> {
-        self.position = Some(position);
-        Ok(())
-    }
-
-    fn full(&self) -> bool {
-        false
-    }
-}
 
 /// A database, what is wanted of it, and where its capture starts.
 struct Source {

@@ -7,6 +7,7 @@ mod support;
 
 mod capture_mysql;
 mod apply;
+mod capture_postgres;
 mod fixtures;
 mod operate;
 mod replicate;

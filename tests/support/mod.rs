@@ -2,6 +2,7 @@
 //!
 //! - [`servers`]: the run's shared servers, a fresh database per test, private servers to kill;
 //! - [`proxy`]: a TCP proxy that stalls, cuts, refuses and answers too late;
+//! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
 //! - [`world`]: systems, entities and an agent together, compared value by value.
 //!
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub mod agent;
 pub mod proxy;
+pub mod recorded;
 pub mod servers;
 pub mod world;
 

@@ -1,0 +1,736 @@
+//! The WAL of PostgreSQL as transactions, with the server as oracle.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anechoic::capture::postgres::{self, PgCapture, publication_name, quoted, slot_name};
+use anechoic::capture::{Capture, CaptureSpec, Sink, WantedColumn, WantedTable};
+use anechoic::catalog::{self, ColumnType, TableName};
+use anechoic::config::{ConnectConfig, TlsMode};
+use anechoic::connect;
+use anechoic::error::{Error, Recovery, Result};
+use anechoic::position::{Lsn, Position};
+use anechoic::value::{Datum, MICROS_PER_DAY, Value};
+use tokio::sync::watch;
+
+use crate::support::recorded::{Recorded, image};
+use crate::support::servers::{Db, Kind, Server};
+use crate::support::{SOON, eventually, unique};
+
+const KINDS: [Kind; 2] = [Kind::Postgres15, Kind::Postgres17];
+
+/// A database, what is wanted of it, and where its capture starts.
+struct Source {
+    db: Db,
+    spec: CaptureSpec,
+    acknowledge: watch::Sender<Position>,
+}
+
+impl Source {
+    /// Publishes the tables that `ddl` makes and the marker, and wants all their columns.
+    async fn new(db: Db, ddl: &str, tables: &[&str]) -> Source {
+        db.execute(ddl).await;
+        let marker = TableName { schema: db.marker.clone(), name: "marker".into() };
+        db.admin()
+            .await
+            .execute(&format!(
+                "CREATE SCHEMA {} AUTHORIZATION {}; CREATE TABLE {} (agent text, lane int, journal text, epoch bigint, \
+                 seq bigint NOT NULL, part bigint, origin text, txid text, applied_at timestamptz, format int, \
+                 PRIMARY KEY (agent, lane)); ALTER TABLE {} OWNER TO {}",
+                db.marker,
+                db.application,
+                quoted(&marker),
+                quoted(&marker),
+                db.application
+            ))
+            .await;
+        let names: Vec<TableName> =
+            tables.iter().map(|table| TableName { schema: "public".into(), name: (*table).to_owned() }).collect();
+        let agent_id = format!("a{}", unique());
+        let published: Vec<String> = names.iter().chain([&marker]).map(quoted).collect();
+        db.admin()
+            .await
+            .execute(&format!(
+                "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+                publication_name(&agent_id),
+                published.join(", ")
+            ))
+            .await;
+        let agent = connect::postgres::connect(&db.connect_config(), "test").await.unwrap();
+        let found = catalog::postgres::read(&agent, &names).await.unwrap();
+        let tables = found.into_iter().enumerate().map(|(id, table)| {
+            let table = table.expect("just created");
+            let supported = table.columns.iter().filter(|c| c.ty != ColumnType::Unsupported && !c.generated);
+            WantedTable {
+                id,
+                name: table.name.clone(),
+                columns: supported.map(|c| WantedColumn { name: c.name.clone(), ty: c.ty.clone() }).collect(),
+                key: table.primary_key.clone(),
+            }
+        });
+        let tables = tables.collect();
+        let (start, identity) = postgres::create_position(&agent, &agent_id, &db.name).await.unwrap();
+        let (acknowledge, acknowledged) = watch::channel(start.clone());
+        let identity = Arc::from(identity);
+        let spec = CaptureSpec { agent: agent_id, marker, tables, start, identity, acknowledged };
+        Source { db, spec, acknowledge }
+    }
+
+    fn slot(&self) -> String {
+        slot_name(&self.spec.agent, &self.db.name)
+    }
+
+    fn write_marker(&self, agent: &str, seq: u64) -> String {
+        format!(
+            "INSERT INTO {} AS m VALUES ('{agent}', 0, '{:032x}', 1, {seq}, 0, 'crm', 'tx', now(), 1) \
+             ON CONFLICT (agent, lane) DO UPDATE SET seq = {seq}, applied_at = now();",
+            quoted(&self.spec.marker),
+            7
+        )
+    }
+
+    async fn open(&self) -> Result<PgCapture> {
+        // The walsender of the capture before needs a moment to go.
+        let began = Instant::now();
+        loop {
+            match PgCapture::connect(&self.db.connect_config(), self.spec.clone()).await {
+                Err(error) if error.recovery == Recovery::Retry && began.elapsed() < SOON => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Reads from the start until everything committed before the call was read.
+    async fn read(&self) -> Recorded {
+        self.read_into(Recorded::default()).await
+    }
+
+    async fn read_into(&self, mut recorded: Recorded) -> Recorded {
+        let end = self.end().await;
+        let mut capture = self.open().await.unwrap_or_else(|error| panic!("{}", error.full()));
+        follow(&mut capture, &mut recorded, &end).await;
+        recorded
+    }
+
+    async fn end(&self) -> Position {
+        let agent = connect::postgres::connect(&self.db.connect_config(), "test").await.unwrap();
+        postgres::log_end(&agent).await.unwrap()
+    }
+
+    /// Reads until it fails.
+    async fn read_to_error(&self) -> Error {
+        let mut recorded = Recorded::default();
+        let mut capture = match self.open().await {
+            Ok(capture) => capture,
+            Err(error) => return error,
+        };
+        until_error(&mut capture, &mut recorded).await
+    }
+
+    /// What the server keeps of us: confirmed LSN.
+    async fn confirmed(&self) -> Lsn {
+        let sql = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", self.slot());
+        self.db.value(&sql).await.unwrap().parse().unwrap()
+    }
+}
+
+async fn follow(capture: &mut PgCapture, recorded: &mut Recorded, end: &Position) {
+    let began = Instant::now();
+    while !recorded.position.as_ref().is_some_and(|position| position.reached(end)) {
+        capture.read(recorded).await.unwrap_or_else(|error| panic!("{}", error.full()));
+        assert!(began.elapsed() < SOON, "not at {end} but {:?}", recorded.position);
+    }
+}
+
+async fn until_error(capture: &mut PgCapture, sink: &mut dyn Sink) -> Error {
+    let began = Instant::now();
+    loop {
+        if let Err(error) = capture.read(sink).await {
+            return error;
+        }
+        assert!(began.elapsed() < SOON, "no error");
+    }
+}
+
+fn lsn(position: &Position) -> Lsn {
+    match position {
+        Position::Postgres { lsn } => *lsn,
+        other => panic!("{other}"),
+    }
+}
+
+async fn private(options: &[&str]) -> Db {
+    let server = Arc::new(Server::private(Kind::Postgres17, options).await);
+    Db::on(&server, &unique()).await
+}
+
+#[tokio::test]
+async fn every_type_arrives_exact() {
+    for kind in KINDS {
+        let source = Source::new(
+            Db::new(kind).await,
+            "CREATE TYPE mood AS ENUM ('new', 'it''s ü'); CREATE TABLE t (id int PRIMARY KEY, bo boolean, sm smallint, \
+             bi bigint, nu numeric, nl numeric(12,4), re real, dp double precision, ch char(5), vc varchar(20), tx text, \
+             by bytea, da date, ti time, dt timestamp, ts timestamptz, uu uuid, js json, jb jsonb, en mood, \
+             ge int GENERATED ALWAYS AS (id - 1) STORED, nope point)",
+            &["t"],
+        )
+        .await;
+        let session = format!("ALTER ROLE {} SET TimeZone = 'Asia/Tokyo'", source.db.agent);
+        source.db.admin().await.execute(&session).await;
+        source
+            .db
+            .execute(
+                "SET bytea_output = escape; SET DateStyle = 'German'; SET TimeZone = 'America/New_York'; INSERT INTO t \
+                 VALUES (2147483647, true, -32768, -9223372036854775808, \
+                 -12345678901234567890123456789012345678901234567890.000000000000000000000000000001, 7.5, 3.4028235e38, \
+                 5e-324, 'ab', 'Zoë 🦊', '', '\\x00ff5c27', '0044-03-15 BC', '24:00', '1969-12-31 23:59:59.999999', \
+                 '2024-02-29 12:00:00.000001+05:30', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{\"a\":1.00, \"a\":2}', \
+                 '{\"b\": 1.00}', 'it''s ü', DEFAULT, '(1,2)'); INSERT INTO t (id) VALUES (1)",
+            )
+            .await;
+
+        let recorded = source.read().await;
+
+        let uuid = 0xa0ee_bc99_9c0b_4ef8_bb6d_6bb9_bd38_0a11_u128.to_be_bytes();
+        let number = "-12345678901234567890123456789012345678901234567890.000000000000000000000000000001";
+        let expected = [
+            Value::Int(2_147_483_647),
+            Value::Bool(true),
+            Value::Int(-32_768),
+            Value::Int(i64::MIN),
+            Value::Decimal(number),
+            Value::Decimal("7.5000"),
+            Value::Float32(f32::MAX),
+            Value::Float64(5e-324),
+            Value::Text("ab"),
+            Value::Text("Zoë 🦊"),
+            Value::Text(""),
+            Value::Bytes(b"\x00\xff\x5c\x27"),
+            Value::Date(-735_160),
+            Value::Time(MICROS_PER_DAY),
+            Value::DateTime(-1),
+            Value::Timestamp(1_709_188_200_000_001),
+            Value::Uuid(uuid),
+            Value::Json("{\"a\":1.00, \"a\":2}"),
+            Value::Json("{\"b\": 1.00}"),
+            Value::Text("it's ü"),
+        ]
+        .map(Datum::Value);
+        let mut empty = [Datum::Null; 20];
+        empty[0] = Datum::Value(Value::Int(1));
+        let expected =
+            ["begin".to_owned(), row("insert", None, &expected), row("insert", None, &empty), "commit".to_owned()];
+        assert_eq!(recorded.lines, expected, "{}", kind.name());
+    }
+}
+
+fn row(op: &str, before: Option<&[Datum<'_>]>, after: &[Datum<'_>]) -> String {
+    format!("{op} 0 {} => {}", image(before), image(Some(after)))
+}
+
+/// What no other engine can hold is set aside with the rest of its row, not sent as something else.
+#[tokio::test]
+async fn values_without_a_place_are_refused_by_column() {
+    let source = Source::new(
+        Db::new(Kind::Postgres17).await,
+        "CREATE TABLE t (id int PRIMARY KEY, nu numeric, da date, ts timestamptz)",
+        &["t"],
+    )
+    .await;
+    source
+        .db
+        .execute(
+            "INSERT INTO t VALUES (1, 'NaN', NULL, NULL), (2, 1, 'infinity', NULL), (3, 2, NULL, '-infinity'), \
+             (4, 3, NULL, NULL)",
+        )
+        .await;
+
+    let lines = source.read().await.lines;
+
+    for (line, part) in [
+        (1, "refused: column \"nu\" holds NaN"),
+        (2, "refused: column \"da\" holds an infinite date"),
+        (3, "refused: column \"ts\" holds an infinite date"),
+        (4, "insert 0 - => Int(4) Decimal(\"3\") NULL NULL"),
+    ] {
+        assert!(lines[line].contains(part), "{}", lines[line]);
+    }
+}
+
+#[tokio::test]
+async fn old_images_say_what_the_identity_lets_them() {
+    for kind in KINDS {
+        let source = Source::new(
+            Db::new(kind).await,
+            "CREATE TABLE d (id int PRIMARY KEY, a int, big text); CREATE TABLE f (LIKE d INCLUDING ALL); \
+             ALTER TABLE d ALTER big SET STORAGE EXTERNAL; ALTER TABLE f ALTER big SET STORAGE EXTERNAL; \
+             ALTER TABLE f REPLICA IDENTITY FULL",
+            &["d", "f"],
+        )
+        .await;
+        for table in ["d", "f"] {
+            for sql in [
+                format!("INSERT INTO {table} VALUES (1, 10, repeat('x', 5000))"),
+                format!("UPDATE {table} SET a = 11"),
+                format!("UPDATE {table} SET id = 2, a = NULL"),
+                format!("DELETE FROM {table}"),
+            ] {
+                source.db.execute(&sql).await;
+            }
+        }
+
+        let recorded = source.read().await;
+
+        let big = format!("Text({:?})", "x".repeat(5000));
+        let rows: Vec<String> = recorded
+            .lines
+            .iter()
+            .filter(|line| *line != "begin" && *line != "commit")
+            .map(|line| line.replace(&big, "BIG"))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "insert 0 - => Int(1) Int(10) BIG",
+                "update 0 - => Int(1) Int(11) not sent",
+                "update 0 Int(1) not sent not sent => Int(2) NULL not sent",
+                "delete 0 Int(2) not sent not sent => -",
+                "insert 1 - => Int(1) Int(10) BIG",
+                "update 1 Int(1) Int(10) BIG => Int(1) Int(11) BIG",
+                "update 1 Int(1) Int(11) BIG => Int(2) NULL BIG",
+                "delete 1 Int(2) NULL BIG => -",
+            ],
+            "{}",
+            kind.name()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_arrives_whole_and_what_nobody_wants_does_not() {
+    let mut source = Source::new(
+        Db::new(Kind::Postgres17).await,
+        "CREATE TABLE a (id int PRIMARY KEY, secret text, name text); CREATE TABLE b (id int PRIMARY KEY); \
+         CREATE TABLE c (id int PRIMARY KEY)",
+        &["a", "b", "c"],
+    )
+    .await;
+    source.spec.tables.remove(2);
+    source.spec.tables[0].columns.retain(|column| column.name != "secret");
+    source.spec.tables[0].columns.reverse();
+    for sql in [
+        "BEGIN; INSERT INTO c VALUES (1); INSERT INTO a VALUES (1, 's3cret', 'Ada'); SAVEPOINT s; INSERT INTO b VALUES \
+         (9); ROLLBACK TO s; INSERT INTO b VALUES (2); COMMIT",
+        "INSERT INTO c VALUES (2)",
+        "BEGIN; INSERT INTO a VALUES (3); ROLLBACK",
+        "TRUNCATE a, b, c",
+    ] {
+        source.db.execute(sql).await;
+    }
+
+    let recorded = source.read().await;
+
+    assert_eq!(
+        recorded.lines,
+        [
+            "begin",
+            "insert 0 - => Text(\"Ada\") Int(1)",
+            "insert 1 - => Int(2)",
+            "commit",
+            "begin",
+            "truncate 0",
+            "truncate 1",
+            "commit"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn partitions_speak_for_their_root() {
+    let source = Source::new(
+        Db::new(Kind::Postgres17).await,
+        "CREATE TABLE p (id int PRIMARY KEY, a int) PARTITION BY RANGE (id); \
+         CREATE TABLE p1 (a int, id int NOT NULL); ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)",
+        &["p"],
+    )
+    .await;
+    source.db.execute("INSERT INTO p VALUES (1, 2), (11, 12)").await;
+    source.db.execute("UPDATE p SET id = 12 WHERE id = 1").await;
+
+    let recorded = source.read().await;
+
+    assert_eq!(
+        recorded.lines,
+        [
+            "begin",
+            "insert 0 - => Int(1) Int(2)",
+            "insert 0 - => Int(11) Int(12)",
+            "commit",
+            "begin",
+            "delete 0 Int(1) not sent => -",
+            "insert 0 - => Int(12) Int(2)",
+            "commit"
+        ]
+    );
+}
+
+/// Only our marker as the first row makes a transaction an echo.
+#[tokio::test]
+async fn an_echo_is_its_marker_alone() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let ours = source.spec.agent.clone();
+    for sql in [
+        format!("BEGIN; {} INSERT INTO t VALUES (1); TRUNCATE t; COMMIT", source.write_marker(&ours, 41)),
+        format!("BEGIN; {} INSERT INTO t VALUES (2); COMMIT", source.write_marker(&ours, 42)),
+        format!("BEGIN; {} INSERT INTO t VALUES (3); COMMIT", source.write_marker("somebody", 43)),
+        format!("BEGIN; INSERT INTO t VALUES (4); {} COMMIT", source.write_marker(&ours, 44)),
+        source.write_marker(&ours, 45),
+        source.write_marker("somebody", 46),
+        format!("DELETE FROM {}", quoted(&source.spec.marker)),
+    ] {
+        source.db.execute(&sql).await;
+    }
+
+    let recorded = source.read().await;
+
+    assert_eq!(
+        recorded.lines,
+        [
+            "echo 41",
+            "echo 42",
+            "begin",
+            "insert 0 - => Int(3)",
+            "commit",
+            "begin",
+            "insert 0 - => Int(4)",
+            "commit",
+            "echo 45"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_restart_repeats_nothing_and_confirms_only_what_was_acknowledged() {
+    let mut source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let start = lsn(&source.spec.start);
+    source.db.execute("INSERT INTO t VALUES (1)").await;
+    let middle = source.end().await;
+    source.db.execute("INSERT INTO t VALUES (2)").await;
+
+    // Read whole, nothing acknowledged: the server keeps everything.
+    let first = source.read().await;
+    assert_eq!(first.commits(), 2);
+    assert_eq!(source.confirmed().await, start);
+
+    // The journal has it up to the middle: the rest comes again, though the slot stands before.
+    source.spec.start = middle.clone();
+    let second = source.read().await;
+    assert_eq!(second.lines, ["begin", "insert 0 - => Int(2)", "commit"]);
+
+    // Acknowledged while nobody reads: the feedback has a task of its own.
+    let capture = source.open().await.unwrap();
+    source.acknowledge.send_replace(middle.clone());
+    let (source, middle) = (&source, lsn(&middle));
+    let began = Instant::now();
+    eventually(SOON, async || match source.confirmed().await {
+        confirmed if confirmed >= middle => Ok(()),
+        confirmed => Err(format!("confirmed {confirmed}, not {middle}")),
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(3));
+    drop(capture);
+}
+
+/// Reads until the sink has `limit` transactions that nobody took from it.
+struct Narrow {
+    recorded: Recorded,
+    limit: usize,
+}
+
+impl Sink for Narrow {
+    fn begin(&mut self, begin: anechoic::capture::Begin<'_>) -> Result<()> {
+        self.recorded.begin(begin)
+    }
+    fn row(&mut self, row: anechoic::capture::RowEvent<'_>) -> Result<()> {
+        self.recorded.row(row)
+    }
+    fn truncate(&mut self, table: usize) -> Result<()> {
+        self.recorded.truncate(table)
+    }
+    fn commit(&mut self, commit: anechoic::capture::Commit<'_>) -> Result<()> {
+        self.recorded.commit(commit)
+    }
+    fn echo(&mut self, marker: &anechoic::marker::Marker, position: Position) -> Result<()> {
+        self.recorded.echo(marker, position)
+    }
+    fn passed(&mut self, position: Position) -> Result<()> {
+        self.recorded.passed(position)
+    }
+    fn full(&self) -> bool {
+        self.recorded.commits() >= self.limit
+    }
+}
+
+#[tokio::test]
+async fn a_full_sink_gets_nothing_more_and_loses_nothing() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let inserts: Vec<String> = (0..300).map(|id| format!("BEGIN; INSERT INTO t VALUES ({id}); COMMIT;")).collect();
+    source.db.execute(&inserts.concat()).await;
+    let end = source.end().await;
+    let mut capture = source.open().await.unwrap();
+    let mut ids = Vec::new();
+    let mut reads = 0;
+
+    while ids.len() < 300 {
+        let mut sink = Narrow { recorded: Recorded::default(), limit: 7 };
+        capture.read(&mut sink).await.unwrap();
+        assert!(sink.recorded.commits() <= 7);
+        ids.extend(sink.recorded.lines.into_iter().filter(|line| line.starts_with("insert")));
+        reads += 1;
+        assert!(reads < 10_000);
+    }
+
+    let expected: Vec<String> = (0..300).map(|id| format!("insert 0 - => Int({id})")).collect();
+    assert_eq!(ids, expected);
+    follow(&mut capture, &mut Recorded::default(), &end).await;
+}
+
+/// One transaction of many rows goes through in pieces of the receive buffer, and one value
+/// larger than that buffer as well.
+#[tokio::test]
+async fn large_transactions_and_values_pass() {
+    let source =
+        Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY, a text)", &["t"]).await;
+    source.db.execute("INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, 200000) g").await;
+    source.db.execute("INSERT INTO t VALUES (0, repeat('x', 3000000)); INSERT INTO t VALUES (-1)").await;
+
+    let recorded = source.read_into(Recorded { quiet: true, ..Recorded::default() }).await;
+
+    assert_eq!((recorded.rows, recorded.commits()), (200_002, 2));
+}
+
+/// Traffic in another database of the server must not hold WAL here.
+#[tokio::test]
+async fn foreign_traffic_moves_an_idle_slot() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let other = Db::on(&source.db.server, &unique()).await;
+    let mut capture = source.open().await.unwrap();
+    other
+        .execute("CREATE TABLE x (a text); INSERT INTO x SELECT repeat('x', 100) FROM generate_series(1, 20000)")
+        .await;
+    let end = source.end().await;
+    let mut recorded = Recorded::default();
+
+    follow(&mut capture, &mut recorded, &end).await;
+    source.acknowledge.send_replace(recorded.position.clone().unwrap());
+
+    assert!(recorded.lines.is_empty());
+    let end = lsn(&end);
+    eventually(SOON, async || if source.confirmed().await >= end { Ok(()) } else { Err("not confirmed".into()) }).await;
+    let agent = connect::postgres::connect(&source.db.connect_config(), "test").await.unwrap();
+    let retained = postgres::retained(&agent, &source.spec.agent, &source.db.name).await.unwrap().unwrap();
+    assert!(retained.active);
+    assert_eq!(retained.wal_status.as_deref(), Some("reserved"));
+}
+
+/// What the agent cannot rely on is refused at the start, with what mends it.
+#[tokio::test]
+async fn a_start_that_would_lose_or_loop_is_refused() {
+    let source = Source::new(
+        Db::new(Kind::Postgres17).await,
+        "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE TABLE u (id int PRIMARY KEY)",
+        &["t", "u"],
+    )
+    .await;
+    let publication = publication_name(&source.spec.agent);
+    let mut admin = source.db.admin().await;
+    let changed = |change: &dyn Fn(&mut CaptureSpec)| {
+        let mut spec = source.spec.clone();
+        change(&mut spec);
+        spec
+    };
+    let refused = async |spec: CaptureSpec, message: &str, hint: &str| {
+        let error = PgCapture::connect(&source.db.connect_config(), spec).await.err().expect(message);
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.message.contains(message), "{} has no {message:?}", error.message);
+        assert!(error.hint.contains(hint), "{} has no {hint:?}", error.hint);
+    };
+    let start = lsn(&source.spec.start);
+
+    let spec = changed(&|spec| spec.identity = "1/1".into());
+    refused(spec, "another server", "--resync").await;
+    let spec = changed(&|spec| spec.identity = spec.identity.replace('/', "/9").into());
+    refused(spec, "another timeline", "--resync").await;
+    let spec = changed(&|spec| spec.start = Position::Postgres { lsn: Lsn(start.0 + (1 << 40)) });
+    refused(spec, "the server's log ends at", "--resync").await;
+    let spec = changed(&|spec| spec.start = Position::Postgres { lsn: Lsn(start.0 - 8) });
+    refused(spec, "beyond our position", "--resync").await;
+    let spec = changed(&|spec| spec.agent = "nobody".into());
+    refused(spec, "does not exist", "--resync").await;
+    admin.execute(&format!("ALTER PUBLICATION {publication} DROP TABLE u")).await;
+    refused(source.spec.clone(), "public.u is not in publication", "ADD TABLE \"public\".\"u\"").await;
+    admin.execute(&format!("ALTER PUBLICATION {publication} ADD TABLE u WHERE (id > 5)")).await;
+    refused(source.spec.clone(), "filters the rows of table public.u", "DROP TABLE").await;
+    admin.execute(&format!("ALTER PUBLICATION {publication} SET TABLE t, u")).await;
+    refused(source.spec.clone(), "marker is not in publication", "ADD TABLE").await;
+    let all = format!("ALTER PUBLICATION {publication} SET TABLE t, u, {}", quoted(&source.spec.marker));
+    admin.execute(&all).await;
+    admin.execute(&format!("ALTER PUBLICATION {publication} SET (publish = 'insert')")).await;
+    refused(source.spec.clone(), "every kind of change", "SET (publish").await;
+    admin.execute(&format!("DROP PUBLICATION {publication}")).await;
+    refused(source.spec.clone(), "does not exist", "anechoic setup").await;
+}
+
+#[tokio::test]
+async fn a_slot_that_an_earlier_connection_still_holds_is_waited_for() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let mut ours = source.open().await.unwrap();
+    ours.read(&mut Recorded::default()).await.unwrap();
+
+    let error = PgCapture::connect(&source.db.connect_config(), source.spec.clone()).await.err().unwrap();
+    assert_eq!(error.recovery, Recovery::Retry, "{}", error.full());
+    drop(ours);
+    drop(source.open().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_column_that_is_dropped_or_changed_stops_the_flow_before_its_row() {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, a int, b varchar(10))";
+    for (change, message) in [
+        ("ALTER TABLE t DROP COLUMN a", "no column \"a\""),
+        ("ALTER TABLE t RENAME COLUMN a TO aa", "no column \"a\""),
+        ("ALTER TABLE t ALTER a TYPE text", "column \"a\" of table public.t is text in the log"),
+        ("ALTER TABLE t ALTER a TYPE bigint, ALTER b TYPE varchar(20), ADD c int", ""),
+    ] {
+        let source = Source::new(Db::new(Kind::Postgres17).await, ddl, &["t"]).await;
+        source.db.execute("INSERT INTO t VALUES (1)").await;
+        let before = source.end().await;
+        source.db.execute(change).await;
+        source.db.execute("INSERT INTO t VALUES (2)").await;
+        if message.is_empty() {
+            assert_eq!(source.read().await.commits(), 2, "{change}");
+            continue;
+        }
+
+        let error = source.read_to_error().await;
+
+        assert_eq!(error.recovery, Recovery::Stop, "{change}");
+        assert!(error.message.contains(message), "{change}: {}", error.full());
+        assert!(lsn(error.position.as_deref().unwrap()) <= lsn(&before), "{change}: the position stays before");
+    }
+}
+
+/// A server that is told to stop waits for our acknowledgement, for ever if need be.
+#[tokio::test]
+async fn a_server_can_be_shut_down_whatever_the_journal_does() {
+    for acknowledges in [true, false] {
+        let db = private(&[]).await;
+        let source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+        let mut capture = source.open().await.unwrap();
+        source.db.execute("INSERT INTO t VALUES (1)").await;
+        let end = source.end().await;
+        let mut recorded = Recorded::default();
+        follow(&mut capture, &mut recorded, &end).await;
+        let began = Instant::now();
+
+        let acknowledge = source.acknowledge.clone();
+        let stopping = source.db.server.stop();
+        let reading = async move {
+            loop {
+                match capture.read(&mut recorded).await {
+                    Ok(()) if acknowledges => {
+                        acknowledge.send_replace(recorded.position.clone().unwrap());
+                    }
+                    Ok(()) => {}
+                    Err(error) => return error,
+                }
+            }
+        };
+        let (error, ()) = tokio::join!(reading, stopping);
+
+        assert_eq!(error.recovery, Recovery::Retry, "{}", error.full());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_killed_server_is_an_error_that_is_retried_and_nothing_is_lost() {
+    let db = private(&[]).await;
+    let mut source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    source.db.execute("INSERT INTO t VALUES (1)").await;
+    let recorded = source.read().await;
+    source.spec.start = recorded.position.unwrap();
+    let mut capture = source.open().await.unwrap();
+
+    source.db.server.kill().await;
+    let error = until_error(&mut capture, &mut Recorded::default()).await;
+    drop(capture);
+    source.db.server.start().await;
+    source.db.execute("INSERT INTO t VALUES (2)").await;
+
+    assert_eq!(error.recovery, Recovery::Retry, "{}", error.full());
+    assert_eq!(source.read().await.lines, ["begin", "insert 0 - => Int(2)", "commit"]);
+}
+
+/// An open transaction keeps a slot from being made: whose it is must be said, not waited out.
+#[tokio::test]
+async fn a_slot_that_cannot_be_made_names_who_is_in_the_way() {
+    let db = private(&[]).await;
+    db.execute("CREATE TABLE t (id int PRIMARY KEY)").await;
+    db.admin().await.execute(&format!("CREATE PUBLICATION {} FOR TABLE t", publication_name("late"))).await;
+    let mut blocker = db.session().await;
+    blocker.execute("BEGIN; INSERT INTO t VALUES (1)").await;
+    let pid = blocker.rows("SELECT pg_backend_pid()").await[0][0].clone().unwrap();
+    let agent = connect::postgres::connect(&db.connect_config(), "test").await.unwrap();
+
+    let error = postgres::create_position(&agent, "late", &db.name).await.unwrap_err();
+
+    assert!(error.message.contains(&format!("pid {pid}")), "{}", error.full());
+    assert!(error.hint.contains(&format!("pg_terminate_backend({pid})")));
+    blocker.execute("COMMIT").await;
+    postgres::create_position(&agent, "late", &db.name).await.unwrap();
+}
+
+/// Every sslmode for both kinds of session; SCRAM is bound to the TLS session by itself.
+#[tokio::test]
+async fn tls_is_as_strict_as_its_mode() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let ca = source.db.server.ca.clone();
+    let with = |mode: TlsMode, ca_file: bool, name: Option<&str>| {
+        let mut config = source.db.connect_config();
+        config.tls.mode = mode;
+        config.tls.ca_file = ca_file.then(|| ca.clone());
+        config.tls.server_name = name.map(str::to_owned);
+        config
+    };
+    let encrypted = async |config: &ConnectConfig| {
+        let client = connect::postgres::connect(config, "test").await?;
+        let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        Ok::<bool, Error>(client.query_one(sql, &[]).await.unwrap().get(0))
+    };
+
+    for (config, expected) in [
+        (with(TlsMode::Disable, false, None), false),
+        (with(TlsMode::Prefer, false, None), true),
+        (with(TlsMode::Require, false, None), true),
+        (with(TlsMode::VerifyCa, true, Some("elsewhere.example")), true),
+        (with(TlsMode::VerifyFull, true, None), true),
+        (with(TlsMode::VerifyFull, true, Some("localhost")), true),
+    ] {
+        let what = format!("{:?}", config.tls);
+        assert_eq!(encrypted(&config).await.expect(&what), expected, "{what}");
+        let mut capture = PgCapture::connect(&config, source.spec.clone()).await.expect(&what);
+        capture.read(&mut Recorded::default()).await.unwrap();
+        drop(capture);
+        drop(source.open().await.unwrap());
+    }
+    for config in [with(TlsMode::VerifyFull, true, Some("elsewhere.example")), with(TlsMode::VerifyCa, false, None)] {
+        let error = encrypted(&config).await.unwrap_err();
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.full().contains("certificate"), "{}", error.full());
+    }
+}
