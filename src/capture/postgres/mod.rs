@@ -26,8 +26,8 @@ use tokio::io::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::slot::{
-    Retained, application_name, create_position, current_position, drop_position, ensure_publication, identifier,
-    identity, log_end, marker_published, publication_changes, publication_name, quoted, retained, slot_name,
+    Retained, application_name, create_position, current_position, identity, log_end, marker_published,
+    publication_name, quoted, retained, slot_name,
 };
 
 use self::feedback::Feedback;
@@ -77,10 +77,10 @@ impl PgCapture {
             .await
             .map_err(|error| slot::explained(error, &slot))?;
         slot::verify(&mut session, &spec, &slot, start).await?;
-        let publication = identifier(&publication_name(&spec.agent));
+        let publication = slot::identifier(&publication_name(&spec.agent));
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {})",
-            identifier(&slot),
+            slot::identifier(&slot),
             slot::literal(&publication),
         );
         let (reader, writer, input) = session.stream(&command).await.map_err(|error| slot::explained(error, &slot))?;

@@ -1,4 +1,4 @@
-//! Slot and publication: made, found again, checked before the stream starts, taken down.
+//! Slot and publication: the slot is made and found again, both are checked before the stream.
 //!
 //! Keeps the server's WAL from going too early, and refuses to go on where it went. One slot
 //! per agent and database, since slots are named across the whole server; the publication
@@ -50,64 +50,6 @@ pub fn identifier(name: &str) -> String {
 
 pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
-}
-
-/// What brings the publication to exactly `tables` (the marker's among them); empty where it
-/// is so already. Tables may be added while the agent runs: their changes flow from there on.
-pub async fn publication_changes(client: &Client, agent: &str, tables: &[TableName]) -> Result<Vec<String>> {
-    let name = publication_name(agent);
-    let publication = identifier(&name);
-    let listed: Vec<String> = tables.iter().map(quoted).collect();
-    let failed = |e: tokio_postgres::Error| error(&e).context(format!("cannot look for publication {name}"));
-    let found = client
-        .query_opt(
-            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot FROM pg_catalog.pg_publication \
-             WHERE pubname = $1::text",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
-    let Some(found) = found else {
-        let tables = if listed.is_empty() { String::new() } else { format!(" FOR TABLE {}", listed.join(", ")) };
-        return Ok(vec![format!("CREATE PUBLICATION {publication}{tables} WITH (publish_via_partition_root = true)")]);
-    };
-    let mut changes = Vec::new();
-    if !found.get::<_, bool>(0) {
-        changes.push(format!(
-            "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate', \
-             publish_via_partition_root = true)"
-        ));
-    }
-    let members = client
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_publication p \
-             JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1::text",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
-    let members: Vec<TableName> =
-        members.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect();
-    for table in tables.iter().filter(|table| !members.contains(table)) {
-        changes.push(format!("ALTER PUBLICATION {publication} ADD TABLE {}", quoted(table)));
-    }
-    for table in members.iter().filter(|table| !tables.contains(table)) {
-        changes.push(format!("ALTER PUBLICATION {publication} DROP TABLE {}", quoted(table)));
-    }
-    Ok(changes)
-}
-
-/// Makes the publication what [`publication_changes`] wants it to be.
-pub async fn ensure_publication(client: &Client, agent: &str, tables: &[TableName]) -> Result<()> {
-    for change in publication_changes(client, agent, tables).await? {
-        client.batch_execute(&change).await.map_err(|e| {
-            let hint = "let the tables' owner, with CREATE on the database, run it";
-            let error = error(&e).context(format!("cannot run {change}"));
-            if error.hint.is_empty() { error.hint(hint) } else { error }
-        })?;
-    }
-    Ok(())
 }
 
 /// Creates the slot, or finds it again, and says where it begins and what server it is on.
@@ -213,24 +155,6 @@ pub async fn identity(client: &Client) -> Result<String> {
     let timeline = u32::from_str_radix(timeline, if standby { 10 } else { 16 })
         .map_err(|e| Error::retry(format!("the server's timeline {timeline:?} cannot be read")).because(e))?;
     Ok(format!("{system}/{timeline}"))
-}
-
-/// Drops slot and publication; what is not there is no error.
-pub async fn drop_position(client: &Client, agent: &str, database: &str) -> Result<()> {
-    let slot = slot_name(agent, database);
-    client
-        .execute(
-            "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
-             WHERE slot_name = $1::text",
-            &[&slot],
-        )
-        .await
-        .map_err(|e| error(&e).context(format!("cannot drop slot {slot}")))?;
-    let publication = publication_name(agent);
-    client
-        .batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", identifier(&publication)))
-        .await
-        .map_err(|e| error(&e).context(format!("cannot drop publication {publication}")))
 }
 
 /// The end of what is committed: a capture that has come so far has seen every transaction

@@ -376,3 +376,154 @@ fn malformed(Malformed(what): Malformed) -> Error {
         "this is a bug in the agent, or something between it and the server changes the stream",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::capture::WantedColumn;
+    use crate::catalog::ColumnType;
+    use crate::error::Recovery;
+
+    #[derive(Default)]
+    struct Lines(Vec<String>);
+
+    impl Sink for Lines {
+        fn begin(&mut self, begin: Begin<'_>) -> Result<()> {
+            self.0.push(format!("begin {}", begin.txid));
+            Ok(())
+        }
+        fn row(&mut self, row: RowEvent<'_>) -> Result<()> {
+            self.0.push(format!("{} {:?}", row.op.name(), row.after));
+            Ok(())
+        }
+        fn truncate(&mut self, table: usize) -> Result<()> {
+            self.0.push(format!("truncate {table}"));
+            Ok(())
+        }
+        fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
+            self.0.push(format!("commit {}", commit.position));
+            Ok(())
+        }
+        fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
+            self.0.push(format!("echo {} {position}", marker.seq));
+            Ok(())
+        }
+        fn passed(&mut self, position: Position) -> Result<()> {
+            self.0.push(format!("passed {position}"));
+            Ok(())
+        }
+        fn full(&self) -> bool {
+            false
+        }
+    }
+
+    /// Starts at 0/64, wants public.t(id) as table 3.
+    fn transactions() -> Transactions {
+        let position = Position::Postgres { lsn: Lsn(100) };
+        let spec = CaptureSpec {
+            agent: "hq".into(),
+            marker: TableName { schema: "anechoic".into(), name: "marker".into() },
+            tables: vec![WantedTable {
+                id: 3,
+                name: TableName { schema: "public".into(), name: "t".into() },
+                columns: vec![WantedColumn { name: "id".into(), ty: ColumnType::Int { bytes: 4, signed: true } }],
+                key: vec!["id".into()],
+            }],
+            start: position.clone(),
+            identity: "1/1".into(),
+            acknowledged: watch::channel(position).1,
+        };
+        Transactions::new(&spec, Lsn(100))
+    }
+
+    fn data(parts: &[&[u8]]) -> Vec<u8> {
+        [&[b'w'][..], &[0; 24], &parts.concat()].concat()
+    }
+
+    fn begin(final_lsn: u64) -> Vec<u8> {
+        data(&[b"B", &final_lsn.to_be_bytes(), &[0; 8], &7u32.to_be_bytes()])
+    }
+
+    fn commit(end_lsn: u64) -> Vec<u8> {
+        data(&[b"C\0", &[0; 8], &end_lsn.to_be_bytes(), &[0; 8]])
+    }
+
+    fn relation() -> Vec<u8> {
+        data(&[b"R\0\0\0\x01public\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff"])
+    }
+
+    fn insert(id: u8) -> Vec<u8> {
+        data(&[b"I\0\0\0\x01N\0\x01t\0\0\0\x01", &[id]])
+    }
+
+    fn keepalive(wal_end: u64) -> Vec<u8> {
+        [&b"k"[..], &wal_end.to_be_bytes(), &[0; 9]].concat()
+    }
+
+    fn run(messages: &[Vec<u8>]) -> (Vec<String>, Result<()>) {
+        let (mut transactions, mut lines) = (transactions(), Lines::default());
+        for message in messages {
+            if let Err(error) = transactions.handle(&mut message.clone(), &mut lines) {
+                return (lines.0, Err(error));
+            }
+        }
+        let told = transactions.tell_passed(&mut lines);
+        (lines.0, told)
+    }
+
+    #[test]
+    fn what_ended_by_the_start_is_dropped_and_what_came_after_it_is_not() {
+        let repeated = [begin(90), relation(), insert(b'1'), commit(100)];
+        let new = [begin(100), insert(b'2'), commit(120)];
+
+        let (lines, result) = run(&[repeated, new_with_relation(new)].concat());
+
+        assert!(result.is_ok());
+        assert_eq!(lines, ["begin 7", "insert Some([Value(Int(2))])", "commit 0/78"]);
+    }
+
+    fn new_with_relation(new: [Vec<u8>; 3]) -> [Vec<u8>; 4] {
+        let [begin, insert, commit] = new;
+        [begin, relation(), insert, commit]
+    }
+
+    #[test]
+    fn a_keepalive_passes_only_with_nothing_in_flight() {
+        let (lines, _) = run(&[begin(100), relation(), insert(b'1'), keepalive(500)]);
+        assert_eq!(lines, ["begin 7", "insert Some([Value(Int(1))])"]);
+
+        let (lines, _) = run(&[begin(100), commit(120), keepalive(500)]);
+        assert_eq!(lines, ["passed 0/1F4"], "an empty transaction is foreign traffic");
+    }
+
+    #[test]
+    fn a_stream_that_makes_no_sense_stops_the_flow() {
+        for messages in [
+            vec![insert(b'1')],
+            vec![commit(120)],
+            vec![begin(100), begin(100)],
+            vec![begin(100), insert(b'1')],
+            vec![begin(90), commit(120)],
+            vec![begin(100), commit(100)],
+            vec![begin(100), relation(), insert(b'x')],
+            vec![b"w".to_vec()],
+            vec![Vec::new()],
+        ] {
+            let (_, result) = run(&messages);
+
+            assert_eq!(result.expect_err("makes no sense").recovery, Recovery::Stop);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, kind in prop::sample::select(b"BCRIUDTYOM".to_vec())) {
+            let message = data(&[&[kind], b"\0\0\0\x01", &bytes]);
+            let (lines, _) = run(&[begin(100), relation(), message, data(&[&bytes]), bytes, commit(120)]);
+            prop_assert!(lines.len() < 9);
+        }
+    }
+}
