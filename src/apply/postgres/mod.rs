@@ -56,9 +56,12 @@ const SESSION: &str = "SET anechoic.applying = 'on'; SET synchronous_commit = on
     SET plan_cache_mode = force_custom_plan; SET default_transaction_isolation = 'read committed'; \
     SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
     SET statement_timeout = 0; SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = 0; \
-    SET idle_session_timeout = 0; SET client_connection_check_interval = '5s'; \
+    SET idle_session_timeout = 0; \
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
+
+/// Not every platform of a server can look whether its client is still there.
+const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
 
 pub struct PgTarget {
     connect: ConnectConfig,
@@ -125,6 +128,7 @@ impl Target for PgTarget {
         let client = crate::connect::postgres::connect(&self.connect, &application).await?;
         let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
         client.batch_execute(SESSION).await.map_err(failed)?;
+        let _ = client.batch_execute(WATCH_CLIENT).await;
         marker::lock(&client, &self.spec, self.lock_patience).await?;
         let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
         let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
