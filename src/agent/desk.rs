@@ -70,6 +70,8 @@ enum Waiting {
 /// What the desk keeps of one system.
 pub struct SystemDesk {
     pub name: Arc<str>,
+    /// Anything is applied there.
+    receives: bool,
     /// As taken in: where a capture that connects anew goes on.
     pub at: PositionRecord,
     pub acknowledged: watch::Sender<Position>,
@@ -85,9 +87,10 @@ pub struct SystemDesk {
 }
 
 impl SystemDesk {
-    pub fn new(name: Arc<str>, at: PositionRecord) -> Self {
+    pub fn new(name: Arc<str>, at: PositionRecord, receives: bool) -> Self {
         SystemDesk {
             name,
+            receives,
             acknowledged: watch::Sender::new(at.position.clone()),
             taken: watch::Sender::new(at.position.clone()),
             seen: watch::Sender::new(at.base),
@@ -96,6 +99,11 @@ impl SystemDesk {
             unacknowledged: false,
             at,
         }
+    }
+
+    fn record(&self) -> Record {
+        let PositionRecord { position, base, identity } = self.at.clone();
+        Record::Position { system: self.name.clone(), position, base, identity }
     }
 
     /// A log in which nothing of ours moves is recorded now and then only.
@@ -158,24 +166,40 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Replays the journal into the arbiter.
+    /// Replays the journal into the arbiter: from the first entry that some system's log has
+    /// not shown, or that a held key goes back to. What is older, every system has seen.
     pub fn open(
         mut arbiter: Arbiter,
         writer: Writer,
         journal: Journal,
         schema: Arc<Schema>,
         systems: Vec<SystemDesk>,
+        held: Vec<Quarantined>,
         status: Arc<Status>,
         retention: JournalConfig,
     ) -> Result<Self> {
         let started = Instant::now();
         let library = Library { journal, schema, fresh: Vec::new() };
-        let mut reader = library.journal.reader(library.journal.oldest())?;
+        let seen = systems.iter().filter(|system| system.receives).map(|system| system.at.base);
+        let unseen = seen.min().unwrap_or(library.journal.head()) + 1;
+        let from = held.iter().map(|record| record.held_seq).fold(unseen, Seq::min).max(library.journal.oldest());
+        for system in &systems {
+            arbiter.replay(&system.record(), &library)?;
+        }
+        for record in held {
+            arbiter.replay(&Record::Quarantine(record), &library)?;
+        }
+        let mut reader = library.journal.reader(from)?;
         while let Some(record) = reader.next()? {
             arbiter.replay(&record, &library)?;
         }
         arbiter.resume(library.journal.head());
-        info!(head = library.journal.head(), elapsed_ms = started.elapsed().as_millis() as u64, "journal replayed");
+        info!(
+            head = library.journal.head(),
+            from,
+            elapsed_ms = started.elapsed().as_millis() as u64,
+            "journal replayed"
+        );
         Ok(Desk {
             arbiter,
             writer,
@@ -304,12 +328,7 @@ impl Desk {
             let joins = now || self.appended && desk.at.base != desk.recorded.1;
             if moved && (joins || desk.is_due()) {
                 desk.recorded();
-                let record = Record::Position {
-                    system: desk.name.clone(),
-                    position: desk.at.position.clone(),
-                    base: desk.at.base,
-                    identity: desk.at.identity.clone(),
-                };
+                let record = desk.record();
                 self.append(vec![record])?;
             }
         }

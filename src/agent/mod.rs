@@ -88,14 +88,24 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<Self> {
         let names: Vec<Arc<str>> = config.systems.iter().map(|system| system.name.clone()).collect();
-        let systems = names.iter().zip(positions).map(|(name, at)| SystemDesk::new(name.clone(), at)).collect();
+        let systems = config.system_ids().zip(&names).zip(positions);
+        let systems =
+            systems.map(|((system, name), at)| SystemDesk::new(name.clone(), at, receives(&model, system))).collect();
         let topology = Topology::new(names, model.schema.clone(), &model.bindings, |_| Policy::default());
         let index = DiskStore::new(config.agent.data_dir.join("index"))?;
         let arbiter = Arbiter::new(topology, Box::new(index));
-        let Operator { writer, journal, .. } = operator;
+        let Operator { writer, journal, recovered } = operator;
         let retention = config.journal.clone();
-        let desk =
-            Desk::open(arbiter, writer, journal.clone(), model.schema.clone(), systems, status.clone(), retention)?;
+        let desk = Desk::open(
+            arbiter,
+            writer,
+            journal.clone(),
+            model.schema.clone(),
+            systems,
+            recovered.quarantined,
+            status.clone(),
+            retention,
+        )?;
         Ok(Agent { config, model, status, journal, desk, socket, stop })
     }
 
