@@ -8,6 +8,7 @@ mod support;
 mod capture_mysql;
 mod apply;
 mod capture_postgres;
+mod crash;
 mod fixtures;
 mod operate;
 mod replicate;

@@ -4,6 +4,7 @@
 //! - [`proxy`]: a TCP proxy that stalls, cuts, refuses and answers too late;
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
+//! - [`traffic`]: writers that remember what was acknowledged, and check what became of it;
 //! - [`world`]: systems, entities and an agent together, compared value by value.
 //!
 //! Tests wait for conditions with a deadline ([`eventually`]), never by sleeping.
@@ -16,6 +17,7 @@ pub mod agent;
 pub mod proxy;
 pub mod recorded;
 pub mod servers;
+pub mod traffic;
 pub mod world;
 
 /// How long a test waits for what should take a moment; generous, because machines are shared.
@@ -43,6 +45,11 @@ where
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
+}
+
+/// The long figures in full: `make soak`.
+pub fn soak() -> bool {
+    std::env::var_os("ANECHOIC_SOAK").is_some()
 }
 
 /// Different in every test of every run, short enough for names: `[0-9a-z_]{1,18}`.

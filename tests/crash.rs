@@ -1,0 +1,94 @@
+//! Exactly once, whatever ends the agent: SIGKILL at each named step and at random moments, with
+//! writers at work in both systems. See `support::traffic` for what is written and checked.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::support::agent::Step;
+use super::support::servers::Kind;
+use super::support::soak;
+use super::support::traffic::{Traffic, entities, open_accounts};
+use super::support::world::World;
+
+const PAUSE: Duration = Duration::from_millis(4);
+
+async fn world(other: (&str, Kind)) -> World {
+    let world = entities(World::of(&[("crm", Kind::Postgres17), other])).start().await;
+    open_accounts(&world).await;
+    world
+}
+
+/// A seed of its own each time, printed; `ANECHOIC_SEED` repeats one.
+fn seeded() -> StdRng {
+    let seed = std::env::var("ANECHOIC_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("ANECHOIC_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// One kill at each step while one system is written to, then the same from the other.
+async fn killed_at_each_step(name: &str, kind: Kind) {
+    let mut world = world((name, kind)).await;
+    let mut random = seeded();
+    let mut traffic = Traffic::new();
+    for written in ["crm", name] {
+        traffic.start(&world, &[written], PAUSE);
+        for step in Step::ALL {
+            world.agent.kill();
+            world.agent.kill_at(step, random.random_range(2..12));
+            world.agent.start();
+            let ended = world.agent.exited(super::support::SOON).await;
+            assert_eq!(ended.signal(), Some(libc::SIGKILL), "{}", step.name());
+            world.agent.kill_nowhere();
+            world.agent.start();
+            world.agent.ready().await;
+            traffic.pass(20).await;
+        }
+        traffic.stop().await;
+    }
+    world.agent.wait_quiet().await;
+    eprintln!("{name}: 8 kills at named steps: {}", traffic.check(&world).await);
+}
+
+/// Kills at random moments, the start included, while both systems are written to.
+async fn killed_at_random(name: &str, kind: Kind) {
+    let mut world = world((name, kind)).await;
+    let mut random = seeded();
+    let kills = if soak() { 50 } else { 10 };
+    let mut traffic = Traffic::new();
+    traffic.start(&world, &["crm", name], PAUSE);
+    for _ in 0..kills {
+        if random.random_bool(0.7) {
+            world.agent.ready().await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
+        world.agent.restart_after_kill();
+    }
+    world.agent.ready().await;
+    traffic.pass(100).await;
+    traffic.stop().await;
+    world.agent.wait_quiet().await;
+    eprintln!("{name}: {kills} kills at random: {}", traffic.check(&world).await);
+}
+
+#[tokio::test]
+async fn postgresql_and_mysql_killed_at_each_step() {
+    killed_at_each_step("shop", Kind::Mysql).await;
+}
+
+#[tokio::test]
+async fn postgresql_and_mariadb_killed_at_each_step() {
+    killed_at_each_step("erp", Kind::Mariadb).await;
+}
+
+#[tokio::test]
+async fn postgresql_and_mysql_killed_at_random() {
+    killed_at_random("shop", Kind::Mysql).await;
+}
+
+#[tokio::test]
+async fn postgresql_and_mariadb_killed_at_random() {
+    killed_at_random("erp", Kind::Mariadb).await;
+}
