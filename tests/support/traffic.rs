@@ -199,7 +199,7 @@ impl Ledger {
 
 /// Ledger rows of transaction `n`.
 fn rows_of(n: u64) -> u64 {
-    if n % 25 == 0 { MANY } else { 1 }
+    if n.is_multiple_of(25) { MANY } else { 1 }
 }
 
 fn transaction(notes: &Notes, n: u64, first_item: u64) -> String {
