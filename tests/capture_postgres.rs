@@ -734,3 +734,30 @@ async fn tls_is_as_strict_as_its_mode() {
         assert!(error.full().contains("certificate"), "{}", error.full());
     }
 }
+
+#[tokio::test]
+async fn a_unix_socket_an_md5_password_and_a_wrong_one() {
+    let source = Source::new(Db::new(Kind::Postgres17).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let mut admin = source.db.admin().await;
+    let directory = admin.rows("SHOW unix_socket_directories").await[0][0].clone().unwrap();
+    let mut socket = source.db.connect_config();
+    socket.host = directory;
+    let mut wrong = source.db.connect_config();
+    wrong.password = anechoic::config::PasswordSource::Inline("wrong".into());
+
+    PgCapture::connect(&socket, source.spec.clone()).await.map_err(|e| e.full()).unwrap();
+    drop(source.open().await.unwrap());
+    let error = PgCapture::connect(&wrong, source.spec.clone()).await.err().unwrap();
+    assert_eq!(
+        (error.code.as_deref(), error.recovery),
+        (Some("28P01"), Recovery::Retry),
+        "a rotation may be on its way"
+    );
+    let password = crate::support::servers::PASSWORD.replace('\'', "''");
+    let agent = &source.db.agent;
+    admin.execute(&format!("SET password_encryption = md5; ALTER ROLE {agent} PASSWORD '{password}'")).await;
+
+    drop(source.open().await.unwrap());
+    let error = PgCapture::connect(&wrong, source.spec.clone()).await.err().unwrap();
+    assert_eq!(error.code.as_deref(), Some("28P01"), "{}", error.full());
+}
