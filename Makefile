@@ -9,19 +9,16 @@ demo:
 	cargo build --release
 	target/release/anechoic demo
 
-# Every test, on real servers that are started before and deleted after.
+# Servers are deleted afterwards, whatever happens; the status is that of the tests.
+with_servers = @trap 'fixtures/servers.sh down' EXIT; trap 'exit 130' INT TERM; fixtures/servers.sh up &&
+
+# Every test, on real servers.
 test:
-	@status=0; \
-	fixtures/servers.sh up && cargo test --features failpoints || status=$$?; \
-	fixtures/servers.sh down; \
-	exit $$status
+	$(with_servers) cargo test --features failpoints
 
 # The long figures in full (see tests/): 50 kills, a million rows, a minute of quiet.
 soak:
-	@status=0; \
-	fixtures/servers.sh up && ANECHOIC_SOAK=1 cargo test --release --features failpoints --test main || status=$$?; \
-	fixtures/servers.sh down; \
-	exit $$status
+	$(with_servers) ANECHOIC_SOAK=1 cargo test --release --features failpoints --test main
 
 lint:
 	cargo fmt --check
