@@ -9,6 +9,7 @@ mod capture_mysql;
 mod apply;
 mod capture_postgres;
 mod crash;
+mod demo;
 mod fixtures;
 mod operate;
 mod replicate;

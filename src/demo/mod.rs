@@ -101,9 +101,8 @@ fn private_dir() -> Result<PathBuf> {
 }
 
 fn free_port() -> Result<u16> {
-    let wanted = std::net::TcpListener::bind(("127.0.0.1", 8642));
-    let listener = wanted.or_else(|_| std::net::TcpListener::bind(("127.0.0.1", 0)))?;
-    Ok(listener.local_addr()?.port())
+    // not 8642: that may be an installed agent's
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn write_config(dir: &Path, servers: &Servers, port: u16) -> Result<PathBuf> {
