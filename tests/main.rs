@@ -8,6 +8,7 @@ mod support;
 mod capture_mysql;
 mod apply;
 mod capture_postgres;
+mod commit;
 mod crash;
 mod demo;
 mod fixtures;

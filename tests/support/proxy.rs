@@ -38,13 +38,24 @@ enum End {
     HalfClose(Side),
 }
 
+/// When the connection is cut that carries the awaited bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The server gets what comes before them.
+    Before,
+    /// The server has them, and may still be at work.
+    Sent,
+    /// The server's answer came, and is thrown away.
+    Answered,
+}
+
 struct Shared {
     server: SocketAddr,
     mode: watch::Sender<Mode>,
     /// Counts up; connections older than it end as it says.
     end: watch::Sender<(u64, Option<End>)>,
     /// Bytes from the agent after which its connection is cut, once.
-    trigger: Mutex<Option<Vec<u8>>>,
+    trigger: Mutex<Option<(Vec<u8>, Cut)>>,
     fired: watch::Sender<u64>,
     connections: AtomicU64,
     bytes: AtomicU64,
@@ -112,10 +123,15 @@ impl Proxy {
     /// answer is awaited and thrown away, and the connection is reset. The agent cannot know
     /// whether its statement was carried out. Needs a connection without TLS.
     pub fn cut_after(&self, pattern: impl Into<Vec<u8>>) {
-        *self.shared.trigger.lock().unwrap() = Some(pattern.into());
+        self.cut_at(pattern, Cut::Answered);
     }
 
-    /// How often a [`cut_after`](Self::cut_after) has come about.
+    /// The same, cut sooner.
+    pub fn cut_at(&self, pattern: impl Into<Vec<u8>>, cut: Cut) {
+        *self.shared.trigger.lock().unwrap() = Some((pattern.into(), cut));
+    }
+
+    /// How often a [`cut_at`](Self::cut_at) has come about.
     pub fn fired(&self) -> u64 {
         *self.shared.fired.borrow()
     }
@@ -215,11 +231,17 @@ async fn connection(shared: Arc<Shared>, mut agent: TcpStream) {
                     let _ = server.shutdown().await;
                 } else if to_server {
                     let matched = matches(&shared, &mut tail, bytes);
+                    let bytes = match matched {
+                        Some((before, Cut::Before)) => &bytes[..before],
+                        _ => bytes,
+                    };
                     if pass(&shared, bytes, &mut server).await.is_err() {
                         break;
                     }
-                    if matched {
-                        swallow_answer(&mut server, &mut from_server).await;
+                    if let Some((_, cut)) = matched {
+                        if cut == Cut::Answered {
+                            swallow_answer(&mut server, &mut from_server).await;
+                        }
                         shared.fired.send_modify(|count| *count += 1);
                         break;
                     }
@@ -249,22 +271,25 @@ async fn pass(shared: &Shared, bytes: &[u8], to: &mut TcpStream) -> std::io::Res
     to.write_all(bytes).await
 }
 
-/// Whether the trigger's bytes end in this piece, perhaps begun in the one before; disarms it.
-fn matches(shared: &Shared, tail: &mut Vec<u8>, bytes: &[u8]) -> bool {
+/// Whether the trigger's bytes end in this piece, perhaps begun in the one before, and where
+/// in it they begin; disarms it.
+fn matches(shared: &Shared, tail: &mut Vec<u8>, bytes: &[u8]) -> Option<(usize, Cut)> {
     let mut trigger = shared.trigger.lock().unwrap();
-    let Some(pattern) = trigger.as_ref() else {
+    let Some((pattern, cut)) = trigger.as_ref() else {
         tail.clear();
-        return false;
+        return None;
     };
+    let earlier = tail.len();
     tail.extend_from_slice(bytes);
-    let found = tail.windows(pattern.len()).any(|window| window == pattern.as_slice());
-    if found {
+    let found = tail.windows(pattern.len()).position(|window| window == pattern.as_slice());
+    if let Some(at) = found {
+        let matched = (at.saturating_sub(earlier), *cut);
         *trigger = None;
-    } else {
-        let keep = tail.len().min(pattern.len() - 1);
-        tail.drain(..tail.len() - keep);
+        return Some(matched);
     }
-    found
+    let keep = tail.len().min(pattern.len() - 1);
+    tail.drain(..tail.len() - keep);
+    None
 }
 
 /// Until the server has answered and says no more: then the statement was carried out.

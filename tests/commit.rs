@@ -1,0 +1,57 @@
+//! A COMMIT of which nobody knows what became: the connection to the target is cut before it
+//! reached the server, while the server works on it, or after the answer. Exactly once all the
+//! same, shown by a ledger without key.
+
+use std::time::Duration;
+
+use super::support::proxy::Cut;
+use super::support::servers::Kind;
+use super::support::soak;
+use super::support::traffic::{Traffic, entities, open_accounts};
+use super::support::world::World;
+
+/// One lone transaction for each cut, then cuts under load.
+async fn commit_cut(source: (&str, Kind), target: (&str, Kind)) {
+    let world = entities(World::of(&[source, target]).proxied(target.0)).start().await;
+    open_accounts(&world).await;
+    let proxy = world.proxy(target.0);
+    let count = || async { world.rows("ledger", target.0).await.len() };
+    let mut fired = 0;
+    for (at, cut) in [Cut::Before, Cut::Sent, Cut::Answered].into_iter().enumerate() {
+        proxy.cut_at("COMMIT", cut);
+        world[source.0].execute(&format!("INSERT INTO ledger VALUES ('lone', {at}, 1), ('lone', {at}, 1)")).await;
+        fired += 1;
+        proxy.wait_until_fired(fired).await;
+        world.agent.wait_quiet().await;
+        assert_eq!(count().await, 2 * (at + 1), "after {cut:?}");
+    }
+
+    let mut traffic = Traffic::new();
+    traffic.start(&world, &[source.0, target.0], Duration::from_millis(4));
+    for _ in 0..if soak() { 20 } else { 3 } {
+        for cut in [Cut::Before, Cut::Sent, Cut::Answered] {
+            proxy.cut_at("COMMIT", cut);
+            fired += 1;
+            proxy.wait_until_fired(fired).await;
+            traffic.pass(10).await;
+        }
+    }
+    traffic.stop().await;
+    world.agent.wait_quiet().await;
+    eprintln!("{}: {fired} commits cut: {}", target.0, traffic.check(&world).await);
+}
+
+#[tokio::test]
+async fn unknown_outcome_in_postgresql() {
+    commit_cut(("shop", Kind::Mysql), ("crm", Kind::Postgres17)).await;
+}
+
+#[tokio::test]
+async fn unknown_outcome_in_mysql() {
+    commit_cut(("crm", Kind::Postgres17), ("shop", Kind::Mysql)).await;
+}
+
+#[tokio::test]
+async fn unknown_outcome_in_mariadb() {
+    commit_cut(("crm", Kind::Postgres17), ("erp", Kind::Mariadb)).await;
+}
