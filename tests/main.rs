@@ -13,4 +13,5 @@ mod crash;
 mod demo;
 mod fixtures;
 mod operate;
+mod outage;
 mod replicate;

@@ -24,6 +24,9 @@ use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::{State, Status};
 
+/// From the first byte to a log that streams; all that the server is asked meanwhile is small.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What one source works with.
 #[derive(Clone)]
 pub struct Source {
@@ -86,7 +89,10 @@ impl Source {
             }
         };
         let mut capture = tokio::select! {
-            capture = connecting => capture?,
+            capture = tokio::time::timeout(CONNECT_PATIENCE, connecting) => match capture {
+                Ok(capture) => capture?,
+                Err(_) => return Err(Error::retry(format!("its log was not to be had within {CONNECT_PATIENCE:?}"))),
+            },
             () = stop.cancelled() => return Ok(()),
         };
         info!(position = %at.position, base = at.base, "capture streams");

@@ -2,6 +2,7 @@
 //! of it, and keeps the status. Decides nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,10 @@ use crate::journal::{Journal, Reader, SpoolReader};
 use crate::position::Seq;
 use crate::schema::SystemId;
 use crate::status::{self, ApplyStatus, State, Status};
+
+/// Another agent's lock, what is in flight, and the marker's proof have deadlines of their own
+/// and take less; an answer that never comes has none.
+const OPEN_PATIENCE: Duration = Duration::from_secs(150);
 
 /// What an applier asks of the arbiter. Both are answered after a sync that covers them.
 #[derive(Debug)]
@@ -191,7 +196,9 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
 
     async fn open(&mut self) -> Result<Event> {
         self.set_state(State::Connecting);
-        let marker = self.target.open().await?;
+        let opened = tokio::time::timeout(OPEN_PATIENCE, self.target.open()).await;
+        let marker =
+            opened.map_err(|_| Error::retry(format!("the target was not open within {OPEN_PATIENCE:?}")))??;
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Held { system: self.system, reply }).await?;
         let Holding { keys, seen } = answer.await.map_err(|_| arbiter_gone())?;

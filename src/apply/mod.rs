@@ -8,6 +8,7 @@ pub mod applier;
 pub mod batch;
 mod filter;
 mod keys;
+mod patience;
 pub mod steps;
 
 use std::future::Future;

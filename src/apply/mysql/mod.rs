@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 
 use self::flight::{Outcome, Packet, Part};
 use self::statement::{Facts, Form, Pattern};
+use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
 use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
 use crate::config::ConnectConfig;
@@ -83,6 +84,33 @@ impl MyTarget {
     }
 }
 
+/// What is waited for as long as the server is seen to work at it. An error of another kind
+/// than the work's own ends the session.
+struct Patience {
+    connect: ConnectConfig,
+    id: u32,
+}
+
+impl Patience {
+    async fn over<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        answered(work, || at_work(&self.connect, self.id)).await?
+    }
+}
+
+/// Asked on a connection of its own: what the session of that number is doing.
+async fn at_work(connect: &ConnectConfig, id: u32) -> Result<AtWork> {
+    let mut conn = crate::connect::mysql::connect(connect).await?;
+    let query = format!("SELECT COMMAND = 'Sleep' AND TIME >= 20 FROM information_schema.PROCESSLIST WHERE ID = {id}");
+    let idle: Option<Option<i64>> = conn.query_first(query).await.map_err(crate::connect::mysql::error)?;
+    // The answer is there; how the session ends does not matter.
+    let _ = conn.disconnect().await;
+    Ok(match idle {
+        None => AtWork::Gone,
+        Some(Some(1)) => AtWork::Idle,
+        Some(_) => AtWork::Yes,
+    })
+}
+
 /// What patterns were made for.
 type PatternKey = (EntityId, Write, u128, Form);
 
@@ -94,13 +122,23 @@ struct Patterns {
 /// The connection, or the packet that it is busy with.
 enum Line {
     Free(Box<Conn>),
-    Busy(JoinHandle<(Box<Conn>, Outcome)>),
+    Busy(Flying),
     /// The task that had it is gone.
     Lost,
 }
 
+/// A packet and its answers, under way; given up, it goes no further.
+struct Flying(JoinHandle<(Box<Conn>, Outcome)>);
+
+impl Drop for Flying {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 struct Session {
     line: Line,
+    patience: Arc<Patience>,
     spec: TargetSpec,
     role: String,
     flavour: Flavour,
@@ -126,6 +164,7 @@ impl Target for MyTarget {
         marker::lock(&mut conn, &self.spec, self.lock_patience).await?;
         let current = marker::raise_epoch(&mut conn, &self.spec, &self.connect.user).await?;
         self.session = Some(Session {
+            patience: Arc::new(Patience { connect: self.connect.clone(), id: conn.id() }),
             line: Line::Free(Box::new(conn)),
             spec: self.spec.clone(),
             role: self.connect.user.clone(),
@@ -154,48 +193,32 @@ impl Target for MyTarget {
 
     async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
         let session = self.session()?;
-        session.write(rows).await?;
-        if session.held.text.len() >= BYTES_HELD {
-            session.send().await?;
-        }
-        Ok(())
+        let patience = session.patience();
+        patience.over(session.write(rows)).await
     }
 
     async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
-        self.session()?.write_alone(rows).await
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.write_alone(rows)).await
     }
 
     async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.session()?.read(binding, keys).await
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.read(binding, keys)).await
     }
 
     async fn commit(&mut self) -> Result<()> {
         let session = self.session()?;
-        session.held.add(Part::Command, b"COMMIT");
-        session.send().await?;
-        session.land().await?;
-        if let Some(next) = session.next.take() {
-            session.current = next;
-        }
-        session.over();
-        Ok(())
+        let patience = session.patience();
+        patience.over(session.commit()).await
     }
 
     async fn rollback(&mut self) -> Result<()> {
         let session = self.session()?;
-        session.held = Packet::default();
-        // What went wrong in flight was told before, or does not matter any more.
-        let _ = session.land().await;
-        if session.begun {
-            session
-                .conn()
-                .await?
-                .query_drop("ROLLBACK")
-                .await
-                .map_err(|error| Error::retry("the connection failed while rolling back").because(error))?;
-        }
-        session.over();
-        Ok(())
+        let patience = session.patience();
+        patience.over(session.rollback()).await
     }
 }
 
@@ -222,6 +245,36 @@ async fn prepare_session(conn: &mut Conn, flavour: Flavour, spec: &TargetSpec, r
 }
 
 impl Session {
+    fn patience(&self) -> Arc<Patience> {
+        self.patience.clone()
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.held.add(Part::Command, b"COMMIT");
+        self.send().await?;
+        self.land().await?;
+        if let Some(next) = self.next.take() {
+            self.current = next;
+        }
+        self.over();
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.held = Packet::default();
+        // What went wrong in flight was told before, or does not matter any more.
+        let _ = self.land().await;
+        if self.begun {
+            self.conn()
+                .await?
+                .query_drop("ROLLBACK")
+                .await
+                .map_err(|error| Error::retry("the connection failed while rolling back").because(error))?;
+        }
+        self.over();
+        Ok(())
+    }
+
     fn over(&mut self) {
         self.next = None;
         self.held = Packet::default();
@@ -245,8 +298,9 @@ impl Session {
                 self.line = Line::Free(conn);
                 Ok(())
             }
-            Line::Busy(task) => {
-                let (conn, outcome) = task.await.map_err(|_| Error::retry("the connection's task has ended"))?;
+            Line::Busy(mut flying) => {
+                let (conn, outcome) =
+                    (&mut flying.0).await.map_err(|_| Error::retry("the connection's task has ended"))?;
                 self.line = Line::Free(conn);
                 outcome.map_err(|(part, error)| self.failed(&part, error))
             }
@@ -273,10 +327,10 @@ impl Session {
         let Line::Free(mut conn) = std::mem::replace(&mut self.line, Line::Lost) else {
             return Err(Error::retry("the connection is lost"));
         };
-        self.line = Line::Busy(tokio::spawn(async move {
+        self.line = Line::Busy(Flying(tokio::spawn(async move {
             let outcome = flight::run(&mut conn, packet).await;
             (conn, outcome)
-        }));
+        })));
         Ok(())
     }
 
@@ -321,6 +375,9 @@ impl Session {
         let part = Part::Rows(rows.binding.table.clone());
         for statement in self.spell(rows, false).await? {
             self.hold(&part, &statement).await?;
+        }
+        if self.held.text.len() >= BYTES_HELD {
+            self.send().await?;
         }
         Ok(())
     }

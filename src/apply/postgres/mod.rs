@@ -31,6 +31,7 @@ use tokio_postgres::{Client, Statement};
 use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
 use self::statement::{ARBITER, Form};
 use self::value::{Array, Wire};
+use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
 use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
 use crate::config::ConnectConfig;
@@ -87,6 +88,32 @@ impl PgTarget {
     }
 }
 
+/// What is waited for as long as the server is seen to work at it. An error of another kind
+/// than the work's own ends the session.
+struct Patience {
+    connect: ConnectConfig,
+    pid: i32,
+}
+
+impl Patience {
+    async fn over<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        answered(work, || at_work(&self.connect, self.pid)).await?
+    }
+}
+
+/// Asked on a connection of its own: what the session with that pid is doing.
+async fn at_work(connect: &ConnectConfig, pid: i32) -> Result<AtWork> {
+    const STATE: &str = "SELECT state LIKE 'idle%' AND state_change < clock_timestamp() - interval '20 s' \
+        FROM pg_stat_activity WHERE pid = $1";
+    let client = crate::connect::postgres::connect(connect, "anechoic watch").await?;
+    let row = client.query_opt(STATE, &[&pid]).await.map_err(|error| crate::connect::postgres::error(&error))?;
+    Ok(match row.map(|row| row.get::<_, Option<bool>>(0)) {
+        None => AtWork::Gone,
+        Some(Some(true)) => AtWork::Idle,
+        Some(_) => AtWork::Yes,
+    })
+}
+
 /// What a prepared statement was made for.
 type StatementKey = (EntityId, Write, u128, Form);
 
@@ -97,6 +124,7 @@ struct Prepared {
 
 struct Session {
     client: Arc<Client>,
+    patience: Arc<Patience>,
     spec: TargetSpec,
     role: String,
     advance: Statement,
@@ -132,8 +160,10 @@ impl Target for PgTarget {
         marker::lock(&client, &self.spec, self.lock_patience).await?;
         let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
         let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
         self.session = Some(Session {
             client: Arc::new(client),
+            patience: Arc::new(Patience { connect: self.connect.clone(), pid }),
             spec: self.spec.clone(),
             role: self.connect.user.clone(),
             advance,
@@ -175,57 +205,72 @@ impl Target for PgTarget {
 
     async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
         let session = self.session()?;
-        session.hold(rows, false).await?;
-        if session.held_bytes >= BYTES_HELD {
-            session.send().await?;
-        }
-        Ok(())
+        let patience = session.patience();
+        patience.over(session.write(rows)).await
     }
 
     async fn write_alone(&mut self, rows: &TableRows<'_>) -> Result<()> {
-        self.session()?.write_alone(rows).await
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.write_alone(rows)).await
     }
 
     async fn read(&mut self, binding: &Binding, keys: &[Row<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.session()?.read(binding, keys).await
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.read(binding, keys)).await
     }
 
     async fn commit(&mut self) -> Result<()> {
         let session = self.session()?;
-        session.held.push(Step::Command("COMMIT"));
-        let result = match session.send().await {
-            Ok(()) => session.land().await,
+        let patience = session.patience();
+        patience.over(session.commit()).await
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.rollback()).await
+    }
+}
+
+impl Session {
+    fn patience(&self) -> Arc<Patience> {
+        self.patience.clone()
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.held.push(Step::Command("COMMIT"));
+        let result = match self.send().await {
+            Ok(()) => self.land().await,
             Err(error) => Err(error),
         };
         match &result {
             Ok(()) => {
-                session.check_at_once = false;
-                if let Some(next) = session.next.take() {
-                    session.current = next;
+                self.check_at_once = false;
+                if let Some(next) = self.next.take() {
+                    self.current = next;
                 }
-                session.over();
+                self.over();
             }
-            Err(error) if error.recovery == Recovery::Quarantine && session.alone => session.check_at_once = true,
+            Err(error) if error.recovery == Recovery::Quarantine && self.alone => self.check_at_once = true,
             Err(_) => {}
         }
         result
     }
 
     async fn rollback(&mut self) -> Result<()> {
-        let session = self.session()?;
-        session.held.clear();
+        self.held.clear();
         // What went wrong in flight was told before, or does not matter any more.
-        let _ = session.land().await;
-        let result = match session.begun {
-            true => session.client.batch_execute("ROLLBACK").await,
+        let _ = self.land().await;
+        let result = match self.begun {
+            true => self.client.batch_execute("ROLLBACK").await,
             false => Ok(()),
         };
-        session.over();
+        self.over();
         result.map_err(|error| Error::retry("the connection failed while rolling back").because(error))
     }
-}
 
-impl Session {
     fn over(&mut self) {
         self.next = None;
         self.held.clear();
@@ -322,6 +367,14 @@ impl Session {
                 .map_err(|error| classify(error, &table.name, &self.role))?;
         }
         Err(said)
+    }
+
+    async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        self.hold(rows, false).await?;
+        if self.held_bytes >= BYTES_HELD {
+            self.send().await?;
+        }
+        Ok(())
     }
 
     /// Encodes rows into statements and holds them back.

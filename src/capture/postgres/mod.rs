@@ -46,9 +46,10 @@ const BUSY: Duration = Duration::from_millis(10);
 /// Passed positions are told at most so often: each costs the journal a sync.
 const PASSED_INTERVAL: Duration = Duration::from_millis(250);
 /// After so much silence the server is asked for a sign of life …
-const ASK_AFTER: Duration = Duration::from_secs(20);
-/// … and after so much it is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const ASK_AFTER: Duration = Duration::from_secs(5);
+/// … and after so much it is given up. Inside a long transaction of tables that are not ours the
+/// server looks up only every half `wal_sender_timeout`; it must not be taken for dead by that.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
 /// How long a server that shuts down may wait for our acknowledgement.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 

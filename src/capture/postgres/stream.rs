@@ -24,7 +24,7 @@ use crate::error::{Error, Recovery, Result};
 
 /// A large transaction stays in the server's memory up to this size instead of going through
 /// files; and the server waits this long for a sign of life from us.
-const OPTIONS: &str = "-c logical_decoding_work_mem=256MB -c wal_sender_timeout=60s -c standard_conforming_strings=on -c statement_timeout=0";
+const OPTIONS: &str = "-c logical_decoding_work_mem=256MB -c wal_sender_timeout=30s -c standard_conforming_strings=on -c statement_timeout=0";
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
