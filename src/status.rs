@@ -118,6 +118,8 @@ pub struct ApplyStatus {
     pub commits: Counter,
     /// Journal entries applied.
     pub transactions: Counter,
+    /// Changes for this system: admitted since the start, or admitted before and read since.
+    pub addressed: Counter,
     /// Changes written.
     pub changes: Counter,
     /// Changes that a later one of the same key in the same batch made unnecessary.
@@ -129,6 +131,14 @@ pub struct ApplyStatus {
     pub latency: Gauge,
     /// Commit time of the oldest entry not yet applied, µs; 0 when there is none.
     pub oldest_pending: Gauge,
+}
+
+impl ApplyStatus {
+    /// Changes for this system that are neither written nor made unnecessary nor set aside.
+    pub fn pending(&self) -> u64 {
+        let done = self.changes.get() + self.coalesced.get() + self.held.get();
+        self.addressed.get().saturating_sub(done)
+    }
 }
 
 #[derive(Debug)]

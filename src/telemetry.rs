@@ -68,9 +68,11 @@ pub mod metric {
 
     pub const APPLY_SEQ: &str = "anechoic_apply_seq";
     pub const APPLY_PENDING: &str = "anechoic_apply_pending_entries";
+    pub const APPLY_PENDING_CHANGES: &str = "anechoic_apply_pending_changes";
     pub const APPLY_COMMITS: &str = "anechoic_apply_commits_total";
     pub const APPLY_TRANSACTIONS: &str = "anechoic_apply_transactions_total";
     /// The books of a target: addressed = applied + coalesced + held + pending.
+    pub const APPLY_ADDRESSED: &str = "anechoic_apply_addressed_changes_total";
     pub const APPLY_CHANGES: &str = "anechoic_apply_changes_total";
     pub const APPLY_COALESCED: &str = "anechoic_apply_coalesced_changes_total";
     pub const APPLY_HELD: &str = "anechoic_apply_held_changes_total";

@@ -5,13 +5,15 @@
 
 mod support;
 
-mod capture_mysql;
 mod apply;
+mod capture_mysql;
 mod capture_postgres;
 mod commit;
 mod crash;
 mod demo;
+mod echo;
 mod fixtures;
 mod operate;
 mod outage;
 mod replicate;
+mod wholeness;

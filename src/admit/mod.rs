@@ -78,6 +78,8 @@ pub struct Admitted {
     pub records: Vec<Record>,
     /// By [`EntityId`]; empty where nothing was decided.
     pub counts: Vec<Counts>,
+    /// Changes for each system; empty where nothing was decided.
+    pub addressed: Vec<u64>,
 }
 
 /// Changes of one entity in one transaction.
@@ -126,6 +128,8 @@ struct Draft {
     decisions: Vec<Decision>,
     replacements: ChangeWriter,
     addressed: SystemSet,
+    /// Changes for each system.
+    changes: Vec<u64>,
     /// Changes that the entry shows, accepted or rejected.
     shown: u64,
     counts: Vec<Counts>,
@@ -141,6 +145,11 @@ impl Draft {
             Some(last) if last.to == from && last.verdict == verdict => last.to = to,
             _ => self.decisions.push(Decision { from, to, verdict }),
         }
+    }
+
+    fn address(&mut self, to: SystemSet) {
+        self.addressed = SystemSet(self.addressed.0 | to.0);
+        to.iter().for_each(|system| self.changes[system.index()] += 1);
     }
 }
 
@@ -333,7 +342,11 @@ impl Arbiter {
         self.systems[system.index()].position = Some(captured.position.clone());
         let base = if self.bugs.base_of_last_entry { self.head } else { captured.base };
         let seq = self.head + 1;
-        let mut draft = Draft { counts: vec![Counts::default(); self.layouts.len()], ..Draft::default() };
+        let mut draft = Draft {
+            counts: vec![Counts::default(); self.layouts.len()],
+            changes: vec![0; self.systems.len()],
+            ..Draft::default()
+        };
         walk(&captured.body, bodies, &mut |chunk| {
             for change in Changes::new(chunk) {
                 self.admit(&mut draft, &change, system, base, seq, bodies)?;
@@ -345,7 +358,7 @@ impl Arbiter {
         records.extend(captured.refused.into_iter().map(Record::Refused));
         if draft.shown == 0 {
             records.push(self.position_record(system, captured.base));
-            return Ok(Admitted { records, counts: draft.counts });
+            return Ok(Admitted { records, counts: draft.counts, addressed: draft.changes });
         }
         self.head = seq;
         self.address(draft.addressed, seq);
@@ -369,7 +382,7 @@ impl Arbiter {
             decisions: draft.decisions,
             replacements: draft.replacements.take().into(),
         }));
-        Ok(Admitted { records, counts: draft.counts })
+        Ok(Admitted { records, counts: draft.counts, addressed: draft.changes })
     }
 
     /// Decides one change and enters it.
@@ -393,7 +406,7 @@ impl Arbiter {
         let others = layout.receivers.without(system);
         if !layout.indexed {
             counts.journaled += 1;
-            draft.addressed = SystemSet(draft.addressed.0 | others.0);
+            draft.address(others);
             return Ok(());
         }
         let base = match member.role {
@@ -451,7 +464,7 @@ impl Arbiter {
         };
         decide::enter(store, change.key_hash, slots, Slot::new(seq, system, everywhere, deleted))?;
         let to = if everywhere { layout.receivers } else { others };
-        draft.addressed = SystemSet(draft.addressed.0 | to.0);
+        draft.address(to);
         Ok(())
     }
 
@@ -479,7 +492,7 @@ impl Arbiter {
         followed.position = Some(position);
         followed.identity = identity;
         records.push(self.position_record(system, base));
-        Ok(Admitted { records, counts: Vec::new() })
+        Ok(Admitted { records, ..Admitted::default() })
     }
 
     fn position_record(&self, system: SystemId, base: Seq) -> Record {

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
-use crate::change::{Captured, Entry, Quarantined, Record, SpoolRef};
+use crate::change::{Address, Captured, Entry, Quarantined, Record, SpoolRef};
 use crate::config::JournalConfig;
 use crate::error::{Recovery, Result};
 use crate::journal::{Journal, PositionRecord, Writer};
@@ -342,6 +342,7 @@ impl Desk {
             self.patiently(|writer| writer.append(&record))?;
             self.appended = true;
             if let Record::Entry(entry) = record {
+                self.count_retry(&entry);
                 self.library.fresh.push(entry);
             }
         }
@@ -425,6 +426,16 @@ impl Desk {
             if counts.journaled > 0 {
                 entity.last_change.set(committed_at.max(entity.last_change.get()));
             }
+        }
+        for (target, changes) in self.status.systems.iter().zip(&admitted.addressed) {
+            target.apply.addressed.add(*changes);
+        }
+    }
+
+    fn count_retry(&self, entry: &Entry) {
+        let Address::Only(names) = &entry.to else { return };
+        for system in self.status.systems.iter().filter(|system| names.contains(&system.name)) {
+            system.apply.addressed.add(entry.changes);
         }
     }
 

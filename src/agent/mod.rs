@@ -113,12 +113,14 @@ impl Agent {
         let Agent { config, model, status, journal, desk, socket, stop } = self;
         let (sender, inbox) = mpsc::channel(INBOX);
         let mut tasks = JoinSet::new();
+        let known = journal.head();
         for system in config.system_ids().filter(|system| receives(&model, *system)) {
             let applying = Applying {
                 config: config.clone(),
                 system,
                 model: model.clone(),
                 journal: journal.clone(),
+                known,
                 status: status.clone(),
                 desk: sender.clone(),
             };

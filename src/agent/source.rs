@@ -113,8 +113,12 @@ impl Source {
                 Either::Mysql(capture) => capture.read(&mut normalizer).await?,
             }
             *attempt = 0;
-            status.heard.set(crate::status::now());
-            self.hand_on(normalizer.drain().collect(), status).await?;
+            let items: Vec<Collected> = normalizer.drain().collect();
+            let now = crate::status::now();
+            status.heard.set(now);
+            let behind = items.iter().any(|item| matches!(item, Collected::Transaction(_)));
+            status.lag.set(if behind { now - status.last_commit.get() } else { 0 });
+            self.hand_on(items, status).await?;
         }
         debug!("capture ends");
         Ok(())

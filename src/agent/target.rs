@@ -20,6 +20,7 @@ use crate::journal::Journal;
 use crate::marker::Marker;
 use crate::normalize::binding::Binding;
 use crate::normalize::resolve::Model;
+use crate::position::Seq;
 use crate::schema::SystemId;
 use crate::status::{State, Status};
 use crate::value::Row;
@@ -30,6 +31,8 @@ pub struct Applying {
     pub system: SystemId,
     pub model: Arc<Model>,
     pub journal: Journal,
+    /// The journal's head when the agent started.
+    pub known: Seq,
     pub status: Arc<Status>,
     pub desk: mpsc::Sender<Message>,
 }
@@ -67,7 +70,7 @@ impl Applying {
         let name = self.config.system(self.system).name.clone();
         let routes = Routes::new(self.system, name, self.model.schema.clone(), bindings);
         let (journal, desk, status) = (self.journal.clone(), self.desk.clone(), self.status.clone());
-        Applier::new(target, routes, Limits::default(), journal, desk, status).run(stop.clone()).await
+        Applier::new(target, routes, Limits::default(), journal, desk, status).known(self.known).run(stop.clone()).await
     }
 }
 

@@ -81,6 +81,14 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         }
     }
 
+    /// Entries up to `seq` were journaled before the agent started: their changes are counted as
+    /// addressed here, later ones where they are admitted.
+    #[must_use]
+    pub fn known(mut self, seq: Seq) -> Self {
+        self.steps = self.steps.known(seq);
+        self
+    }
+
     fn state(&self) -> &ApplyStatus {
         &self.status.systems[self.system.index()].apply
     }
@@ -222,6 +230,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         }
         apply.commits.add(progress.commits);
         apply.transactions.add(progress.transactions);
+        apply.addressed.add(progress.backlog);
         apply.changes.add(progress.applied);
         apply.coalesced.add(progress.coalesced);
         apply.held.add(progress.held);

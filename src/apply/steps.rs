@@ -113,6 +113,8 @@ pub struct Progress {
     pub transactions: u64,
     /// Changes addressed to this system: written, made unnecessary by a later one, set aside.
     pub addressed: u64,
+    /// Of these, the ones of entries up to [`Steps::known`].
+    pub backlog: u64,
     pub applied: u64,
     pub coalesced: u64,
     pub held: u64,
@@ -127,6 +129,7 @@ impl Progress {
         self.commits += other.commits;
         self.transactions += other.transactions;
         self.addressed += other.addressed;
+        self.backlog += other.backlog;
         self.applied += other.applied;
         self.coalesced += other.coalesced;
         self.held += other.held;
@@ -227,6 +230,8 @@ pub struct Steps {
     /// Ordinals of refused changes, and how many changes there were.
     refusals: VecDeque<u64>,
     ordinal: u64,
+    /// What was journaled before the agent started.
+    known: Seq,
     progress: Progress,
 }
 
@@ -247,8 +252,16 @@ impl Steps {
             finishing: false,
             refusals: VecDeque::new(),
             ordinal: 0,
+            known: 0,
             progress: Progress::default(),
         }
+    }
+
+    /// Entries up to `seq` were journaled before anybody counted whom they are for.
+    #[must_use]
+    pub fn known(mut self, seq: Seq) -> Self {
+        self.known = seq;
+        self
     }
 
     /// After the batch in hand: stop.
@@ -390,8 +403,7 @@ impl Steps {
         }
         // A commit whose outcome was unknown: the marker tells.
         if !self.work.entries.is_empty() && marker.seq >= self.work.to() {
-            let progress = std::mem::take(&mut self.work.progress);
-            self.progress.add(&progress);
+            self.count();
         }
         self.keys = Keys::opened(&self.routes, held, marker.seq);
         self.work = Work::default();
@@ -559,6 +571,9 @@ impl Steps {
         let mut found = Vec::new();
         self.each(entry, body, index, cursor, &mut |number, encoded| found.push((number, encoded)));
         self.work.progress.addressed += found.len() as u64;
+        if entry.seq <= self.known {
+            self.work.progress.backlog += found.len() as u64;
+        }
         if self.work.replay {
             self.work.singles.extend(found.into_iter().map(|(number, encoded)| (at, number, encoded)));
             return;
@@ -684,13 +699,19 @@ impl Steps {
         };
     }
 
+    /// The batch in hand is in the target.
+    fn count(&mut self) {
+        let Work { entries, progress, .. } = &mut self.work;
+        progress.commits = 1;
+        progress.transactions = entries.len() as u64;
+        progress.committed_at = entries.last().map(|entry| entry.committed_at);
+        self.progress.add(progress);
+    }
+
     fn committed(&mut self) {
         self.keys.committed();
-        let mut work = std::mem::take(&mut self.work);
-        work.progress.commits = 1;
-        work.progress.transactions = work.entries.len() as u64;
-        work.progress.committed_at = work.entries.last().map(|e| e.committed_at);
-        self.progress.add(&work.progress);
+        self.count();
+        let work = std::mem::take(&mut self.work);
         self.ordinal += work.progress.addressed;
         self.refusals.extend(std::iter::repeat_n(self.ordinal, work.refused));
         while self.refusals.front().is_some_and(|at| at + self.limits.window <= self.ordinal) {

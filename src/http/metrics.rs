@@ -87,9 +87,12 @@ fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
 
 fn apply(page: &mut Page, status: &Status, now: i64) {
     type Read = fn(&crate::status::ApplyStatus) -> u64;
-    let counters: [(&str, &str, Read); 6] = [
+    let counters: [(&str, &str, Read); 7] = [
         (metric::APPLY_COMMITS, "Target transactions committed", |a| a.commits.get()),
         (metric::APPLY_TRANSACTIONS, "Journal entries applied", |a| a.transactions.get()),
+        (metric::APPLY_ADDRESSED, "Changes for a target: the sum of written, coalesced, held and pending", |a| {
+            a.addressed.get()
+        }),
         (metric::APPLY_CHANGES, "Changes written", |a| a.changes.get()),
         (metric::APPLY_COALESCED, "Changes that a later one of their key in the same batch replaced", |a| {
             a.coalesced.get()
@@ -117,6 +120,10 @@ fn apply(page: &mut Page, status: &Status, now: i64) {
     for system in &targets {
         let pending = head.saturating_sub(system.apply.seq.get());
         page.sample(metric::APPLY_PENDING, &[("system", &system.name)], float(pending));
+    }
+    page.gauge(metric::APPLY_PENDING_CHANGES, "Changes for a target that it does not have yet");
+    for system in &targets {
+        page.sample(metric::APPLY_PENDING_CHANGES, &[("system", &system.name)], float(system.apply.pending()));
     }
     page.gauge(metric::APPLY_LAG, "Age of the oldest entry that a target does not have yet");
     for system in &targets {
@@ -284,6 +291,10 @@ anechoic_apply_commits_total{system="shop"} 0
 # TYPE anechoic_apply_transactions_total counter
 anechoic_apply_transactions_total{system="crm"} 161
 anechoic_apply_transactions_total{system="shop"} 0
+# HELP anechoic_apply_addressed_changes_total Changes for a target: the sum of written, coalesced, held and pending
+# TYPE anechoic_apply_addressed_changes_total counter
+anechoic_apply_addressed_changes_total{system="crm"} 5230
+anechoic_apply_addressed_changes_total{system="shop"} 0
 # HELP anechoic_apply_changes_total Changes written
 # TYPE anechoic_apply_changes_total counter
 anechoic_apply_changes_total{system="crm"} 5230
@@ -308,6 +319,10 @@ anechoic_apply_seq{system="shop"} 1040
 # TYPE anechoic_apply_pending_entries gauge
 anechoic_apply_pending_entries{system="crm"} 0
 anechoic_apply_pending_entries{system="shop"} 2
+# HELP anechoic_apply_pending_changes Changes for a target that it does not have yet
+# TYPE anechoic_apply_pending_changes gauge
+anechoic_apply_pending_changes{system="crm"} 0
+anechoic_apply_pending_changes{system="shop"} 0
 # HELP anechoic_apply_lag_seconds Age of the oldest entry that a target does not have yet
 # TYPE anechoic_apply_lag_seconds gauge
 anechoic_apply_lag_seconds{system="crm"} 0

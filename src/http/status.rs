@@ -242,6 +242,7 @@ pub(crate) mod tests {
         crm.capture.echoes.set(430);
         crm.apply.seq.set(1042);
         crm.apply.transactions.set(161);
+        crm.apply.addressed.set(5230);
         crm.apply.changes.set(5230);
         status.systems[1].apply.seq.set(1040);
         status.systems[1].apply.oldest_pending.set(NOW - 1_500_000);

@@ -26,13 +26,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::capture::{Begin, Commit, RowEvent, Sink};
-use crate::change::{Body, Captured, ChangeWriter, Op, Refused};
+use crate::change::{Body, Captured, ChangeWriter, Micros, Op, Refused};
 use crate::error::{Error, Result};
 use crate::journal::{Spool, SpoolWriter};
 use crate::marker::Marker;
 use crate::position::{Position, Seq};
 use crate::schema::{EntitySchema, Schema, SystemId};
-use crate::status::{CaptureStatus, Status};
+use crate::status::Status;
 use crate::value::{Datum, Row, key_hash, write_datum};
 use binding::{Binding, Role};
 use resolve::Model;
@@ -74,6 +74,19 @@ pub struct Normalizer {
     scratch: Vec<u8>,
     collected: Vec<Collected>,
     collected_bytes: usize,
+    tally: Tally,
+}
+
+/// Counted, but not yet taken: what a connection that breaks leaves behind is read, and counted, again.
+#[derive(Default)]
+struct Tally {
+    transactions: u64,
+    changes: u64,
+    filtered: u64,
+    drift: u64,
+    refused: u64,
+    echoes: u64,
+    last_commit: Option<Micros>,
 }
 
 /// One wanted table's binding, and per field of its entity the column that holds it.
@@ -126,12 +139,14 @@ impl Normalizer {
             scratch: Vec::new(),
             collected: Vec::new(),
             collected_bytes: 0,
+            tally: Tally::default(),
         }
     }
 
     /// What was collected since the last call, in the order of the log.
     pub fn drain(&mut self) -> std::vec::Drain<'_, Collected> {
         self.collected_bytes = 0;
+        self.count();
         if let Some(Collected::Transaction(Captured { position, .. }) | Collected::Passed { position, .. }) =
             self.collected.last()
         {
@@ -141,8 +156,18 @@ impl Normalizer {
         self.collected.drain(..)
     }
 
-    fn counters(&self) -> &CaptureStatus {
-        &self.status.systems[self.system.index()].capture
+    fn count(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        let capture = &self.status.systems[self.system.index()].capture;
+        capture.transactions.add(tally.transactions);
+        capture.changes.add(tally.changes);
+        capture.filtered.add(tally.filtered);
+        capture.drift.add(tally.drift);
+        capture.refused.add(tally.refused);
+        capture.echoes.add(tally.echoes);
+        if let Some(at) = tally.last_commit {
+            capture.last_commit.set(at);
+        }
     }
 
     fn pass(&mut self, position: Position) {
@@ -438,14 +463,13 @@ impl Sink for Normalizer {
                 body,
                 refused,
             }));
-            self.counters().transactions.add(1);
+            self.tally.transactions += 1;
         }
-        let counters = self.counters();
-        counters.changes.add(changes + refused + filtered);
-        counters.filtered.add(filtered);
-        counters.drift.add(drift);
-        counters.refused.add(refused);
-        counters.last_commit.set(commit.committed_at);
+        self.tally.changes += changes + refused + filtered;
+        self.tally.filtered += filtered;
+        self.tally.drift += drift;
+        self.tally.refused += refused;
+        self.tally.last_commit = Some(commit.committed_at);
         Ok(())
     }
 
@@ -462,7 +486,7 @@ impl Sink for Normalizer {
             .at(position));
         }
         self.base = self.base.max(marker.seq);
-        self.counters().echoes.add(1);
+        self.tally.echoes += 1;
         self.pass(position);
         Ok(())
     }

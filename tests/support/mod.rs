@@ -4,6 +4,7 @@
 //! - [`proxy`]: a TCP proxy that stalls, cuts, refuses and answers too late;
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
+//! - [`books`]: the counters that the port tells;
 //! - [`traffic`]: writers that remember what was acknowledged, and check what became of it;
 //! - [`world`]: systems, entities and an agent together, compared value by value.
 //!
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub mod agent;
+pub mod books;
 pub mod proxy;
 pub mod recorded;
 pub mod servers;
