@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
 
 use super::support::servers::{Db, Kind, Session};
 use super::support::world::{Entity, Type, World};
@@ -69,17 +71,30 @@ const LOOK: &str = "SELECT (SELECT sum(balance) FROM account) + (SELECT coalesce
                     (SELECT count(*) FROM account), (SELECT count(*) FROM parcel), \
                     (SELECT sum(balance) FROM account WHERE id < 1000)";
 
-/// Looks until told to stop: how often it looked, and how many different states it saw.
-async fn watch(mut session: Session, stop: Arc<AtomicBool>) -> (u64, usize) {
-    let (mut looks, mut states) = (0, BTreeSet::new());
-    while !stop.load(Ordering::Relaxed) {
+#[derive(Debug, Default)]
+struct Seen {
+    looks: AtomicU64,
+    /// Different ones.
+    states: AtomicU64,
+}
+
+impl Seen {
+    fn enough(&self) -> bool {
+        self.looks.load(Ordering::Relaxed) >= 300 && self.states.load(Ordering::Relaxed) >= 20
+    }
+}
+
+/// Looks until it is stopped; every look must find all accounts and all money.
+async fn watch(mut session: Session, seen: Arc<Seen>, stop: CancellationToken) {
+    let mut states = BTreeSet::new();
+    while !stop.is_cancelled() {
         let row = session.rows(LOOK).await.remove(0);
         let whole = [(ACCOUNTS * OPENING).to_string(), ACCOUNTS.to_string()].map(Some);
-        assert_eq!(row[..2], whole, "look {looks}, after {} states", states.len());
-        looks += 1;
+        assert_eq!(row[..2], whole, "after {seen:?}");
         states.insert(row);
+        seen.looks.fetch_add(1, Ordering::Relaxed);
+        seen.states.store(states.len() as u64, Ordering::Relaxed);
     }
-    (looks, states.len())
 }
 
 async fn catches_up_whole(world: &mut World, source: &str, targets: &[&str]) {
@@ -91,24 +106,29 @@ async fn catches_up_whole(world: &mut World, source: &str, targets: &[&str]) {
     world.agent.stop().await;
     transfer(&world[source], 0, transfers()).await;
 
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = CancellationToken::new();
     let mut watchers = Vec::new();
     for target in targets {
-        watchers.push((target, tokio::spawn(watch(world[target].session().await, stop.clone()))));
+        let seen = Arc::new(Seen::default());
+        let session = world[target].session().await;
+        watchers.push((target, seen.clone(), tokio::spawn(watch(session, seen, stop.clone()))));
     }
     world.agent.start();
     world.agent.ready().await;
-    // behind the backlog, which goes in large batches, some that are applied one by one
-    transfer(&world[source], transfers(), transfers() + 1000).await;
-    world.quiet().await;
-    stop.store(true, Ordering::Relaxed);
-
-    for (target, watcher) in watchers {
-        let (looks, states) = watcher.await.unwrap();
-        eprintln!("{} transfers into {target}: {looks} looks, {states} states", transfers() + 1000);
-        assert!(looks >= 300 && states >= 5, "{target}: {looks} looks, {states} states");
+    // the backlog goes in a few large batches; behind it small ones, until enough was seen
+    let mut last = transfers();
+    while !watchers.iter().all(|(_, seen, watcher)| seen.enough() || watcher.is_finished()) {
+        transfer(&world[source], last, last + 10).await;
+        last += 10;
     }
-    assert_eq!(world.rows("parcel", targets[0]).await.len() as u64, (transfers() + 1000) / 10);
+    world.quiet().await;
+    stop.cancel();
+
+    for (target, seen, watcher) in watchers {
+        watcher.await.unwrap();
+        eprintln!("{last} transfers into {target}: {seen:?}");
+    }
+    assert_eq!(world.rows("parcel", targets[0]).await.len() as u64, last / 10);
 }
 
 async fn transfer(db: &Db, from: u64, to: u64) {
