@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::status::{ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
+use crate::value::{MICROS_PER_DAY, civil_from_days};
 
 /// A log is heard of every few seconds even when nothing is written; longer silence is lag.
 const SILENCE_ALLOWED: i64 = 15_000_000;
@@ -183,8 +184,14 @@ pub fn seconds(micros: i64) -> f64 {
 
 /// µs → `2026-01-31T12:00:00.000001Z`; `None` for 0, which stands for never.
 pub fn timestamp(micros: i64) -> Option<String> {
-    let time = jiff::Timestamp::from_microsecond(micros).ok()?;
-    (micros != 0).then(|| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+    if micros == 0 {
+        return None;
+    }
+    let (days, rest) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
+    let (year, month, day) = civil_from_days(i32::try_from(days).ok()?);
+    let (second, micro) = (rest / 1_000_000, rest % 1_000_000);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z"))
 }
 
 #[cfg(test)]
