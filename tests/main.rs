@@ -13,6 +13,7 @@ mod crash;
 mod demo;
 mod echo;
 mod fixtures;
+mod large;
 mod operate;
 mod outage;
 mod replicate;
