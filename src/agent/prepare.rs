@@ -40,6 +40,10 @@ pub async fn prepare(
             None => return Ok(None),
         }
     }
+    let shared = check::shared_markers(config).await;
+    if !shared.is_empty() {
+        return Err(in_the_way(&shared));
+    }
     let model = resolve(config, &catalogs).map_err(|findings| in_the_way(&findings))?;
     for warning in &model.warnings {
         warn!("{warning}");

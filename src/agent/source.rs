@@ -76,7 +76,7 @@ impl Source {
         let system = self.config.system(self.system);
         let spec = CaptureSpec {
             agent: self.config.agent.id.clone(),
-            marker: self.config.agent.marker.clone(),
+            marker: system.marker.clone(),
             tables: self.model.wanted[self.system.index()].clone(),
             start: at.position.clone(),
             identity: at.identity.clone(),

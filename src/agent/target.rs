@@ -45,7 +45,7 @@ impl Applying {
             agent: self.config.agent.id.clone(),
             system: system.name.clone(),
             lane: 0,
-            marker: self.config.agent.marker.clone(),
+            marker: system.marker.clone(),
             journal: self.journal.id(),
             instance: instance(),
         };
@@ -91,7 +91,8 @@ impl Target for Proving {
             *found = Some(target.open().await?);
             Ok(())
         };
-        prove_marker(&self.config.system(self.system).connect, &agent.id, &agent.marker, write).await?;
+        let system = self.config.system(self.system);
+        prove_marker(&system.connect, &agent.id, &system.marker, write).await?;
         marker.ok_or_else(|| Error::retry("the marker was not written"))
     }
 

@@ -15,9 +15,10 @@ use mysql_async::Conn;
 use tokio_postgres::Client;
 
 use self::needs::Needs;
+use crate::capture::mysql::identity;
 use crate::capture::postgres::{application_name, publication_name, slot_name};
-use crate::catalog::{self, ReplicaIdentity, Table};
-use crate::config::{Config, Engine};
+use crate::catalog::{self, ReplicaIdentity, Table, TableName};
+use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
 use crate::error::Result;
 use crate::finding::Finding;
 use crate::normalize::resolve::{Catalog, resolve};
@@ -79,8 +80,47 @@ pub async fn preflight(config: &Config) -> Preflight {
             }
         }
     }
+    findings.extend(shared_markers(config).await);
     findings.extend(fit(config, &surveys));
     Preflight { surveys, findings }
+}
+
+/// Two databases of one MySQL or MariaDB server share its log: with one marker for both, what
+/// one has applied would count for the other. A server that does not answer is told of
+/// elsewhere.
+pub async fn shared_markers(config: &Config) -> Vec<Finding> {
+    let marked = |system: &SystemId| {
+        config.system(*system).engine == Engine::Mysql && Needs::of(config, *system).marker.is_some()
+    };
+    let systems: Vec<_> = config.system_ids().filter(marked).map(|system| config.system(system)).collect();
+    let alike = |a: &SystemConfig| systems.iter().filter(|b| a.marker == b.marker).count() > 1;
+    let suspects: Vec<&SystemConfig> = systems.iter().copied().filter(|system| alike(system)).collect();
+    let servers = join_all(suspects.iter().map(|system| server(&system.connect))).await;
+    let mut findings = Vec::new();
+    for (at, (system, server)) in suspects.iter().zip(&servers).enumerate() {
+        let mut before = suspects.iter().zip(&servers).take(at);
+        let Some((other, _)) = before.find(|(b, of)| server.is_some() && *of == server && b.marker == system.marker)
+        else {
+            continue;
+        };
+        let TableName { schema, name } = &system.marker;
+        let what = format!(
+            "is on the same server as {:?}, and both have the marker {}: each would take the other's for its own",
+            &*other.name, system.marker
+        );
+        let own = TableName { schema: schema.clone(), name: format!("{name}_{}", system.name) };
+        let mend = format!("[[system]]\nname = {:?}\nmarker = {:?}", &*system.name, own.to_string());
+        findings.push(Finding::error(&system.name, what).mend(mend));
+    }
+    findings
+}
+
+async fn server(config: &ConnectConfig) -> Option<String> {
+    let mut conn = crate::connect::mysql::connect(config).await.ok()?;
+    let (flavour, ..) = crate::connect::mysql::server(&mut conn).await.ok()?;
+    let identity = identity(&mut conn, flavour).await.ok();
+    let _ = conn.disconnect().await;
+    identity
 }
 
 /// How the tables fit together. Of a system that could not be asked nothing is known, so

@@ -51,7 +51,7 @@ impl Needs {
                 }
             }
         }
-        let marker = tables.iter().any(|t| t.applied).then(|| config.agent.marker.clone());
+        let marker = tables.iter().any(|t| t.applied).then(|| config.system(system).marker.clone());
         Needs { tables, marker }
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Outcome, Print, print, print_json};
+use crate::check::shared_markers;
 use crate::config::Config;
 use crate::error::Result;
 use crate::finding::Finding;
@@ -24,7 +25,11 @@ struct SystemReport {
 pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
     let mut operator = operator(config)?;
     let mut report = Report { ok: true, systems: vec![], findings: vec![] };
-    for (id, system) in config.system_ids().zip(&config.systems) {
+    report.findings = shared_markers(config).await;
+    let systems = config.system_ids().zip(&config.systems);
+    // A marker that two systems share must not be begun for the second one.
+    let to_do = systems.filter(|(_, system)| !report.findings.iter().any(|f| *f.system == *system.name));
+    for (id, system) in to_do.collect::<Vec<_>>() {
         let mut created = Vec::new();
         match ensure(config, id, operator.known(&system.name)).await {
             Ok(ensured) => {

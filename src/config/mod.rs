@@ -33,8 +33,6 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     pub listen: std::net::SocketAddr,
     pub token_file: Option<PathBuf>,
-    /// Schema (PostgreSQL) or database (MySQL), and table. Default: anechoic.marker.
-    pub marker: TableName,
     /// `/ready` fails above this lag. Default 60 s.
     pub max_lag: Duration,
 }
@@ -57,6 +55,9 @@ pub struct SystemConfig {
     pub name: Arc<str>,
     pub engine: Engine,
     pub connect: ConnectConfig,
+    /// Schema (PostgreSQL) or database (MySQL), and table. Default: the agent's; its default:
+    /// anechoic.marker.
+    pub marker: TableName,
 }
 
 #[derive(Debug, Clone)]

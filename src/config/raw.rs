@@ -47,6 +47,7 @@ pub(super) struct RawSystem {
     pub url: Option<At<String>>,
     pub password_file: Option<At<String>>,
     pub password_env: Option<At<String>>,
+    pub marker: Option<At<String>>,
 }
 
 impl std::fmt::Debug for RawSystem {
@@ -89,7 +90,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("", &["agent", "journal", "system", "entity"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
-    ("system", &["name", "url", "password_file", "password_env"]),
+    ("system", &["name", "url", "password_file", "password_env", "marker"]),
     ("entity", &["name", "key", "conflict", "scope", "in"]),
     ("entity.in", &["table", "role", "where", "columns"]),
     ("entity.in.columns", &["column", "format", "values"]),
@@ -175,6 +176,7 @@ impl<'t> Reader<'t> {
             url: self.string(section, "url"),
             password_file: self.string(section, "password_file"),
             password_env: self.string(section, "password_env"),
+            marker: self.string(section, "marker"),
         }
     }
 

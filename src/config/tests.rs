@@ -6,7 +6,7 @@ const REFERENCE: &str = include_str!("../../config/reference.toml");
 fn the_reference_loads_and_shows_every_key() {
     let config = Config::from_str(REFERENCE, "reference.toml").expect("the reference is valid");
 
-    assert_eq!(config.agent.marker.to_string(), "anechoic.marker");
+    assert_eq!(config.systems[0].marker.to_string(), "anechoic.marker");
     assert_eq!(config.journal.max_size, 20 << 30);
     for (table, keys) in raw::KEYS {
         for key in keys {

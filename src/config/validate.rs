@@ -32,7 +32,8 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
         }
     };
     let journal = journal(&raw.journal, reader);
-    let systems = systems(&raw.systems, reader);
+    let marker = marker(&raw.agent, reader);
+    let systems = systems(&raw.systems, &marker, reader);
     let entities = entities(&raw.entities, &raw.systems, &systems, reader);
     if !reader.errors.is_empty() {
         return None;
@@ -55,21 +56,27 @@ fn agent(raw: &RawAgent, reader: &mut Reader<'_>) -> Option<AgentConfig> {
             SocketAddr::from(([127, 0, 0, 1], 8642))
         }),
     };
-    let mut marker = TableName { schema: "anechoic".into(), name: "marker".into() };
-    if let Some(at) = &raw.marker {
-        match table_name(&at.value, None) {
-            Ok(name) => marker = name,
-            Err(why) => reader.error(at.line, PLACE, format!("marker {:?} {why}", at.value)),
-        }
-    }
     Some(AgentConfig {
         id: id.value.clone(),
         data_dir: raw.data_dir.as_ref().map_or_else(|| "/var/lib/anechoic".into(), |at| PathBuf::from(&at.value)),
         listen,
         token_file: raw.token_file.as_ref().map(|at| PathBuf::from(&at.value)),
-        marker,
         max_lag: duration(&raw.max_lag, "max_lag", Duration::from_secs(60), PLACE, reader),
     })
+}
+
+/// Of all systems that do not name their own.
+fn marker(raw: &Option<RawAgent>, reader: &mut Reader<'_>) -> TableName {
+    let given = raw.as_ref().and_then(|raw| raw.marker.as_ref());
+    given
+        .and_then(|at| marker_name(at, "[agent]", reader))
+        .unwrap_or_else(|| TableName { schema: "anechoic".into(), name: "marker".into() })
+}
+
+fn marker_name(at: &At<String>, place: &str, reader: &mut Reader<'_>) -> Option<TableName> {
+    table_name(&at.value, None)
+        .map_err(|why| reader.error(at.line, place, format!("marker {:?} {why}", at.value)))
+        .ok()
 }
 
 fn is_id_byte(byte: u8) -> bool {
@@ -116,7 +123,7 @@ fn required<'a>(
 }
 
 /// One slot per system of the file, so that numbers stay right where one is faulty.
-fn systems(raw: &[RawSystem], reader: &mut Reader<'_>) -> Vec<Option<SystemConfig>> {
+fn systems(raw: &[RawSystem], marker: &TableName, reader: &mut Reader<'_>) -> Vec<Option<SystemConfig>> {
     if raw.is_empty() {
         reader.error(1, "", "there is no [[system]]; two are needed to keep anything in step");
     }
@@ -126,7 +133,7 @@ fn systems(raw: &[RawSystem], reader: &mut Reader<'_>) -> Vec<Option<SystemConfi
     let mut names = HashSet::new();
     let mut found: Vec<Option<SystemConfig>> = Vec::new();
     for (index, raw) in raw.iter().enumerate() {
-        let system = system(raw, index, &mut names, reader);
+        let system = system(raw, index, marker, &mut names, reader);
         if let Some(new) = &system
             && let Some(same) = found.iter().flatten().find(|old| same_database(old, new))
         {
@@ -147,6 +154,7 @@ fn same_database(a: &SystemConfig, b: &SystemConfig) -> bool {
 fn system<'a>(
     raw: &'a RawSystem,
     index: usize,
+    marker: &TableName,
     names: &mut HashSet<&'a str>,
     reader: &mut Reader<'_>,
 ) -> Option<SystemConfig> {
@@ -185,7 +193,9 @@ fn system<'a>(
         }
         connect.password = source;
     }
-    Some(SystemConfig { name: Arc::from(name?.value.as_str()), engine, connect })
+    let own = raw.marker.as_ref().and_then(|at| marker_name(at, &place, reader));
+    let marker = own.unwrap_or_else(|| marker.clone());
+    Some(SystemConfig { name: Arc::from(name?.value.as_str()), engine, connect, marker })
 }
 
 fn entities(

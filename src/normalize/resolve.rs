@@ -150,7 +150,7 @@ impl<'c> Resolver<'c> {
     fn drafts(&mut self, entity: &'c EntityConfig) -> Vec<Draft<'c>> {
         let mut found = Vec::new();
         for binding in &entity.bindings {
-            if binding.table == self.config.agent.marker {
+            if binding.table == self.config.system(binding.system).marker {
                 self.error(entity, binding, "the marker table is the agent's own".into(), String::new());
                 continue;
             }

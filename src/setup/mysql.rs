@@ -100,7 +100,7 @@ async fn mark(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs,
 /// Our rows; the table when no other agent has one; the database when nothing else is in it.
 pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
     let mut conn = connect(&config.system(system).connect).await?;
-    let (marker, agent) = (&config.agent.marker, config.agent.id.as_str());
+    let (marker, agent) = (&config.system(system).marker, config.agent.id.as_str());
     let (table, doing) = (backquoted_table(marker), format!("removing the marker {marker}"));
     let mut done = Vec::new();
     let find = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";

@@ -170,7 +170,7 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
         execute(&client, &format!("DROP PUBLICATION {}", quoted(&name))).await?;
         done.push(format!("publication {name:?}"));
     }
-    done.extend(remove_marker(&client, config).await?);
+    done.extend(remove_marker(&client, config, system).await?);
     Ok(done)
 }
 
@@ -205,8 +205,8 @@ async fn drop_slot(client: &Client, name: &str, ours: &str) -> Result<bool> {
 }
 
 /// Our rows; the table when no other agent has one; the schema when nothing else is in it.
-async fn remove_marker(client: &Client, config: &Config) -> Result<Vec<String>> {
-    let marker = &config.agent.marker;
+async fn remove_marker(client: &Client, config: &Config, system: SystemId) -> Result<Vec<String>> {
+    let marker = &config.system(system).marker;
     let table = quoted_table(marker);
     let mut done = Vec::new();
     let find = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \

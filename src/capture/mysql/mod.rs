@@ -46,11 +46,16 @@ impl MyCapture {
             .await
             .map_err(|error| error.at(spec.start.clone()))?;
         let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?;
-        let id = stream::server_id(&spec.agent, &spec.identity);
+        let id = stream::server_id(&reader_name(&spec.agent, config, "log"), &spec.identity);
         let stream = Stream::open(conn, flavour, id, from).await.map_err(|error| error.at(spec.start.clone()))?;
         tracing::info!(position = %spec.start, version, server_id = id, "reading the binlog");
         Ok(MyCapture { stream, reader })
     }
+}
+
+/// One server may hold several databases that are systems, each with readers of its own.
+fn reader_name(agent: &str, config: &ConnectConfig, purpose: &str) -> String {
+    format!("{agent}\0{}\0{purpose}", config.database)
 }
 
 /// How long `read` waits where nothing comes.
@@ -169,7 +174,7 @@ where
     };
     let mut reader = binlog::Reader::new(flavour, agent, marker, &[], &start, false)?;
     // An id of its own: the capture's connection stays.
-    let id = stream::server_id(&format!("{agent}\0proof"), &identity);
+    let id = stream::server_id(&reader_name(agent, config, "proof"), &identity);
     let mut stream = Stream::open(conn, flavour, id, From::File(binlog)).await?;
     write().await?;
     let mut proof = Proof { seen: false };
