@@ -5,6 +5,7 @@
 //! runs, and a command that can do without one opens the journal itself, under its lock.
 
 pub mod client;
+mod held;
 pub mod server;
 pub mod wait;
 
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::Client;
+pub use self::held::{Held, Image, text};
 pub use self::server::{Socket, serve};
-use crate::change::{Changes, Quarantined};
 use crate::error::Result;
-use crate::http::status::{Report, timestamp};
+use crate::http::status::Report;
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
@@ -44,42 +45,6 @@ pub enum Answer {
     Quarantine { held: Vec<Held> },
     Stopping,
     Error { message: String, hint: String },
-}
-
-/// A live quarantine record, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    pub system: String,
-    pub entity: String,
-    /// The key's values.
-    pub key: String,
-    pub op: String,
-    pub held_seq: Seq,
-    pub last_seq: Seq,
-    pub reason: String,
-    pub code: String,
-    pub attempts: u32,
-    pub at: Option<String>,
-}
-
-impl From<&Quarantined> for Held {
-    fn from(record: &Quarantined) -> Self {
-        let change = Changes::new(&record.change).next().expect("a quarantine record holds one change");
-        let entity = record.schema.entity(change.entity);
-        let key = change.image().iter().take(entity.key_len).map(|datum| format!("{datum:?}"));
-        Held {
-            system: record.system.to_string(),
-            entity: entity.name.clone(),
-            key: key.collect::<Vec<_>>().join(", "),
-            op: change.op.name().into(),
-            held_seq: record.held_seq,
-            last_seq: record.last_seq,
-            reason: record.reason.clone(),
-            code: record.code.clone(),
-            attempts: record.attempts,
-            at: timestamp(record.at),
-        }
-    }
 }
 
 /// What the socket may ask of the running agent.

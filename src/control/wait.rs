@@ -254,6 +254,8 @@ pub(super) mod tests {
             system: "shop".into(),
             entity: "contact".into(),
             key: "7".into(),
+            before: None,
+            after: None,
             op: "insert".into(),
             held_seq: 3,
             last_seq: 3,
