@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::filter::Filter;
 use super::format::Format;
-use super::transform::{Refusal, ValueMap, convert, fits};
+use super::transform::{Refusal, ValueMap, convert, fits, json_numbers_fit};
 use crate::catalog::{Column, ColumnType, Table};
 use crate::config::Engine;
 use crate::error::{Error, Result};
@@ -118,7 +118,15 @@ impl BoundColumn {
             }
             Transform::Values(map) => map.to_column(value)?,
         };
+        if let (Value::Json(text), true) = (own, self.is_binary_json()) {
+            json_numbers_fit(text)?;
+        }
         fits(own, &self.column.ty, self.engine)
+    }
+
+    /// MySQL parses documents; MariaDB and PostgreSQL keep every digit.
+    fn is_binary_json(&self) -> bool {
+        self.engine == Engine::Mysql && self.column.type_name.eq_ignore_ascii_case("json")
     }
 
     fn refused(&self, why: &str) -> Error {

@@ -258,6 +258,62 @@ fn text_fits(text: &str, ty: &ColumnType, mysql: bool) -> Result<(), Refusal> {
     }
 }
 
+/// A document's numbers as MySQL keeps them: integers of 64 bits, everything else doubles.
+pub fn json_numbers_fit(text: &str) -> Result<(), Refusal> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => at = string_end(bytes, at + 1),
+            b'-' | b'0'..=b'9' => {
+                let rest = &bytes[at..];
+                let part = |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E');
+                let end = at + rest.iter().position(|b| !part(b)).unwrap_or(rest.len());
+                if !number_fits(&text[at..end]) {
+                    return Err("a number is not exact in a JSON document of MySQL (64 bit integers, doubles)".into());
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    Ok(())
+}
+
+/// Past the closing quote.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while at < bytes.len() && bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+fn number_fits(number: &str) -> bool {
+    // As many digits every double has.
+    let short = number.len() <= 15 && !number.contains(['e', 'E']);
+    short
+        || integer(number).is_some()
+        || number.parse::<f64>().is_ok_and(|double| {
+            double.is_finite() && scientific(ryu::Buffer::new().format_finite(double)) == scientific(number)
+        })
+}
+
+/// Sign, digits without zeros at either end, and the power of ten behind them.
+fn scientific(number: &str) -> (bool, String, i64) {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let negative = mantissa.starts_with('-');
+    let mantissa = mantissa.trim_start_matches('-');
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let kept = digits.trim_end_matches('0');
+    if kept.trim_start_matches('0').is_empty() {
+        return (negative, String::new(), 0);
+    }
+    let exponent = exponent.parse().unwrap_or(i64::MAX / 2);
+    let behind = exponent - fraction.len() as i64 + (digits.len() - kept.len()) as i64;
+    (negative, kept.trim_start_matches('0').to_owned(), behind)
+}
+
 fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
     // 4713-11-24 BC and 5874897-12-31: the ends of PostgreSQL's date.
     let possible = if mysql {

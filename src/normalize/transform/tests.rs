@@ -292,3 +292,28 @@ proptest! {
         }
     }
 }
+
+/// MySQL would round them without a word, and send the rounded document back to nobody.
+#[test]
+fn numbers_in_json_that_mysql_would_round_are_refused() {
+    let exact = [
+        r#"{"a": [1, -2.50, 18446744073709551615, -9223372036854775808], "12345678901234567890123": "0.12345678901234567890123"}"#,
+        "[1.7976931348623157e308, 5e-324, 0.30000000000000004, -1.5E+10, 1e22, 100000000000000000000000, 0.000, -0.0e5]",
+        r#"["\\\"", 1]"#,
+        "0.1",
+    ];
+    let rounded = [
+        "12345678901234567890123",
+        "[0.12345678901234567890123]",
+        "1e400",
+        "-9223372036854775809",
+        "0.30000000000000003",
+    ];
+
+    for text in exact {
+        assert_eq!(json_numbers_fit(text), Ok(()), "{text}");
+    }
+    for text in rounded {
+        assert!(json_numbers_fit(text).is_err(), "{text}");
+    }
+}
