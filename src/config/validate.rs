@@ -74,9 +74,7 @@ fn marker(raw: &Option<RawAgent>, reader: &mut Reader<'_>) -> TableName {
 }
 
 fn marker_name(at: &At<String>, place: &str, reader: &mut Reader<'_>) -> Option<TableName> {
-    table_name(&at.value, None)
-        .map_err(|why| reader.error(at.line, place, format!("marker {:?} {why}", at.value)))
-        .ok()
+    table_name(&at.value, None).map_err(|why| reader.error(at.line, place, format!("marker {:?} {why}", at.value))).ok()
 }
 
 fn is_id_byte(byte: u8) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! - [`servers`]: the run's shared servers, a fresh database per test, private servers to kill;
 //! - [`proxy`]: a TCP proxy that stalls, cuts, refuses and answers too late;
+//! - [`quarantine`]: what the agent has set aside;
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
 //! - [`books`]: the counters that the port tells;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub mod agent;
 pub mod books;
 pub mod proxy;
+pub mod quarantine;
 pub mod recorded;
 pub mod servers;
 pub mod traffic;

@@ -25,16 +25,22 @@ use super::{eventually, unique};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Type {
     Bool,
+    SmallInt,
     Int,
     BigInt,
     /// bigint unsigned, numeric(20) in PostgreSQL.
     Unsigned,
     Decimal(u8, u8),
+    /// Without limits in PostgreSQL, the largest that MySQL has.
+    Numeric,
     Float,
     Double,
+    Char(u32),
     Varchar(u32),
     Text,
     Bytes,
+    /// varbinary, bytea in PostgreSQL.
+    Varbinary(u32),
     Date,
     Time,
     /// Without zone.
@@ -43,6 +49,8 @@ pub enum Type {
     Timestamp,
     /// uuid, char(36) in MySQL and MariaDB.
     Uuid,
+    /// uuid, binary(16) in MySQL and MariaDB.
+    Uuid16,
     Json,
     /// enum, text in PostgreSQL.
     Enum(&'static [&'static str]),
@@ -54,20 +62,25 @@ impl Type {
         let either = |in_postgres: &str, in_mysql: &str| if postgres { in_postgres } else { in_mysql }.to_owned();
         match self {
             Type::Bool => either("boolean", "tinyint(1)"),
+            Type::SmallInt => "smallint".to_owned(),
             Type::Int => either("integer", "int"),
             Type::BigInt => "bigint".to_owned(),
             Type::Unsigned => either("numeric(20)", "bigint unsigned"),
             Type::Decimal(precision, scale) => format!("decimal({precision},{scale})"),
+            Type::Numeric => either("numeric", "decimal(65,30)"),
             Type::Float => either("real", "float"),
             Type::Double => either("double precision", "double"),
+            Type::Char(chars) => format!("char({chars})"),
             Type::Varchar(chars) => format!("varchar({chars})"),
             Type::Text => either("text", "longtext"),
             Type::Bytes => either("bytea", "longblob"),
+            Type::Varbinary(bytes) => either("bytea", &format!("varbinary({bytes})")),
             Type::Date => "date".to_owned(),
             Type::Time => "time(6)".to_owned(),
             Type::DateTime => either("timestamp(6)", "datetime(6)"),
             Type::Timestamp => either("timestamptz(6)", "timestamp(6) NULL"),
             Type::Uuid => either("uuid", "char(36)"),
+            Type::Uuid16 => either("uuid", "binary(16)"),
             Type::Json => either("jsonb", "json"),
             Type::Enum(_) if postgres => "text".to_owned(),
             Type::Enum(labels) => format!("enum('{}')", labels.join("','")),
@@ -81,8 +94,10 @@ impl Type {
             Type::Bool if postgres => format!("{column}::int"),
             Type::Float | Type::Double if postgres => format!("{column}::float8"),
             Type::Float | Type::Double => format!("cast({column} as double)"),
-            Type::Bytes if postgres => format!("encode({column}, 'hex')"),
-            Type::Bytes => format!("lower(hex({column}))"),
+            Type::Char(_) if postgres => format!("{column}::text"),
+            Type::Bytes | Type::Varbinary(_) if postgres => format!("encode({column}, 'hex')"),
+            Type::Uuid16 if postgres => format!("replace({column}::text, '-', '')"),
+            Type::Bytes | Type::Varbinary(_) | Type::Uuid16 => format!("lower(hex({column}))"),
             Type::Time if postgres => format!("to_char({column}, 'HH24:MI:SS.US')"),
             Type::Time => format!("time_format({column}, '%H:%i:%s.%f')"),
             Type::DateTime if postgres => format!("to_char({column}, 'YYYY-MM-DD HH24:MI:SS.US')"),
@@ -96,10 +111,35 @@ impl Type {
     /// Makes equal values equal texts.
     fn settle(&self, text: String) -> String {
         match self {
+            Type::Numeric if text.contains('.') => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
             Type::Float | Type::Double => format!("{:?}", text.parse::<f64>().unwrap()),
-            Type::Json => serde_json::from_str::<serde_json::Value>(&text).unwrap().to_string(),
+            Type::Json => one_spelling(serde_json::from_str(&text).unwrap()).to_string(),
             _ => text,
         }
+    }
+}
+
+/// Numbers as digits and the power of ten behind them: 1.50e3 and 1500 are one number.
+fn one_spelling(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) => {
+            let text = number.to_string();
+            let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+            let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+            let digits = format!("{whole}{fraction}");
+            let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |rest| ("-", rest));
+            let kept = digits.trim_end_matches('0');
+            let exponent =
+                exponent.parse::<i64>().unwrap() - fraction.len() as i64 + (digits.len() - kept.len()) as i64;
+            match kept.trim_start_matches('0') {
+                "" => "number 0".into(),
+                digits => format!("number {sign}{digits}e{exponent}").into(),
+            }
+        }
+        Value::Array(values) => values.into_iter().map(one_spelling).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, one_spelling(value))).collect(),
+        other => other,
     }
 }
 
@@ -114,6 +154,12 @@ pub struct Entity {
     /// TOML lines of the entity; of its binding in a system.
     options: Vec<String>,
     binding_options: Vec<(String, String)>,
+    /// System, field, column type of its own there.
+    stored: Vec<(String, String, String)>,
+    /// System, name of entity or field, its name there.
+    named: Vec<(String, String, String)>,
+    /// System, field, what the configuration says instead of the column's name.
+    mapped: Vec<(String, String, String)>,
 }
 
 impl Entity {
@@ -126,7 +172,28 @@ impl Entity {
             systems: Vec::new(),
             options: Vec::new(),
             binding_options: Vec::new(),
+            stored: Vec::new(),
+            named: Vec::new(),
+            mapped: Vec::new(),
         }
+    }
+
+    /// That system's column has another type: `varchar(5) NOT NULL`.
+    pub fn stored(mut self, system: &str, field: &str, ddl: &str) -> Entity {
+        self.stored.push((system.to_owned(), field.to_owned(), ddl.to_owned()));
+        self
+    }
+
+    /// That system's name of the table (`name` is the entity's) or of a field's column.
+    pub fn named(mut self, system: &str, name: &str, there: &str) -> Entity {
+        self.named.push((system.to_owned(), name.to_owned(), there.to_owned()));
+        self
+    }
+
+    /// The field's column with more than its name: `{ column = "st", values = { … } }`.
+    pub fn mapped(mut self, system: &str, field: &str, toml: &str) -> Entity {
+        self.mapped.push((system.to_owned(), field.to_owned(), toml.to_owned()));
+        self
     }
 
     /// A field of the key. An entity without one takes inserts only.
@@ -168,14 +235,19 @@ impl Entity {
     }
 
     fn name_in(&self, name: &str, system: &System) -> String {
+        if let Some((_, _, there)) = self.named.iter().find(|(s, n, _)| *s == system.name && n == name) {
+            return there.clone();
+        }
         if self.renamed && system.index > 0 { format!("{name}_{}", system.name) } else { name.to_owned() }
     }
 
     fn ddl(&self, system: &System) -> String {
         let kind = system.db.kind;
         let quoted = |name: &str| quote(kind, &self.name_in(name, system));
+        let own = |name: &str| self.stored.iter().find(|(s, n, _)| *s == system.name && n == name).map(|(.., ty)| ty);
+        let ddl = |name: &str, ty: &Type| own(name).cloned().unwrap_or_else(|| ty.ddl(kind));
         let mut columns: Vec<String> =
-            self.fields.iter().map(|(name, ty)| format!("{} {}", quoted(name), ty.ddl(kind))).collect();
+            self.fields.iter().map(|(name, ty)| format!("{} {}", quoted(name), ddl(name, ty))).collect();
         if !self.keys.is_empty() {
             let keys: Vec<String> = self.keys.iter().map(|key| quoted(key)).collect();
             columns.push(format!("PRIMARY KEY ({})", keys.join(", ")));
@@ -190,19 +262,31 @@ impl Entity {
             text += &format!("{line}\n");
         }
         for system in systems.iter().filter(|s| self.is_in(&s.name)) {
-            text += &format!("\n[entity.in.{}]\ntable = {:?}\n", system.name, self.name_in(&self.name, system));
+            text += &format!("\n[entity.in.{}]\ntable = {}\n", system.name, self.toml_table(system));
             for (_, line) in self.binding_options.iter().filter(|(name, _)| *name == system.name) {
                 text += &format!("{line}\n");
             }
             // without columns, equal names find each other
-            if self.renamed {
+            if self.renamed || !self.named.is_empty() || !self.mapped.is_empty() {
                 text += &format!("[entity.in.{}.columns]\n", system.name);
                 for (field, _) in &self.fields {
-                    text += &format!("{field:?} = {:?}\n", self.name_in(field, system));
+                    let mapped = self.mapped.iter().find(|(s, f, _)| *s == system.name && f == field);
+                    let column = toml_text(&self.name_in(field, system));
+                    let column = mapped.map_or(column, |(.., toml)| toml.clone());
+                    text += &format!("{} = {column}\n", toml_text(field));
                 }
             }
         }
         text + "\n"
+    }
+
+    /// Quoted for the configuration where it needs to be.
+    fn toml_table(&self, system: &System) -> String {
+        let name = self.name_in(&self.name, system);
+        match name.contains(['.', '"', '`']) {
+            true => toml_text(&format!("\"{}\"", name.replace('"', "\"\""))),
+            false => toml_text(&name),
+        }
     }
 
     /// All rows, values in the order of the fields, rows sorted: the same in every system.
@@ -222,6 +306,11 @@ impl Entity {
     }
 }
 
+/// As a basic string of TOML.
+fn toml_text(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 pub fn quote(kind: Kind, name: &str) -> String {
     if kind.is_postgres() {
         format!("\"{}\"", name.replace('"', "\"\""))
@@ -235,6 +324,7 @@ pub struct System {
     index: usize,
     pub db: Db,
     pub proxy: Option<Proxy>,
+    options: Vec<String>,
 }
 
 struct Plan {
@@ -243,6 +333,8 @@ struct Plan {
     /// Server options of an own server.
     private: Option<Vec<String>>,
     proxied: bool,
+    /// TOML lines of `[[system]]`.
+    options: Vec<String>,
 }
 
 #[derive(Default)]
@@ -270,6 +362,12 @@ impl Builder {
 
     pub fn private_with(mut self, system: &str, options: &[&str]) -> Builder {
         self.plan(system).private = Some(options.iter().map(|o| (*o).to_owned()).collect());
+        self
+    }
+
+    /// A line of TOML in `[[system]]`.
+    pub fn system_option(mut self, system: &str, line: &str) -> Builder {
+        self.plan(system).options.push(line.to_owned());
         self
     }
 
@@ -306,15 +404,20 @@ impl Builder {
             // systems of one world may share a server, its databases and roles must differ
             let db = Db::for_world(&server, &unique, index).await;
             let proxy = if plan.proxied { Some(Proxy::new(server.port).await) } else { None };
-            systems.push(System { name: plan.name, index, db, proxy });
+            systems.push(System { name: plan.name, index, db, proxy, options: plan.options });
         }
         let mut config = String::new();
         for system in &systems {
             let port = system.proxy.as_ref().map_or(system.db.server.port, Proxy::port);
             let url = system.db.agent_url_at(port);
             config += &format!(
-                "[[system]]\nname = {:?}\nurl = {url:?}\npassword_env = \"ANECHOIC_TEST_PASSWORD\"\n\n",
-                system.name
+                "[[system]]\nname = {:?}\nurl = {url:?}\npassword_env = \"ANECHOIC_TEST_PASSWORD\"\n{}\n",
+                system.name,
+                system
+                    .options
+                    .iter()
+                    .map(|line| format!("{}\n", line.replace("MARKER", &system.db.marker)))
+                    .collect::<String>()
             );
         }
         for entity in &self.entities {
@@ -358,6 +461,7 @@ impl World {
             kind: *kind,
             private: None,
             proxied: false,
+            options: Vec::new(),
         });
         Builder { plans: plans.collect(), ..Builder::default() }
     }
