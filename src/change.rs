@@ -43,7 +43,8 @@ pub struct Change<'a> {
     pub entity: EntityId,
     /// Of the key's canonical form, seeded with the entity; 0 for entities without a key.
     pub key_hash: u128,
-    /// Update and delete. With weak images only the key is sent.
+    /// Update and delete. With weak images only the key is sent. An insert has one only where a
+    /// quarantine folded a delete and an insert together: it replaces the row.
     pub before: Option<Row<'a>>,
     /// Insert and update: every field that the origin binds, changed or not.
     pub after: Option<Row<'a>>,
@@ -201,7 +202,7 @@ impl<'a> Iterator for Changes<'a> {
             op,
             entity: EntityId(u16::from_le_bytes(this[5..7].try_into().expect("two bytes"))),
             key_hash: u128::from_le_bytes(this[7..23].try_into().expect("sixteen bytes")),
-            before: (op != Op::Insert && !before.is_empty()).then_some(Row(before)),
+            before: (!before.is_empty()).then_some(Row(before)),
             after: (op != Op::Delete).then_some(Row(after)),
         })
     }

@@ -17,7 +17,7 @@ use crate::admit::index::{Slot, SlotStore, slot_key};
 use crate::admit::policy::Version;
 use crate::admit::topology::{Layout, bits};
 use crate::admit::{Bodies, Bugs};
-use crate::change::{Change, ChangeWriter, Op};
+use crate::change::{Change, ChangeWriter, Op, Verdict};
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::SystemId;
@@ -30,7 +30,7 @@ pub(super) enum Ruling {
     Accepted { slots: u128, everywhere: bool, conflict: bool },
     /// Lost as a whole.
     Rejected { winner: Seq },
-    /// An update of `slots` takes its place: the rest lost against `winner`.
+    /// Only `slots` of it go on: the rest lost against `winner`.
     Partly { slots: u128, everywhere: bool, winner: Seq },
     /// A rejected delete: the origin's own image of `slots` goes back to it.
     Restored { slots: u128, winner: Seq },
@@ -71,7 +71,7 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
         let own = layout.member(*system).map_or(0, |m| layout.slots_of(m.fields));
         return Ok(match kept & own {
             0 => Ruling::Rejected { winner },
-            slots => Ruling::Restored { slots, winner },
+            slots => Ruling::Restored { slots: slots | 1, winner },
         });
     }
     if lost != 0 {
@@ -88,19 +88,31 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
     Ok(Ruling::Accepted { slots: carried, everywhere, conflict })
 }
 
+/// The slots of a journaled change, as its entry tells them. A row that is revived exists, with
+/// the fields that it carries: one that nobody could tell is left to whoever writes it next.
+pub(super) fn slots_of(layout: &Layout, verdict: Option<&Verdict>, change: &Change<'_>) -> u128 {
+    match verdict {
+        Some(Verdict::Replaced { winner: None, .. }) => layout.carried(change) | 1,
+        _ => layout.carried(change),
+    }
+}
+
 /// Enters a version into the index.
 pub(super) fn enter(store: &mut dyn SlotStore, key_hash: u128, slots: u128, version: Slot) -> Result<()> {
     bits(slots).try_for_each(|slot| store.put(slot_key(key_hash, slot), version))
 }
 
-/// Appends to `out` an update with the key and `fields` of `row`.
-pub(super) fn write_part(out: &mut ChangeWriter, change: &Change<'_>, row: Row<'_>, fields: u128, key_len: usize) {
+/// Appends to `out` what is left of a change: the key, and of its image the fields of `slots`.
+/// An insert where the row's existence is among them.
+pub(super) fn write_part(out: &mut ChangeWriter, layout: &Layout, change: &Change<'_>, slots: u128) {
+    let (row, fields) = (change.image(), layout.fields_of(slots));
     let mut after = Vec::with_capacity(row.0.len());
     for (field, datum) in row.iter().enumerate() {
-        let kept = field < key_len || fields >> field & 1 == 1;
+        let kept = field < layout.key_len || fields >> field & 1 == 1;
         write_datum(&mut after, if kept { datum } else { Datum::NotSent });
     }
-    out.push_change(&Change { op: Op::Update, before: change.before, after: Some(Row(&after)), ..*change });
+    let (op, before) = if slots & 1 == 1 { (Op::Insert, None) } else { (Op::Update, change.before) };
+    out.push_change(&Change { op, before, after: Some(Row(&after)), ..*change });
 }
 
 /// Appends to `out` the revived row: what the change carries, the rest from the image that the

@@ -100,6 +100,8 @@ struct Followed {
     seen: Seq,
     /// The last entry that is addressed to it.
     addressed: Seq,
+    /// The first one addressed to it after it had everything: what is below was not for it.
+    pending_from: Seq,
     position: Option<Position>,
     identity: Arc<str>,
 }
@@ -107,7 +109,14 @@ struct Followed {
 impl Followed {
     /// The first seq that it may not have seen; `None` when it has all that was for it.
     fn behind(&self) -> Option<Seq> {
-        (self.seen < self.addressed).then_some(self.seen + 1)
+        (self.seen < self.addressed).then(|| self.pending_from.max(self.seen + 1))
+    }
+
+    fn address(&mut self, seq: Seq) {
+        if self.behind().is_none() {
+            self.pending_from = seq;
+        }
+        self.addressed = self.addressed.max(seq);
     }
 }
 
@@ -165,7 +174,7 @@ impl Arbiter {
         let systems = topology.systems.len();
         let entities = topology.schema.entities.iter().zip(&topology.entities);
         let layouts = entities.map(|(entity, t)| Layout::new(entity, t, systems, bugs.one_slot)).collect();
-        let unknown = Followed { seen: 0, addressed: 0, position: None, identity: "".into() };
+        let unknown = Followed { seen: 0, addressed: 0, pending_from: 0, position: None, identity: "".into() };
         Arbiter { layouts, store, head: 0, systems: vec![unknown; systems], holds: Holds::default(), bugs, topology }
     }
 
@@ -193,6 +202,12 @@ impl Arbiter {
     /// The last entry that is addressed to the system.
     pub fn addressed(&self, system: SystemId) -> Seq {
         self.systems[system.index()].addressed
+    }
+
+    /// Where the system's applier has to read from at least: what is below was seen, or is for
+    /// others, and may have left the journal.
+    pub fn applies_from(&self, system: SystemId) -> Seq {
+        self.systems[system.index()].behind().unwrap_or(self.head + 1)
     }
 
     /// The keys that the system holds, for an applier that starts.
@@ -306,11 +321,8 @@ impl Arbiter {
     ) -> Result<SystemSet> {
         // What a system that is neither origin nor excluded does with it, and whether the origin gets it.
         let fate = entry.fate(index, "", cursor);
-        let everywhere = entry
-            .decisions
-            .get(*cursor)
-            .filter(|d| d.from <= index)
-            .is_some_and(|d| matches!(d.verdict, Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. }));
+        let verdict = entry.decisions.get(*cursor).filter(|d| d.from <= index).map(|d| &d.verdict);
+        let everywhere = matches!(verdict, Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. }));
         let change = match fate {
             Fate::Apply => *change,
             Fate::Replace(encoded) => encoded.change(),
@@ -328,7 +340,8 @@ impl Arbiter {
         if layout.indexed {
             let deleted = change.op == Op::Delete;
             let version = Slot::new(entry.seq, system, everywhere, deleted);
-            decide::enter(self.store.as_mut(), change.key_hash, layout.carried(&change), version)?;
+            let slots = decide::slots_of(layout, verdict, &change);
+            decide::enter(self.store.as_mut(), change.key_hash, slots, version)?;
         }
         Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
     }
@@ -436,16 +449,14 @@ impl Arbiter {
             Ruling::Partly { slots, everywhere, winner } => {
                 counts.journaled += 1;
                 counts.conflicts += 1;
-                let fields = layout.fields_of(slots);
-                decide::write_part(&mut draft.replacements, change, change.image(), fields, layout.key_len);
+                decide::write_part(&mut draft.replacements, layout, change, slots);
                 draft.decide(Verdict::Replaced { offset, everywhere, winner: Some(winner) });
                 (slots, everywhere, false)
             }
             Ruling::Restored { slots, winner } => {
                 counts.rejected += 1;
                 counts.conflicts += 1;
-                let fields = layout.fields_of(slots) & member.fields;
-                decide::write_part(&mut draft.replacements, change, change.image(), fields, layout.key_len);
+                decide::write_part(&mut draft.replacements, layout, change, slots);
                 draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
                 (slots, true, false)
             }
@@ -459,7 +470,8 @@ impl Arbiter {
                     let lacking = layout.receivers_with(missing);
                     draft.incomplete.extend(lacking.iter().map(|target| (target, bytes.to_vec())));
                 }
-                (layout.every_slot(), everywhere, false)
+                let written = Changes::new(&draft.replacements.bytes[offset as usize..]).next().expect("just written");
+                (layout.carried(&written) | 1, everywhere, false)
             }
         };
         decide::enter(store, change.key_hash, slots, Slot::new(seq, system, everywhere, deleted))?;
@@ -567,7 +579,7 @@ impl Arbiter {
     fn address(&mut self, to: SystemSet, seq: Seq) {
         for (index, followed) in self.systems.iter_mut().enumerate() {
             if to.contains(SystemId(index as u8)) {
-                followed.addressed = followed.addressed.max(seq);
+                followed.address(seq);
             }
         }
     }

@@ -2,10 +2,11 @@
 //! role, with which fields.
 //!
 //! Conflicts are found per key and *slot*. A slot is a class of fields that the same bindings
-//! have: then a change carries a slot whole or not at all. Slot 0 is the row's existence and
-//! the fields that all bindings have; where all bindings have the same fields it is the only one.
+//! have: then a change carries a slot whole or not at all. Where all bindings have the same
+//! fields there is one. Elsewhere slot 0 is the row's existence and has no fields: inserts and
+//! deletes carry it, updates of different fields do not meet there.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::admit::policy::Policy;
@@ -94,24 +95,23 @@ impl Layout {
         for member in &topology.members {
             members[member.system.index()] = Some(*member);
         }
-        let all: u128 = topology.members.iter().fold(u128::MAX, |set, m| set & m.fields & !m.inexact);
-        let mut slots = vec![0u128];
-        let mut slot_of = vec![0u8; entity.fields.len()];
-        let mut classes: BTreeMap<(u64, Option<usize>), usize> = BTreeMap::new();
-        for (field, slot_of) in slot_of.iter_mut().enumerate().skip(entity.key_len) {
+        let class = |field: usize| {
             let bit = 1u128 << field;
-            let slot = if all & bit != 0 || one_slot {
-                0
-            } else {
-                let has: SystemSet =
-                    topology.members.iter().filter(|m| m.fields & bit != 0).map(|m| m.system).collect();
-                let alone = topology.members.iter().any(|m| m.inexact & bit != 0).then_some(field);
-                *classes.entry((has.0, alone)).or_insert_with(|| {
-                    slots.push(0);
-                    slots.len() - 1
-                })
-            };
-            slots[slot] |= bit;
+            let has: SystemSet = topology.members.iter().filter(|m| m.fields & bit != 0).map(|m| m.system).collect();
+            let alone = topology.members.iter().any(|m| m.inexact & bit != 0).then_some(field);
+            (has, alone)
+        };
+        let classes: BTreeSet<_> =
+            (entity.key_len..entity.fields.len()).map(class).filter(|c| !c.0.is_empty()).collect();
+        let all: SystemSet = topology.members.iter().map(|m| m.system).collect();
+        let even = one_slot || classes.iter().all(|c| *c == (all, None));
+        let classes: Vec<_> = classes.into_iter().collect();
+        let mut slots = vec![0u128; if even { 1 } else { 1 + classes.len() }];
+        let mut slot_of = vec![0u8; entity.fields.len()];
+        for (field, slot_of) in slot_of.iter_mut().enumerate().skip(entity.key_len) {
+            let place = classes.binary_search(&class(field)).ok().filter(|_| !even);
+            let slot = place.map_or(0, |place| 1 + place);
+            slots[slot] |= 1 << field;
             *slot_of = slot as u8;
         }
         let writers = topology.members.iter().filter(|m| m.role != Role::Target).count();
@@ -209,8 +209,8 @@ mod tests {
 
         let layout = Layout::new(&entity(), &EntityTopology { members, ..Default::default() }, 3, false);
 
-        assert_eq!(layout.slots, [0b0010, 0b1100]);
-        assert_eq!(layout.slots_of(0b0011), 0b01);
+        assert_eq!(layout.slots, [0, 0b1100, 0b0010]);
+        assert_eq!(layout.slots_of(0b0011), 0b101);
         assert_eq!(layout.fields_of(0b10), 0b1100);
     }
 
@@ -226,7 +226,7 @@ mod tests {
             false,
         );
 
-        assert_eq!(layout.slots, [0b0010, 0b0100, 0b1000]);
+        assert_eq!(layout.slots, [0, 0b0010, 0b0100, 0b1000]);
     }
 
     #[test]

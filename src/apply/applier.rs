@@ -42,6 +42,8 @@ pub enum Ask {
 pub struct Holding {
     pub keys: Vec<HeldKey>,
     pub seen: Seq,
+    /// `Arbiter::applies_from`.
+    pub from: Seq,
 }
 
 /// One target's applier. `M` is what the arbiter's channel carries.
@@ -144,7 +146,13 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 // Marked before reading: what becomes durable from here on wakes the wait.
                 self.durable.borrow_and_update();
                 let reader = self.reader.as_mut().expect("the steps seek before they fetch");
-                Event::Fetched(reader.next()?)
+                match reader.next() {
+                    // It stood at entries for others, and those went: where to go on is asked anew.
+                    Err(_) if self.journal.oldest() > reader.seq() + 1 => {
+                        return Err(Error::retry("the journal has dropped what was not for this system"));
+                    }
+                    record => Event::Fetched(record?),
+                }
             }
             Action::Wait => {
                 let gone = tokio::select! {
@@ -209,11 +217,11 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             opened.map_err(|_| Error::retry(format!("the target was not open within {OPEN_PATIENCE:?}")))??;
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Held { system: self.system, reply }).await?;
-        let Holding { keys, seen } = answer.await.map_err(|_| arbiter_gone())?;
+        let Holding { keys, seen, from } = answer.await.map_err(|_| arbiter_gone())?;
         info!(seq = marker.seq, "applying");
         self.set_state(State::Streaming);
         let (journal, head) = (self.journal.id(), self.journal.head());
-        Ok(Event::Opened(Box::new(Opened { marker, journal, head, seen, held: keys })))
+        Ok(Event::Opened(Box::new(Opened { marker, journal, head, seen, from, held: keys })))
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<()> {

@@ -146,9 +146,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds a change that lies in `holder`. `replace`: a retry that may stand for a deletion
-    /// and an insert folded together.
-    pub fn add(&mut self, routes: &Routes, holder: &Bytes, change: &Change<'_>, replace: bool) {
+    /// Adds a change that lies in `holder`.
+    pub fn add(&mut self, routes: &Routes, holder: &Bytes, change: &Change<'_>) {
         self.changes += 1;
         let row = match routes.only_changed_columns {
             true => only_changed(&routes.schema, change),
@@ -175,7 +174,7 @@ impl Batch {
             merged.deleted = Some(row);
             return;
         }
-        if replace && change.op == Op::Insert {
+        if change.op == Op::Insert && change.before.is_some() {
             merged.image = None;
             merged.deleted = Some(row.clone());
         }
@@ -260,13 +259,15 @@ pub fn fold(earlier: &[u8], later: &Change<'_>) -> Bytes {
     let mut out = ChangeWriter::default();
     let merged = first.after.zip(later.after).map(|(under, over)| overlay(under, over));
     let after = merged.as_deref().map(Row).or(later.after);
-    let op = match (first.op, later.op) {
-        (_, Op::Delete) => Op::Delete,
+    let gone = first.before.or(first.after).or(later.before);
+    let (op, before) = match (first.op, later.op) {
+        (_, Op::Delete) => (Op::Delete, gone),
         // The row starts anew: fields that are not carried must not survive.
-        (Op::Delete | Op::Insert, _) => Op::Insert,
-        (Op::Update, op) => op,
+        (Op::Delete, _) => (Op::Insert, gone),
+        (Op::Insert, _) => (Op::Insert, first.before),
+        (Op::Update, Op::Insert) => (Op::Insert, later.before),
+        (Op::Update, Op::Update) => (Op::Update, gone),
     };
-    let before = if op == Op::Insert { None } else { first.before.or(first.after).or(later.before) };
     out.push_change(&Change { op, before, after, ..*later });
     out.take().into()
 }

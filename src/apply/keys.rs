@@ -15,6 +15,14 @@ use crate::change::{Change, ChangeWriter, Changes, Micros, Quarantined};
 use crate::error::Error;
 use crate::position::Seq;
 
+/// Where a change stands in the journal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub seq: Seq,
+    /// In its entry's source order.
+    pub index: u64,
+}
+
 /// What is to be done with a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
@@ -71,11 +79,14 @@ impl Keys {
 
     /// Decides on a change of entry `seq`, and folds it where its key is held. `retries`: the
     /// record that the entry carries, where it is a retry.
-    pub fn route(&mut self, change: &Change<'_>, seq: Seq, retries: Option<Seq>, now: Micros) -> Route {
-        let key = change.key_hash;
-        if key == 0 {
-            return Route::Write;
-        }
+    pub fn route(&mut self, change: &Change<'_>, at: At, retries: Option<Seq>, now: Micros) -> Route {
+        let At { seq, index } = at;
+        let key = match change.key_hash {
+            // A row without a key is held alone, under a name of its own.
+            0 if self.held.contains_key(&keyless_hash(change, seq, index)) => return Route::Held,
+            0 => return Route::Write,
+            key => key,
+        };
         if let Some(record) = self.pending.get_mut(&key) {
             if retries.is_none() {
                 fold_onto(record, change, seq, now);
@@ -121,7 +132,7 @@ impl Keys {
 
     /// Replay: the target refused the change. The record that holds it.
     pub fn refused(&mut self, routes: &Routes, refusal: &Refusal<'_>) {
-        let Refusal { encoded, seq, index, route, error, now } = *refusal;
+        let Refusal { encoded, at: At { seq, index }, route, error, now } = *refusal;
         let change = decoded(encoded);
         let keyless = change.key_hash == 0;
         let key = if keyless { keyless_hash(&change, seq, index) } else { change.key_hash };
@@ -196,8 +207,7 @@ impl Keys {
 
 pub(super) struct Refusal<'a> {
     pub encoded: &'a Bytes,
-    pub seq: Seq,
-    pub index: u64,
+    pub at: At,
     pub route: Route,
     pub error: &'a Error,
     pub now: Micros,

@@ -25,7 +25,7 @@ use crate::admit::HeldKey;
 use crate::apply::TableRows;
 use crate::apply::batch::{Batch, Group, Routes};
 use crate::apply::filter::{self, Checked};
-use crate::apply::keys::{Keys, Refusal, Route};
+use crate::apply::keys::{At, Keys, Refusal, Route};
 use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Fate, Micros, Origin, Quarantined, Record, SpoolRef};
 use crate::error::{Error, Recovery, backoff};
 use crate::marker::Marker;
@@ -101,6 +101,9 @@ pub struct Opened {
     pub head: Seq,
     /// The highest marker that the system's own log has shown.
     pub seen: Seq,
+    /// [`crate::admit::Arbiter::applies_from`]: entries between the marker and this are not for
+    /// this system, and may be gone from the journal.
+    pub from: Seq,
     /// What the arbiter holds for this system, asked after the target was opened and answered
     /// after a sync.
     pub held: Vec<HeldKey>,
@@ -165,8 +168,7 @@ enum State {
 #[derive(Debug)]
 struct Single {
     encoded: Bytes,
-    seq: Seq,
-    index: u64,
+    at: At,
     route: Route,
 }
 
@@ -279,6 +281,11 @@ impl Steps {
         self.marker.as_ref()
     }
 
+    /// A commit may have been sent.
+    pub fn is_committing(&self) -> bool {
+        matches!(self.state, State::Committing)
+    }
+
     pub fn take_progress(&mut self) -> Progress {
         std::mem::take(&mut self.progress)
     }
@@ -383,7 +390,7 @@ impl Steps {
     }
 
     fn opened(&mut self, opened: Opened) {
-        let Opened { marker, journal, head, seen, held } = opened;
+        let Opened { marker, journal, head, seen, from, held } = opened;
         let fresh = marker.seq == 0 && marker.part == 0;
         let wrong = if marker.journal != journal && !fresh {
             Some("its marker counts the entries of another journal".to_owned())
@@ -408,8 +415,8 @@ impl Steps {
         self.keys = Keys::opened(&self.routes, held, marker.seq);
         self.work = Work::default();
         self.stashed = None;
-        self.read = marker.seq;
-        self.passed = marker.seq;
+        self.passed = marker.seq.max(from.saturating_sub(1));
+        self.read = self.passed;
         self.marker = Some(marker);
         self.state = State::Seeking;
     }
@@ -579,14 +586,14 @@ impl Steps {
             return;
         }
         let retries = entry.is_retry().then_some(entry.base);
-        for (_, encoded) in found {
+        for (index, encoded) in found {
             let change = Changes::new(&encoded).next().expect("one encoded change");
-            match self.keys.route(&change, entry.seq, retries, now) {
+            match self.keys.route(&change, At { seq: entry.seq, index }, retries, now) {
                 Route::Held => self.work.progress.held += 1,
-                Route::Write => batch.add(&self.routes, &encoded, &change, false),
+                Route::Write => batch.add(&self.routes, &encoded, &change),
                 Route::Retry => {
                     self.keys.freed(change.key_hash, entry.seq);
-                    batch.add(&self.routes, &encoded, &change, true);
+                    batch.add(&self.routes, &encoded, &change);
                 }
             }
         }
@@ -605,27 +612,25 @@ impl Steps {
     /// To the next statement, or past the last one.
     fn write_on(&mut self, now: Micros) {
         while self.work.groups.is_empty() {
-            let Some((at, index, encoded)) = self.work.singles.pop_front() else {
+            let Some((entry, index, encoded)) = self.work.singles.pop_front() else {
                 match self.work.spool() {
                     Some(_) => self.state = State::Chunk,
                     None => self.written(),
                 }
                 return;
             };
-            let (seq, retries) = {
-                let entry = &self.work.entries[at];
-                (entry.seq, entry.is_retry().then_some(entry.base))
-            };
+            let entry = &self.work.entries[entry];
+            let (at, retries) = (At { seq: entry.seq, index }, entry.is_retry().then_some(entry.base));
             let change = Changes::new(&encoded).next().expect("one encoded change");
-            let route = self.keys.route(&change, seq, retries, now);
+            let route = self.keys.route(&change, at, retries, now);
             if route == Route::Held {
                 self.work.progress.held += 1;
                 continue;
             }
             let mut batch = Batch::default();
-            batch.add(&self.routes, &encoded, &change, route == Route::Retry);
+            batch.add(&self.routes, &encoded, &change);
             self.work.groups = batch.groups(&self.routes).into();
-            self.work.single = Some(Single { encoded, seq, index, route });
+            self.work.single = Some(Single { encoded, at, route });
         }
         self.work.checked = false;
         self.state = State::Writing;
@@ -635,11 +640,11 @@ impl Steps {
         self.work.groups.pop_front();
         self.work.checked = false;
         if self.work.groups.is_empty()
-            && let Some(Single { encoded, seq, route, .. }) = self.work.single.take()
+            && let Some(Single { encoded, at, route }) = self.work.single.take()
         {
             let entity = Changes::new(&encoded).next().expect("one encoded change").entity;
             self.work.progress.wrote(entity.index());
-            self.keys.wrote(&encoded, seq, route);
+            self.keys.wrote(&encoded, at.seq, route);
         }
         self.write_on(now);
     }
@@ -666,7 +671,7 @@ impl Steps {
     /// The replay: one change is set aside, the others go on.
     fn refused(&mut self, error: &Error, now: Micros) {
         self.work.groups.clear();
-        let Some(Single { encoded, seq, index, route }) = self.work.single.take() else {
+        let Some(Single { encoded, at, route }) = self.work.single.take() else {
             unreachable!("a replay writes one change at a time")
         };
         self.work.progress.held += 1;
@@ -688,7 +693,7 @@ impl Steps {
                 );
             }
         }
-        self.keys.refused(&self.routes, &Refusal { encoded: &encoded, seq, index, route, error, now });
+        self.keys.refused(&self.routes, &Refusal { encoded: &encoded, at, route, error, now });
         self.write_on(now);
     }
 

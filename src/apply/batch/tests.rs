@@ -94,7 +94,7 @@ fn groups(changes: &[(u16, Op, Image<'_>, Image<'_>)]) -> Vec<(String, Write, u1
     let routes = routes();
     let body = body(&routes.schema, changes);
     let mut batch = Batch::default();
-    Changes::new(&body).for_each(|c| batch.add(&routes, &body, &c, false));
+    Changes::new(&body).for_each(|c| batch.add(&routes, &body, &c));
     let show = |group: Group| {
         let rows = group
             .rows()
@@ -189,4 +189,5 @@ fn folding_keeps_what_the_later_change_does_not_carry() {
     let anew = fold(&delete, &partial);
     let change = Changes::new(&anew).next().unwrap();
     assert_eq!((change.op, change.after.unwrap().get(2)), (Op::Insert, Datum::NotSent));
+    assert!(change.before.is_some(), "it replaces the row");
 }

@@ -1,0 +1,107 @@
+//! The pure core in a simulated world: two to four in-memory systems, seeded interleavings of
+//! local writes, captures, syncs and appliers' steps, lost connections, refusing targets,
+//! crashes and restarts; then quiet, and all systems must be equal.
+//!
+//! The arbiter, the batches and the steps are the ones that run against servers. A failure
+//! prints its seed: `ANECHOIC_SEED=n cargo test world` runs that schedule alone;
+//! `ANECHOIC_SCHEDULES=n` sets how many run.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on panics; seeds are printed
+
+#[path = "world/model.rs"]
+mod model;
+#[path = "world/run.rs"]
+mod run;
+
+use anechoic::admit::Bugs;
+use run::{Planted, Tally, World};
+
+const STEPS: usize = 220;
+
+fn simulate(seed: u64, planted: Planted) -> Result<Tally, String> {
+    let mut world = World::new(seed, planted);
+    // Short ones are easier to understand when they fail.
+    let steps = 20 + world.random.below(STEPS);
+    world.run(steps).map(|()| world.tally)
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_is_written_concurrently_all_systems_end_equal() {
+    let seeds = match from_env("ANECHOIC_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(4000),
+    };
+    let (mut sum, mut failed) = (Tally::default(), Vec::new());
+
+    for seed in seeds.clone() {
+        let tally = match simulate(seed, Planted::default()) {
+            Ok(tally) => tally,
+            Err(why) => {
+                failed.push(format!("seed {seed}: {why}"));
+                continue;
+            }
+        };
+        sum.changes += tally.changes;
+        sum.conflicts += tally.conflicts;
+        sum.rejected += tally.rejected;
+        sum.quarantined += tally.quarantined;
+        sum.crashes += tally.crashes;
+        sum.commits += tally.commits;
+        sum.held += tally.held;
+    }
+
+    println!("{} schedules: {sum:?}", seeds.end - seeds.start);
+    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
+    if seeds.end - seeds.start > 100 {
+        assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
+    }
+}
+
+/// A planted mistake must make some schedule end with systems that differ.
+fn must_diverge(what: &str, planted: Planted) {
+    const SEEDS: u64 = 4000;
+    let diverged = (0..SEEDS).find(|seed| simulate(*seed, planted).is_err_and(|why| why.starts_with("diverged")));
+    assert!(diverged.is_some(), "{what}: not caught by divergence within {SEEDS} seeds");
+    println!("{what}: caught by seed {}", diverged.unwrap_or_default());
+}
+
+#[test]
+fn a_base_taken_from_the_marker_table_at_a_restart_is_caught() {
+    must_diverge("base from the marker table", Planted { base_from_marker_table: true, ..Planted::default() });
+}
+
+#[test]
+fn a_base_of_the_last_journaled_entry_is_caught() {
+    let bugs = Bugs { base_of_last_entry: true, ..Bugs::default() };
+    must_diverge("base of the last entry", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn either_everywhere_left_out_is_caught() {
+    let own = Bugs { own_everywhere_left_out: true, ..Bugs::default() };
+    let won = Bugs { won_everywhere_left_out: true, ..Bugs::default() };
+    must_diverge("own everywhere left out", Planted { bugs: own, ..Planted::default() });
+    must_diverge("won everywhere left out", Planted { bugs: won, ..Planted::default() });
+}
+
+#[test]
+fn writing_only_changed_columns_is_caught() {
+    let bugs = Bugs { only_changed_columns: true, ..Bugs::default() };
+    must_diverge("only changed columns", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn one_slot_per_key_where_bindings_differ_is_caught() {
+    let bugs = Bugs { one_slot: true, ..Bugs::default() };
+    must_diverge("one slot", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
+    let bugs = Bugs { held_base_not_lowered: true, ..Bugs::default() };
+    must_diverge("held base not lowered", Planted { bugs, ..Planted::default() });
+}

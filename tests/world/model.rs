@@ -1,0 +1,307 @@
+//! The in-memory systems of the simulation: a few rows, a log, a marker, one transaction of
+//! the agent at a time, and a mood in which they refuse values.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anechoic::apply::Write;
+use anechoic::apply::batch::Group;
+use anechoic::catalog::{Column, ColumnType, Table, TableName};
+use anechoic::change::Op;
+use anechoic::config::Engine;
+use anechoic::marker::Marker;
+use anechoic::normalize::binding::{Binding, BoundColumn, Role, Transform};
+use anechoic::schema::{EntityId, EntitySchema, Field, Schema, SystemId};
+use anechoic::value::{Datum, Kind, Row, Value};
+
+pub const CONTACT: EntityId = EntityId(0);
+pub const EVENT: EntityId = EntityId(1);
+/// Fields of a contact beside its key.
+pub const FIELDS: usize = 3;
+
+/// splitmix64: small, seeded, and the same everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// True `n` times in a hundred.
+    pub fn percent(&mut self, n: u64) -> bool {
+        self.next() % 100 < n
+    }
+}
+
+pub fn schema() -> Arc<Schema> {
+    let field = |name: &str| Field { name: name.into(), kind: Kind::Int };
+    Schema::new(vec![
+        EntitySchema::new("contact", ["id", "a", "b", "c"].map(field).to_vec(), 1),
+        EntitySchema::new("event", [field("amount")].to_vec(), 0),
+    ])
+}
+
+fn column(name: &str) -> Column {
+    Column {
+        name: name.into(),
+        ty: ColumnType::Int { bytes: 8, signed: true },
+        type_name: "bigint".into(),
+        nullable: true,
+        generated: false,
+        identity_always: false,
+        has_default: false,
+        auto_increment: false,
+    }
+}
+
+/// `fields`: bit i is contact's field i + 1.
+pub fn bindings(system: SystemId, role: Role, fields: u8, schema: &Schema) -> Vec<Arc<Binding>> {
+    let bind = |entity: EntityId, has: &dyn Fn(usize) -> bool| {
+        let spec = schema.entity(entity);
+        let bound: Vec<BoundColumn> = (0..spec.fields.len())
+            .filter(|field| has(*field))
+            .map(|field| BoundColumn {
+                field,
+                kind: Kind::Int,
+                column: column(&spec.fields[field].name),
+                transform: Transform::None,
+                engine: Engine::Postgres,
+                label: "".into(),
+            })
+            .collect();
+        let table = Table {
+            name: TableName { schema: "public".into(), name: spec.name.clone() },
+            columns: bound.iter().map(|b| b.column.clone()).collect(),
+            primary_key: Vec::new(),
+            unique_keys: Vec::new(),
+            foreign_keys: Vec::new(),
+            referenced_by: 0,
+            triggers: false,
+            delete_triggers: false,
+            transactional: true,
+            replica_identity: None,
+        };
+        Arc::new(Binding {
+            system,
+            entity,
+            table: Arc::new(table),
+            role,
+            columns: bound,
+            key_len: spec.key_len,
+            filter: None,
+        })
+    };
+    vec![bind(CONTACT, &|field| field == 0 || fields >> (field - 1) & 1 == 1), bind(EVENT, &|_| true)]
+}
+
+/// What a contact holds; `None` is NULL, or a field that the system has not.
+pub type Contact = [Option<i64>; FIELDS];
+
+#[derive(Debug, Clone)]
+pub enum Local {
+    Contact { op: Op, key: i64, before: Option<Contact>, after: Option<Contact> },
+    Event(i64),
+}
+
+/// One committed transaction in a system's log.
+#[derive(Debug, Clone)]
+pub enum Logged {
+    Local(Vec<Local>),
+    Echo(u64),
+}
+
+/// The agent's transaction.
+#[derive(Debug, Clone)]
+pub struct Open {
+    pub marker: Marker,
+    rows: BTreeMap<i64, Option<Contact>>,
+    events: Vec<i64>,
+    /// A statement that was held back was refused: the commit will say so.
+    doomed: bool,
+}
+
+pub struct System {
+    pub fields: u8,
+    pub role: Role,
+    pub rows: BTreeMap<i64, Contact>,
+    pub events: Vec<i64>,
+    pub log: Vec<Logged>,
+    pub marker: Marker,
+    pub open: Option<Open>,
+    /// Refuses values of this residue modulo four, and deletes of such keys.
+    pub refuses: Option<i64>,
+}
+
+impl System {
+    pub fn new(fields: u8, role: Role) -> Self {
+        let marker = Marker {
+            agent: "sim".into(),
+            lane: 0,
+            journal: 1,
+            epoch: 0,
+            seq: 0,
+            part: 0,
+            origin: String::new(),
+            txid: String::new(),
+        };
+        System {
+            fields,
+            role,
+            rows: BTreeMap::new(),
+            events: Vec::new(),
+            log: Vec::new(),
+            marker,
+            open: None,
+            refuses: None,
+        }
+    }
+
+    pub fn has(&self, field: usize) -> bool {
+        self.fields >> field & 1 == 1
+    }
+
+    /// A key that the agent's transaction has written is locked.
+    fn is_locked(&self, key: i64) -> bool {
+        self.open.as_ref().is_some_and(|open| open.rows.contains_key(&key))
+    }
+
+    /// A local transaction of `size` changes; nothing where locks are in the way.
+    pub fn write_locally(&mut self, random: &mut Random, keys: usize, size: usize, value: &mut i64) -> Vec<Local> {
+        let mut done = Vec::new();
+        for _ in 0..size {
+            *value += 1;
+            if random.percent(15) {
+                self.events.push(*value);
+                done.push(Local::Event(*value));
+                continue;
+            }
+            let key = random.below(keys) as i64;
+            if self.is_locked(key) {
+                continue;
+            }
+            let before = self.rows.get(&key).copied();
+            let after = match before {
+                Some(_) if random.percent(25) => None,
+                Some(old) => Some(self.edited(old, random, value)),
+                None => Some(self.fresh(random, value)),
+            };
+            let op = match (before, after) {
+                (Some(old), Some(new)) if old == new => continue,
+                (Some(_), Some(_)) => Op::Update,
+                (None, _) => Op::Insert,
+                (_, None) => Op::Delete,
+            };
+            match after {
+                Some(row) => drop(self.rows.insert(key, row)),
+                None => drop(self.rows.remove(&key)),
+            }
+            done.push(Local::Contact { op, key, before, after });
+        }
+        if !done.is_empty() {
+            self.log.push(Logged::Local(done.clone()));
+        }
+        done
+    }
+
+    fn fresh(&self, random: &mut Random, value: &mut i64) -> Contact {
+        std::array::from_fn(|field| (self.has(field) && !random.percent(10)).then(|| next(value)))
+    }
+
+    /// Some of the fields change.
+    fn edited(&self, old: Contact, random: &mut Random, value: &mut i64) -> Contact {
+        std::array::from_fn(|field| match self.has(field) && random.percent(50) {
+            true => Some(next(value)),
+            false => old[field],
+        })
+    }
+
+    pub fn open(&mut self) -> Marker {
+        self.open = None;
+        self.marker.epoch += 1;
+        self.marker.clone()
+    }
+
+    pub fn begin(&mut self, marker: &Marker) {
+        assert_eq!(marker.epoch, self.marker.epoch, "the fence holds");
+        assert!(marker.seq > self.marker.seq, "the marker only moves forward");
+        self.open = Some(Open { marker: marker.clone(), rows: BTreeMap::new(), events: Vec::new(), doomed: false });
+    }
+
+    fn refused(&self, group: &Group) -> bool {
+        let Some(residue) = self.refuses else { return false };
+        let refuses = |datum: Datum<'_>| matches!(datum, Datum::Value(Value::Int(v)) if v % 4 == residue);
+        group.rows().iter().any(|row| match group.write {
+            Write::Delete => refuses(row.get(0)),
+            _ => row.iter().skip(usize::from(group.binding.key_len > 0)).any(refuses),
+        })
+    }
+
+    /// Writes a group as a server would; `false`: refused, and nothing of it is done.
+    pub fn write(&mut self, group: &Group, late: bool) -> bool {
+        if self.refused(group) {
+            if late {
+                self.open.as_mut().expect("a transaction is open").doomed = true;
+            }
+            return late;
+        }
+        for row in group.rows() {
+            self.write_row(group, row);
+        }
+        true
+    }
+
+    fn write_row(&mut self, group: &Group, row: Row<'_>) {
+        let open = self.open.as_mut().expect("a transaction is open");
+        let int = |datum: Datum<'_>| match datum {
+            Datum::Value(Value::Int(v)) => Some(v),
+            _ => None,
+        };
+        if group.binding.entity == EVENT {
+            open.events.push(int(row.get(0)).expect("events have amounts"));
+            return;
+        }
+        let key = int(row.get(0)).expect("contacts have keys");
+        let there = open.rows.get(&key).copied().unwrap_or_else(|| self.rows.get(&key).copied());
+        let after = (group.write == Write::Upsert).then(|| {
+            let mut contact = there.unwrap_or_default();
+            for (i, column) in group.binding.columns.iter().enumerate().skip(1) {
+                if group.carried >> i & 1 == 1 {
+                    contact[column.field - 1] = int(row.get(column.field));
+                }
+            }
+            contact
+        });
+        open.rows.insert(key, after);
+    }
+
+    /// `false`: refused.
+    pub fn commit(&mut self) -> bool {
+        let open = self.open.take().expect("a transaction is open");
+        if open.doomed {
+            return false;
+        }
+        for (key, row) in open.rows {
+            match row {
+                Some(row) => drop(self.rows.insert(key, row)),
+                None => drop(self.rows.remove(&key)),
+            }
+        }
+        self.events.extend(open.events);
+        self.log.push(Logged::Echo(open.marker.seq));
+        self.marker = open.marker;
+        true
+    }
+}
+
+fn next(value: &mut i64) -> i64 {
+    *value += 1;
+    *value
+}

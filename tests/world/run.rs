@@ -1,0 +1,743 @@
+//! Drives the arbiter and the appliers' steps against the model: seeded interleavings,
+//! crashes, restarts, then quiet and the checks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, MemoryStore, Policy, Topology, image_in};
+use anechoic::apply::batch::Routes;
+use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
+use anechoic::change::{
+    Body, Captured, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Record, SpoolRef, Verdict,
+};
+use anechoic::error::{Error, Result};
+use anechoic::normalize::binding::Role;
+use anechoic::position::{Position, Seq};
+use anechoic::schema::{Schema, SystemId};
+use anechoic::value::{Datum, Value};
+use bytes::Bytes;
+
+use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, bindings, schema};
+
+/// What goes wrong on purpose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Planted {
+    pub bugs: Bugs,
+    /// At a restart the base comes from the marker table.
+    pub base_from_marker_table: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub changes: u64,
+    pub conflicts: u64,
+    pub rejected: u64,
+    pub quarantined: u64,
+    pub crashes: u64,
+    pub commits: u64,
+    pub held: u64,
+}
+
+/// The journal: every record ever appended, how many are synced, how many were dropped.
+#[derive(Default)]
+struct Log {
+    records: Vec<Record>,
+    durable: usize,
+    dropped: usize,
+    /// What is told again in place of what was dropped.
+    snapshot: Vec<Record>,
+    /// Index of each entry, by seq − 1.
+    entries: Vec<usize>,
+    spool: HashMap<u64, Vec<Bytes>>,
+    schema: Option<Arc<Schema>>,
+}
+
+impl Log {
+    fn append(&mut self, records: Vec<Record>) {
+        for record in records {
+            if std::env::var("ANECHOIC_TRACE").is_ok() {
+                println!("  {}", shown(&record));
+            }
+            if let Record::Entry(entry) = &record {
+                assert_eq!(entry.seq as usize, self.entries.len() + 1, "entries are numbered without a gap");
+                self.entries.push(self.records.len());
+            }
+            self.records.push(record);
+        }
+    }
+
+    fn entry(&self, seq: Seq) -> &Entry {
+        match &self.records[self.entries[seq as usize - 1]] {
+            Record::Entry(entry) => entry,
+            _ => unreachable!("entries holds the places of entries"),
+        }
+    }
+
+    fn head(&self) -> Seq {
+        self.entries.iter().take_while(|at| **at < self.durable).count() as Seq
+    }
+
+    fn crash(&mut self) {
+        self.records.truncate(self.durable);
+        self.entries.retain(|at| *at < self.durable);
+    }
+
+    /// Where a reader from entry `from` on begins.
+    fn place(&self, from: Seq) -> usize {
+        if from <= 1 { 0 } else { self.entries[from as usize - 2] + 1 }
+    }
+
+    /// Drops what is not needed, as segments are dropped: positions and live quarantine
+    /// records are told again.
+    fn drop_below(&mut self, needed: Seq) {
+        let at = self.place(needed.min(self.head() + 1)).min(self.durable);
+        if at <= self.dropped {
+            return;
+        }
+        let mut positions: BTreeMap<Arc<str>, Record> = BTreeMap::new();
+        let mut live: BTreeMap<(Arc<str>, u128), Record> = BTreeMap::new();
+        for record in self.snapshot.iter().chain(&self.records[self.dropped..at]) {
+            match record {
+                Record::Position { system, .. } => drop(positions.insert(system.clone(), record.clone())),
+                Record::Entry(Entry { origin: Origin::System(system), position: Some(position), base, .. }) => {
+                    let record = Record::Position {
+                        system: system.clone(),
+                        position: position.clone(),
+                        base: *base,
+                        identity: "".into(),
+                    };
+                    positions.insert(system.clone(), record);
+                }
+                Record::Quarantine(q) => {
+                    let key = Changes::new(&q.change).next().unwrap().key_hash;
+                    live.insert((q.system.clone(), key), record.clone());
+                }
+                Record::Released { system, key_hash, .. } => drop(live.remove(&(system.clone(), *key_hash))),
+                _ => {}
+            }
+        }
+        self.snapshot = positions.into_values().chain(live.into_values()).collect();
+        self.dropped = at;
+    }
+}
+
+impl Bodies for Log {
+    fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.spool[&spool.id].iter().try_for_each(|chunk| each(chunk))
+    }
+
+    fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>> {
+        if self.entries[seq as usize - 1] < self.dropped {
+            return Ok(None);
+        }
+        image_in(self.entry(seq), key_hash, self.schema.as_ref().unwrap(), self)
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Capture {
+    at: usize,
+    base: Seq,
+}
+
+#[derive(Debug)]
+struct Applier {
+    steps: Steps,
+    /// Next record to read.
+    at: usize,
+    chunk: usize,
+    /// An answer that waits until this many records are synced.
+    waits: Option<(usize, Event)>,
+    idle: bool,
+}
+
+pub struct World {
+    pub random: Random,
+    planted: Planted,
+    schema: Arc<Schema>,
+    names: Vec<Arc<str>>,
+    systems: Vec<System>,
+    captures: Vec<Capture>,
+    appliers: Vec<Option<Applier>>,
+    arbiter: Arbiter,
+    log: Log,
+    now: i64,
+    value: i64,
+    keys: usize,
+    refusals: bool,
+    faults: bool,
+    limits: Limits,
+    pub tally: Tally,
+    counted: [u64; 3],
+}
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+impl World {
+    pub fn new(seed: u64, planted: Planted) -> Self {
+        let mut random = Random(seed);
+        let schema = schema();
+        let count = 2 + random.below(3);
+        let names: Vec<Arc<str>> = (0..count).map(|i| format!("s{i}").into()).collect();
+        let uneven = random.percent(50);
+        let special = random.below(12);
+        let systems: Vec<System> = (0..count)
+            .map(|i| {
+                let fields = if uneven { 1 + random.below(7) as u8 } else { 7 };
+                let role = match (special, i + 1 == count && count > 2) {
+                    (0, true) => Role::Source,
+                    (1, true) => Role::Target,
+                    _ => Role::Both,
+                };
+                System::new(fields, role)
+            })
+            .collect();
+        let keys = 1 + random.below(4);
+        let limits = Limits { changes: 1 + random.below(12) as u64, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
+        let refusals = random.percent(50);
+        let mut world = World {
+            arbiter: arbiter(&systems, &names, &schema, planted),
+            captures: vec![Capture::default(); count],
+            appliers: Vec::new(),
+            log: Log { schema: Some(schema.clone()), ..Log::default() },
+            random,
+            planted,
+            schema,
+            names,
+            systems,
+            now: 0,
+            value: 0,
+            keys,
+            refusals,
+            faults: true,
+            limits,
+            tally: Tally::default(),
+            counted: [0; 3],
+        };
+        world.start_appliers();
+        world
+    }
+
+    fn start_appliers(&mut self) {
+        let start = |(i, system): (usize, &System)| {
+            let id = SystemId(i as u8);
+            let bound = bindings(id, system.role, system.fields, &self.schema);
+            let routes =
+                Routes::new(id, self.names[i].clone(), self.schema.clone(), &bound).with_bugs(self.planted.bugs);
+            (system.role != Role::Source).then(|| Applier {
+                steps: Steps::new(routes, self.limits),
+                at: 0,
+                chunk: 0,
+                waits: None,
+                idle: false,
+            })
+        };
+        self.appliers = self.systems.iter().enumerate().map(start).collect();
+    }
+
+    /// One schedule: `steps` random steps, then quiet, then the checks.
+    pub fn run(&mut self, steps: usize) -> std::result::Result<(), String> {
+        for _ in 0..steps {
+            self.step()?;
+        }
+        self.settle()?;
+        self.check()
+    }
+
+    fn step(&mut self) -> std::result::Result<(), String> {
+        self.now += 50_000;
+        let system = self.random.below(self.systems.len());
+        match self.random.below(100) {
+            0..18 => self.write(system),
+            18..38 => self.capture(system)?,
+            38..50 => self.log.durable = self.log.records.len(),
+            50..92 => self.apply(system)?,
+            92..95 => {
+                self.now += 1_000_000;
+                let records = self.arbiter.tick(self.now);
+                self.log.append(records);
+            }
+            95 => self.crash()?,
+            96 => {
+                let needed = self.arbiter.needed_from();
+                self.log.drop_below(needed);
+            }
+            _ if self.refusals => {
+                let residue = self.random.below(4) as i64;
+                self.systems[system].refuses = self.random.percent(50).then_some(residue);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, system: usize) {
+        if self.systems[system].role == Role::Target {
+            return;
+        }
+        let size = 1 + self.random.below(3);
+        let done = self.systems[system].write_locally(&mut self.random, self.keys, size, &mut self.value);
+        self.tally.changes += done.len() as u64;
+    }
+
+    /// Hands the next transaction of the system's log to the arbiter.
+    fn capture(&mut self, system: usize) -> std::result::Result<(), String> {
+        let Capture { at, base } = self.captures[system];
+        let Some(logged) = self.systems[system].log.get(at) else { return Ok(()) };
+        let id = SystemId(system as u8);
+        let position = Position::Memory { index: at as u64 + 1 };
+        let admitted = match logged.clone() {
+            Logged::Echo(seq) => {
+                self.captures[system].base = base.max(seq);
+                let base = self.captures[system].base;
+                let mut admitted = self.arbiter.passed(id, position, base, "".into()).map_err(|e| e.full())?;
+                // The journal need not hear of every echo at once.
+                if self.random.percent(50) {
+                    admitted.records.retain(|record| !matches!(record, Record::Position { .. }));
+                }
+                admitted
+            }
+            Logged::Local(changes) => {
+                let captured = self.captured(id, position, base, &changes);
+                self.arbiter.captured(captured, &self.log).map_err(|e| e.full())?
+            }
+        };
+        self.captures[system].at += 1;
+        self.admitted(admitted);
+        Ok(())
+    }
+
+    fn admitted(&mut self, admitted: Admitted) {
+        for counts in &admitted.counts {
+            self.tally.conflicts += counts.conflicts;
+            self.tally.rejected += counts.rejected;
+            self.counted[0] += counts.journaled;
+            self.counted[1] += counts.rejected;
+            self.counted[2] += counts.drift;
+        }
+        self.log.append(admitted.records);
+    }
+
+    fn captured(&mut self, system: SystemId, position: Position, base: Seq, changes: &[Local]) -> Captured {
+        let fields = self.systems[system.index()].fields;
+        let mut chunks = Vec::new();
+        let mut writer = ChangeWriter::default();
+        let spooled = self.random.percent(10);
+        for change in changes {
+            self.encode(&mut writer, fields, change);
+            if spooled {
+                chunks.push(Bytes::from(writer.take()));
+            }
+        }
+        let body = match spooled {
+            false => Body::Inline(writer.take().into()),
+            true => {
+                let spool = SpoolRef { id: self.log.spool.len() as u64, bytes: 0 };
+                self.log.spool.insert(spool.id, chunks);
+                Body::Spooled(spool)
+            }
+        };
+        Captured {
+            system,
+            txid: format!("{position}").into(),
+            position,
+            base,
+            committed_at: self.now,
+            schema: self.schema.clone(),
+            changes: changes.len() as u64,
+            body,
+            refused: Vec::new(),
+        }
+    }
+
+    fn encode(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
+        let int = |v: Option<i64>| v.map_or(Datum::Null, |v| Datum::Value(Value::Int(v)));
+        match change {
+            Local::Event(amount) => {
+                let row = std::iter::once(int(Some(*amount)));
+                writer.push(&self.schema, EVENT, Op::Insert, None::<std::iter::Empty<_>>, Some(row));
+            }
+            Local::Contact { op, key, before, after } => {
+                let row = |contact: &Contact| {
+                    let contact = *contact;
+                    let field = move |i: usize| match fields >> i & 1 == 1 {
+                        true => int(contact[i]),
+                        false => Datum::NotSent,
+                    };
+                    std::iter::once(int(Some(*key))).chain((0..FIELDS).map(field))
+                };
+                writer.push(&self.schema, CONTACT, *op, before.as_ref().map(row), after.as_ref().map(row));
+            }
+        }
+    }
+
+    /// One action of a system's applier.
+    fn apply(&mut self, system: usize) -> std::result::Result<(), String> {
+        let Some(mut applier) = self.appliers[system].take() else { return Ok(()) };
+        let result = self.act(system, &mut applier);
+        self.appliers[system] = Some(applier);
+        result
+    }
+
+    fn act(&mut self, system: usize, applier: &mut Applier) -> std::result::Result<(), String> {
+        applier.idle = false;
+        if let Some((durable, event)) = applier.waits.take() {
+            if self.log.durable < durable {
+                applier.waits = Some((durable, event));
+                applier.idle = true;
+                return Ok(());
+            }
+            applier.steps.event(event, self.now);
+            return Ok(());
+        }
+        if std::env::var("ANECHOIC_TRACE").is_ok() && self.faults {
+            println!("s{system} {applier:?}");
+        }
+        let target = &mut self.systems[system];
+        let cut = self.faults && self.random.percent(2);
+        let event = match applier.steps.next(0.5) {
+            Action::Stop(error) => return Err(format!("applier stopped: {:?}", error.map(|e| e.full()))),
+            Action::Wait | Action::Pause(_) => {
+                applier.idle = true;
+                Event::Done
+            }
+            Action::Fetch if applier.at < self.log.dropped => Event::Failed(Error::retry("dropped")),
+            Action::Fetch => match self.log.records.get(applier.at).filter(|_| applier.at < self.log.durable) {
+                Some(record) => {
+                    applier.at += 1;
+                    Event::Fetched(Some(record.clone()))
+                }
+                None => Event::Fetched(None),
+            },
+            Action::Seek(from) => {
+                applier.at = self.log.place(from);
+                ensure!(applier.at >= self.log.dropped, "the journal went before s{system} had it");
+                Event::Done
+            }
+            Action::Commit if cut => {
+                // The outcome is unknown to the agent.
+                if self.random.percent(50) {
+                    target.commit();
+                }
+                target.open = None;
+                Event::Failed(Error::retry("cut while committing"))
+            }
+            _ if cut => {
+                target.open = None;
+                Event::Failed(Error::retry("cut"))
+            }
+            Action::Open => {
+                let marker = target.open();
+                let id = SystemId(system as u8);
+                let (held, seen, from) = (self.arbiter.held(id), self.arbiter.seen(id), self.arbiter.applies_from(id));
+                let opened = Opened { marker, journal: 1, head: self.log.head(), seen, from, held };
+                applier.waits = Some((self.log.records.len(), Event::Opened(Box::new(opened))));
+                return Ok(());
+            }
+            Action::Begin(marker) => {
+                target.begin(&marker);
+                Event::Done
+            }
+            Action::Chunk { spool, first } => {
+                applier.chunk = if first { 0 } else { applier.chunk + 1 };
+                Event::Chunk(self.log.spool[&spool.id].get(applier.chunk).cloned())
+            }
+            Action::Read => return Err("nothing is filtered here".into()),
+            Action::Write { alone } => {
+                let late = !alone && self.random.percent(50);
+                match target.write(applier.steps.group(), late) {
+                    true => Event::Done,
+                    false => Event::Failed(Error::data("refused").code("23514")),
+                }
+            }
+            Action::Quarantine(records) => {
+                self.tally.quarantined += records.len() as u64;
+                for record in &records {
+                    let records = self.arbiter.quarantined(record, self.now).map_err(|e| e.full())?;
+                    self.log.append(records);
+                }
+                applier.waits = Some((self.log.records.len(), Event::Done));
+                return Ok(());
+            }
+            Action::Commit => match target.commit() {
+                true => Event::Done,
+                false => Event::Failed(Error::data("refused").code("23514")),
+            },
+            Action::Rollback => {
+                target.open = None;
+                Event::Done
+            }
+        };
+        applier.steps.event(event, self.now);
+        let progress = applier.steps.take_progress();
+        self.tally.commits += progress.commits;
+        self.tally.held += progress.held;
+        ensure!(
+            progress.addressed == progress.applied + progress.coalesced + progress.held,
+            "the books of s{system} do not balance: {progress:?}"
+        );
+        Ok(())
+    }
+
+    /// The agent dies and starts again from the journal and the markers.
+    fn crash(&mut self) -> std::result::Result<(), String> {
+        if std::env::var("ANECHOIC_TRACE").is_ok() {
+            println!("CRASH at {} of {}", self.log.durable, self.log.records.len());
+        }
+        self.tally.crashes += 1;
+        self.log.crash();
+        for (system, applier) in self.systems.iter_mut().zip(&self.appliers) {
+            // What was sent may still commit, until the new agent's fence.
+            let sent = applier.as_ref().is_some_and(|a| a.steps.is_committing());
+            if sent && system.open.is_some() && self.random.percent(50) {
+                system.commit();
+            }
+            system.open = None;
+        }
+        self.arbiter = arbiter(&self.systems, &self.names, &self.schema, self.planted);
+        let mut at = vec![Capture::default(); self.systems.len()];
+        for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
+            self.arbiter.replay(record, &self.log).map_err(|e| e.full())?;
+            let (system, position, base) = match record {
+                Record::Position { system, position, base, .. } => (system, position, base),
+                Record::Entry(Entry { origin: Origin::System(system), position: Some(p), base, .. }) => {
+                    (system, p, base)
+                }
+                _ => continue,
+            };
+            let system = self.names.iter().position(|n| n == system).expect("known");
+            let Position::Memory { index } = position else { unreachable!("the model's positions are memory") };
+            at[system] = Capture { at: *index as usize, base: *base };
+        }
+        self.arbiter.resume(self.log.head());
+        self.captures = at;
+        if self.planted.base_from_marker_table {
+            for (capture, system) in self.captures.iter_mut().zip(&self.systems) {
+                capture.base = system.marker.seq;
+            }
+        }
+        self.start_appliers();
+        Ok(())
+    }
+
+    /// No more writes or faults, until nothing moves.
+    fn settle(&mut self) -> std::result::Result<(), String> {
+        self.faults = false;
+        self.systems.iter_mut().for_each(|system| system.refuses = None);
+        for round in 0.. {
+            ensure!(round < 200, "the agent does not come to rest");
+            let before = (self.log.records.len(), self.captures.iter().map(|c| c.at).sum::<usize>());
+            self.now += 600_000_000;
+            let records = self.arbiter.tick(self.now);
+            self.log.append(records);
+            self.log.durable = self.log.records.len();
+            let mut busy = false;
+            for system in 0..self.systems.len() {
+                while self.captures[system].at < self.systems[system].log.len() {
+                    self.capture(system)?;
+                }
+                self.log.durable = self.log.records.len();
+                for _ in 0..10_000 {
+                    self.apply(system)?;
+                    self.log.durable = self.log.records.len();
+                    let Some(applier) = &self.appliers[system] else { break };
+                    if applier.idle && applier.at == self.log.records.len() && self.systems[system].open.is_none() {
+                        break;
+                    }
+                    busy |= self.systems[system].open.is_some();
+                }
+            }
+            if !busy && before == (self.log.records.len(), self.captures.iter().map(|c| c.at).sum()) {
+                return Ok(());
+            }
+        }
+        unreachable!("returns when nothing moves or not soon enough")
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let held: BTreeSet<u128> =
+            self.arbiter.quarantine().map(|q| Changes::new(&q.change).next().unwrap().key_hash).collect();
+        let truth = self.truth();
+        for (i, system) in self.systems.iter().enumerate() {
+            self.check_markers(i, system)?;
+            if system.role == Role::Source {
+                continue;
+            }
+            for key in 0..self.keys as i64 {
+                let hash = self.hash(key);
+                if held.contains(&hash) {
+                    continue;
+                }
+                let expected = truth.0.get(&hash).map(|row| masked(row, system.fields));
+                let found = system.rows.get(&key).copied();
+                ensure!(
+                    expected == found,
+                    "diverged: s{i} (fields {:03b}) has {found:?} for key {key}, the journal says {expected:?}",
+                    system.fields
+                );
+            }
+            let mut events = system.events.clone();
+            events.sort_unstable();
+            ensure!(events == truth.1, "s{i} has events {events:?}, written were {:?}", truth.1);
+        }
+        let [journaled, rejected, drift] = self.counted;
+        // A crash makes some of them counted twice.
+        ensure!(
+            self.tally.crashes > 0 || journaled + rejected + drift == self.tally.changes,
+            "books of capture: {:?} of {}",
+            self.counted,
+            self.tally.changes
+        );
+        self.check_entries()
+    }
+
+    /// Markers in a log only rise, and each is of an entry that is addressed to the system.
+    fn check_markers(&self, i: usize, system: &System) -> std::result::Result<(), String> {
+        let echoes = system.log.iter().filter_map(|logged| match logged {
+            Logged::Echo(seq) => Some(*seq),
+            Logged::Local(_) => None,
+        });
+        let echoes: Vec<Seq> = echoes.collect();
+        ensure!(echoes.is_sorted_by(|a, b| a < b), "s{i} applied twice: {echoes:?}");
+        Ok(())
+    }
+
+    /// Every captured transaction is journaled once; a change is rejected only where its
+    /// system had not seen the winner, or held the key.
+    fn check_entries(&self) -> std::result::Result<(), String> {
+        for (i, system) in self.systems.iter().enumerate() {
+            if system.role == Role::Target {
+                continue;
+            }
+            let mut base = 0;
+            let mut entries = self.log.entries.iter().map(|at| &self.log.records[*at]).filter_map(|r| match r {
+                Record::Entry(entry) if entry.origin == Origin::System(self.names[i].clone()) => Some(entry),
+                _ => None,
+            });
+            for (at, logged) in system.log.iter().enumerate() {
+                let changes = match logged {
+                    Logged::Echo(seq) => {
+                        base = *seq;
+                        continue;
+                    }
+                    Logged::Local(changes) => changes,
+                };
+                let Some(entry) = entries.next() else { return Err(format!("s{i}: transaction {at} was lost")) };
+                ensure!(
+                    entry.position == Some(Position::Memory { index: at as u64 + 1 })
+                        && entry.changes == changes.len() as u64,
+                    "s{i}: transaction {at} is not the entry {}",
+                    entry.seq
+                );
+                ensure!(entry.base == base, "s{i}: transaction {at} has base {}, its log says {base}", entry.base);
+                if !self.refusals {
+                    for decision in &entry.decisions {
+                        if let Verdict::Rejected { winner } = decision.verdict {
+                            ensure!(winner > base, "s{i}: rejected against {winner}, which it had seen ({base})");
+                        }
+                    }
+                }
+            }
+            ensure!(entries.next().is_none(), "s{i}: an entry nobody wrote");
+        }
+        Ok(())
+    }
+
+    fn hash(&self, key: i64) -> u128 {
+        let mut writer = ChangeWriter::default();
+        self.encode(&mut writer, 7, &Local::Contact { op: Op::Insert, key, before: None, after: Some([None; FIELDS]) });
+        Changes::new(&writer.take()).next().unwrap().key_hash
+    }
+
+    /// What the accepted changes of the journal, one after the other, come to.
+    fn truth(&self) -> (BTreeMap<u128, Contact>, Vec<i64>) {
+        let mut rows: BTreeMap<u128, Contact> = BTreeMap::new();
+        let mut events = Vec::new();
+        for at in &self.log.entries {
+            let Record::Entry(entry) = &self.log.records[*at] else { unreachable!("entries") };
+            if entry.is_retry() {
+                continue;
+            }
+            let (mut index, mut cursor) = (0, 0);
+            let mut each = |change: Change<'_>| {
+                let fate = entry.fate(index, "", &mut cursor);
+                index += 1;
+                let change = match fate {
+                    Fate::Apply => change,
+                    Fate::Replace(encoded) => encoded.change(),
+                    Fate::Skip => return,
+                };
+                let int = |datum| match datum {
+                    Datum::Value(Value::Int(v)) => Some(v),
+                    _ => None,
+                };
+                if change.entity == EVENT {
+                    return events.extend(int(change.image().get(0)));
+                }
+                let Some(after) = change.after else {
+                    rows.remove(&change.key_hash);
+                    return;
+                };
+                let row = rows.entry(change.key_hash).or_default();
+                for (field, value) in row.iter_mut().enumerate() {
+                    if after.get(field + 1).is_sent() {
+                        *value = int(after.get(field + 1));
+                    }
+                }
+            };
+            match &entry.body {
+                Body::Inline(bytes) => Changes::new(bytes).for_each(&mut each),
+                Body::Spooled(spool) => {
+                    self.log.spool[&spool.id].iter().for_each(|chunk| Changes::new(chunk).for_each(&mut each));
+                }
+            }
+        }
+        events.sort_unstable();
+        (rows, events)
+    }
+}
+
+fn masked(row: &Contact, fields: u8) -> Contact {
+    std::array::from_fn(|field| row[field].filter(|_| fields >> field & 1 == 1))
+}
+
+fn arbiter(systems: &[System], names: &[Arc<str>], schema: &Arc<Schema>, planted: Planted) -> Arbiter {
+    let bindings: Vec<_> =
+        systems.iter().enumerate().map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, schema)).collect();
+    let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, |_| Policy::Authority);
+    Arbiter::with_bugs(topology, Box::new(MemoryStore::default()), planted.bugs)
+}
+
+/// A record on one line, for a person who follows a schedule.
+fn shown(record: &Record) -> String {
+    let change = |bytes: &[u8]| {
+        let changes = Changes::new(bytes).map(|c| format!("{} {:x} {:?}", c.op.name(), c.key_hash >> 112, c.image()));
+        changes.collect::<Vec<_>>().join("; ")
+    };
+    match record {
+        Record::Entry(e) => {
+            let body = match &e.body {
+                Body::Inline(bytes) => change(bytes),
+                Body::Spooled(spool) => format!("spool {}", spool.id),
+            };
+            format!("entry {} {:?} base {} {:?} [{body}] {:?}", e.seq, e.origin, e.base, e.to, e.decisions)
+        }
+        Record::Quarantine(q) => {
+            format!(
+                "quarantine {} {}..{} folded {} [{}]",
+                q.system,
+                q.held_seq,
+                q.last_seq,
+                q.folded,
+                change(&q.change)
+            )
+        }
+        other => format!("{other:?}"),
+    }
+}
