@@ -430,6 +430,37 @@ pub enum Record {
     },
 }
 
+/// `over` where it is sent, else `under`.
+pub fn overlay(under: Row<'_>, over: Row<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(under.0.len().max(over.0.len()));
+    let mut below = under.iter();
+    for datum in over.iter() {
+        let under = below.next().unwrap_or(Datum::NotSent);
+        write_datum(&mut out, if datum.is_sent() { datum } else { under });
+    }
+    out
+}
+
+/// Folds a later change of a key onto an earlier one: what is to be tried next in place of
+/// both. Both are encoded changes of one schema; the before image is the earlier one's.
+pub fn fold(earlier: &[u8], later: &Change<'_>) -> Bytes {
+    let first = Changes::new(earlier).next().expect("one encoded change");
+    let mut out = ChangeWriter::default();
+    let merged = first.after.zip(later.after).map(|(under, over)| overlay(under, over));
+    let after = merged.as_deref().map(Row).or(later.after);
+    let gone = first.before.or(first.after).or(later.before);
+    let (op, before) = match (first.op, later.op) {
+        (_, Op::Delete) => (Op::Delete, gone),
+        // The row starts anew: fields that are not carried must not survive.
+        (Op::Delete, _) => (Op::Insert, gone),
+        (Op::Insert, _) => (Op::Insert, first.before),
+        (Op::Update, Op::Insert) => (Op::Insert, later.before),
+        (Op::Update, Op::Update) => (Op::Update, gone),
+    };
+    out.push_change(&Change { op, before, after, ..*later });
+    out.take().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

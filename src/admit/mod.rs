@@ -33,7 +33,7 @@ pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
     Address, Body, Captured, Change, ChangeWriter, Changes, Decision, Entry, Fate, Micros, Op, Origin, Quarantined,
-    Record, SpoolRef, Verdict,
+    Record, SpoolRef, Verdict, fold,
 };
 use crate::error::{Error, Result};
 use crate::normalize::binding::Role;
@@ -143,10 +143,28 @@ struct Draft {
     shown: u64,
     counts: Vec<Counts>,
     /// Rows revived without fields that these systems have.
-    incomplete: Vec<(SystemId, Vec<u8>)>,
+    incomplete: Vec<Incomplete>,
+}
+
+/// A revived row, encoded, and the systems that have fields which it lacks.
+struct Incomplete {
+    targets: SystemSet,
+    key_hash: u128,
+    change: Bytes,
+    /// A later change of the same transaction is in it.
+    folded: bool,
 }
 
 impl Draft {
+    /// Puts an accepted change onto an incomplete row of the same key and transaction: its
+    /// replacement, where one was written at `offset`.
+    fn fold(&mut self, offset: u64, change: &Change<'_>) {
+        let Some(incomplete) = self.incomplete.iter_mut().find(|i| i.key_hash == change.key_hash) else { return };
+        let replaced = Changes::new(&self.replacements.bytes[offset as usize..]).next();
+        incomplete.change = fold(&incomplete.change, &replaced.unwrap_or(*change));
+        incomplete.folded = true;
+    }
+
     /// Appends a verdict; runs of equal ones become one range.
     fn decide(&mut self, verdict: Verdict) {
         let (from, to) = (self.index, self.index + 1);
@@ -375,11 +393,13 @@ impl Arbiter {
         }
         self.head = seq;
         self.address(draft.addressed, seq);
-        for (target, change) in std::mem::take(&mut draft.incomplete) {
-            let quarantined = self.incomplete(target, &captured.schema, seq, change, captured.committed_at);
-            self.hold(target, &quarantined);
-            // Before the entry: the applier must know it when it reads that.
-            records.push(Record::Quarantine(quarantined));
+        for incomplete in std::mem::take(&mut draft.incomplete) {
+            for target in incomplete.targets.iter() {
+                let quarantined = self.incomplete(target, &captured.schema, seq, &incomplete, captured.committed_at);
+                self.hold(target, &quarantined);
+                // Before the entry: the applier must know it when it reads that.
+                records.push(Record::Quarantine(quarantined));
+            }
         }
         records.push(Record::Entry(Entry {
             seq,
@@ -465,35 +485,49 @@ impl Arbiter {
                 counts.conflicts += 1;
                 let missing = decide::write_revived(&mut draft.replacements, layout, change, deletion, bodies)?;
                 draft.decide(Verdict::Replaced { offset, everywhere, winner: None });
+                let encoded = &draft.replacements.bytes[offset as usize..];
                 if missing != 0 {
-                    let bytes = &draft.replacements.bytes[offset as usize..];
-                    let lacking = layout.receivers_with(missing);
-                    draft.incomplete.extend(lacking.iter().map(|target| (target, bytes.to_vec())));
+                    draft.incomplete.push(Incomplete {
+                        targets: layout.receivers_with(missing),
+                        key_hash: change.key_hash,
+                        change: Bytes::copy_from_slice(encoded),
+                        folded: false,
+                    });
                 }
-                let written = Changes::new(&draft.replacements.bytes[offset as usize..]).next().expect("just written");
+                let written = Changes::new(encoded).next().expect("just written");
                 (layout.carried(&written) | 1, everywhere, false)
             }
         };
         decide::enter(store, change.key_hash, slots, Slot::new(seq, system, everywhere, deleted))?;
+        if !matches!(ruling, Ruling::Revived { .. }) {
+            draft.fold(offset, change);
+        }
         let to = if everywhere { layout.receivers } else { others };
         draft.address(to);
         Ok(())
     }
 
-    fn incomplete(&self, target: SystemId, schema: &Arc<Schema>, seq: Seq, change: Vec<u8>, at: Micros) -> Quarantined {
+    fn incomplete(
+        &self,
+        target: SystemId,
+        schema: &Arc<Schema>,
+        seq: Seq,
+        row: &Incomplete,
+        at: Micros,
+    ) -> Quarantined {
         Quarantined {
             system: self.topology.systems[target.index()].clone(),
             schema: schema.clone(),
             held_seq: seq,
             last_seq: seq,
-            change: change.into(),
+            change: row.change.clone(),
             reason: "the row was deleted and revived by a system that lacks fields of it, and the journal no longer \
                      has them"
                 .to_owned(),
             code: String::new(),
             attempts: held::NO_TIMER,
             at,
-            folded: false,
+            folded: row.folded,
         }
     }
 

@@ -406,7 +406,11 @@ impl Desk {
             match waiting {
                 Waiting::Quarantined(reply) => drop(reply.send(Ok(()))),
                 Waiting::Held { system, reply } => {
-                    let holding = Holding { keys: self.arbiter.held(system), seen: self.arbiter.seen(system) };
+                    let holding = Holding {
+                        keys: self.arbiter.held(system),
+                        seen: self.arbiter.seen(system),
+                        from: self.arbiter.applies_from(system),
+                    };
                     drop(reply.send(holding));
                 }
             }

@@ -56,6 +56,7 @@ pub struct Applier<T, M> {
     arbiter: mpsc::Sender<M>,
     status: Arc<Status>,
     reader: Option<Reader>,
+    sought_again: bool,
     chunks: Option<SpoolReader>,
     durable: watch::Receiver<Seq>,
 }
@@ -78,6 +79,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             arbiter,
             status,
             reader: None,
+            sought_again: false,
             chunks: None,
             durable,
         }
@@ -138,10 +140,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
     async fn act(&mut self, action: Action, stop: &CancellationToken) -> Result<Event> {
         Ok(match action {
             Action::Open => self.open().await?,
-            Action::Seek(from) => {
-                self.reader = Some(self.journal.reader(from)?);
-                Event::Done
-            }
+            Action::Seek(from) => self.seek(from)?,
             Action::Fetch => {
                 // Marked before reading: what becomes durable from here on wakes the wait.
                 self.durable.borrow_and_update();
@@ -208,6 +207,23 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             Action::Rollback => done(self.target.rollback().await)?,
             Action::Stop(_) => unreachable!("handled by the caller"),
         })
+    }
+
+    /// Between the arbiter's answer and here the journal may have dropped what is not for this
+    /// system: then it is asked once more. What is missing after that is missing.
+    fn seek(&mut self, from: Seq) -> Result<Event> {
+        let gone = self.journal.oldest() > from;
+        match self.journal.reader(from) {
+            Ok(reader) => {
+                self.reader = Some(reader);
+                self.sought_again = false;
+                Ok(Event::Done)
+            }
+            Err(_) if gone && !std::mem::replace(&mut self.sought_again, true) => {
+                Err(Error::retry("the journal has dropped what was not for this system"))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn open(&mut self) -> Result<Event> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::apply::{TableRows, Write};
-use crate::change::{Change, ChangeWriter, Changes, Op};
+use crate::change::{Change, Op, overlay};
 use crate::normalize::binding::{Binding, Role};
 use crate::schema::{EntityId, Schema, SystemId, Translation};
 use crate::value::{Datum, Row, write_datum};
@@ -239,37 +239,6 @@ fn only_changed(schema: &Schema, change: &Change<'_>) -> Bytes {
         write_datum(&mut out, if same && field >= key_len { Datum::NotSent } else { datum });
     }
     out.into()
-}
-
-/// `over` where it is sent, else `under`.
-fn overlay(under: Row<'_>, over: Row<'_>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(under.0.len().max(over.0.len()));
-    let mut below = under.iter();
-    for datum in over.iter() {
-        let under = below.next().unwrap_or(Datum::NotSent);
-        write_datum(&mut out, if datum.is_sent() { datum } else { under });
-    }
-    out
-}
-
-/// Folds a later change of a key onto an earlier one: what is to be tried next in place of
-/// both. Both are encoded changes of one schema; the before image is the earlier one's.
-pub fn fold(earlier: &[u8], later: &Change<'_>) -> Bytes {
-    let first = Changes::new(earlier).next().expect("one encoded change");
-    let mut out = ChangeWriter::default();
-    let merged = first.after.zip(later.after).map(|(under, over)| overlay(under, over));
-    let after = merged.as_deref().map(Row).or(later.after);
-    let gone = first.before.or(first.after).or(later.before);
-    let (op, before) = match (first.op, later.op) {
-        (_, Op::Delete) => (Op::Delete, gone),
-        // The row starts anew: fields that are not carried must not survive.
-        (Op::Delete, _) => (Op::Insert, gone),
-        (Op::Insert, _) => (Op::Insert, first.before),
-        (Op::Update, Op::Insert) => (Op::Insert, later.before),
-        (Op::Update, Op::Update) => (Op::Update, gone),
-    };
-    out.push_change(&Change { op, before, after, ..*later });
-    out.take().into()
 }
 
 #[cfg(test)]

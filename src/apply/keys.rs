@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::admit::HeldKey;
-use crate::apply::batch::{Routes, fold};
-use crate::change::{Change, ChangeWriter, Changes, Micros, Quarantined};
+use crate::apply::batch::Routes;
+use crate::change::{Change, ChangeWriter, Changes, Micros, Quarantined, fold};
 use crate::error::Error;
 use crate::position::Seq;
 

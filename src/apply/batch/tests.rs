@@ -1,5 +1,6 @@
 use super::*;
 use crate::catalog::{Column, ColumnType, ForeignKey, Table, TableName};
+use crate::change::{ChangeWriter, Changes, fold};
 use crate::normalize::binding::{BoundColumn, Transform};
 use crate::schema::{EntitySchema, Field};
 use crate::value::{Kind, Value};
