@@ -13,6 +13,7 @@ mod crash;
 mod demo;
 mod echo;
 mod fixtures;
+mod idle;
 mod large;
 mod mapping;
 mod operate;
