@@ -6,9 +6,11 @@
 mod support;
 
 mod apply;
+mod books;
 mod capture_mysql;
 mod capture_postgres;
 mod commit;
+mod conflict;
 mod crash;
 mod demo;
 mod echo;
