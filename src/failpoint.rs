@@ -1,5 +1,5 @@
-//! Named steps at which a test may kill the process. Compiled to nothing without the feature
-//! `failpoints`.
+//! Named steps at which a test may kill the process, and patience that it may shorten. Compiled
+//! to nothing without the feature `failpoints`.
 //!
 //! `ANECHOIC_KILL_AT=after-target-commit:3` kills with SIGKILL at the third pass of that step.
 //! Steps: `before-journal-sync`, `after-journal-sync`, `before-target-commit`,
@@ -23,6 +23,20 @@ pub fn pass(step: &str) {
         // SAFETY: kill and getpid have no memory effects; the process ends here.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }
+}
+
+/// How long another agent's lock is waited for: the given time, or
+/// `ANECHOIC_LOCK_PATIENCE` seconds.
+#[cfg(feature = "failpoints")]
+pub fn lock_patience(given: std::time::Duration) -> std::time::Duration {
+    let wanted = std::env::var("ANECHOIC_LOCK_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    wanted.map_or(given, std::time::Duration::from_secs)
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn lock_patience(given: std::time::Duration) -> std::time::Duration {
+    given
 }
 
 #[cfg(not(feature = "failpoints"))]

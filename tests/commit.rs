@@ -28,6 +28,13 @@ async fn commit_cut(source: (&str, Kind), target: (&str, Kind)) {
         assert_eq!(count().await, 2 * (at + 1), "after {cut:?}");
     }
 
+    // the accounts, and three times two rows; each counted once though committed in the dark
+    let status = world.agent.status().await.unwrap();
+    let apply = &status["systems"].as_array().unwrap().iter().find(|of| of["name"] == target.0).unwrap()["apply"];
+    if source.0 == world.systems[0].name {
+        assert_eq!((apply["transactions"].as_u64(), apply["changes"].as_u64()), (Some(4), Some(9 + 6)), "{apply}");
+    }
+
     let mut traffic = Traffic::new();
     traffic.start(&world, &[source.0, target.0], Duration::from_millis(4));
     for _ in 0..if soak() { 20 } else { 3 } {

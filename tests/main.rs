@@ -21,5 +21,6 @@ mod mapping;
 mod operate;
 mod outage;
 mod replicate;
+mod restart;
 mod values;
 mod wholeness;

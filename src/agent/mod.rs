@@ -112,6 +112,7 @@ impl Agent {
     async fn work(self) -> Result<()> {
         let Agent { config, model, status, journal, desk, socket, stop } = self;
         let (sender, inbox) = mpsc::channel(INBOX);
+        let (refused, mut refusals) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let known = journal.head();
         for system in config.system_ids().filter(|system| receives(&model, *system)) {
@@ -123,6 +124,7 @@ impl Agent {
                 known,
                 status: status.clone(),
                 desk: sender.clone(),
+                refused: refused.clone(),
             };
             let name = &config.system(system).name;
             tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
@@ -158,28 +160,34 @@ impl Agent {
         *status.state.lock().expect("never held across a panic") = "running";
         info!("running");
 
-        tokio::select! {
-            () = stop.cancelled() => {}
+        let verdict = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            // Two agents must not share an id, so this one ends, whole.
+            Some(error) = refusals.recv() => {
+                stop.cancel();
+                Err(error)
+            }
             ended = &mut desk => {
                 // Without the journal nothing may go on; what was acknowledged is on disk.
                 stop.cancel();
                 let _ = tokio::time::timeout(LEAVE_WITHIN, tasks.join_all()).await;
                 return ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))?;
             }
-        }
+        };
         *status.state.lock().expect("never held across a panic") = "stopping";
         let left = tokio::time::timeout(LEAVE_WITHIN, async {
             tasks.join_all().await;
             let _ = answering.await;
             desk.await
         });
-        match left.await {
+        let left = match left.await {
             Ok(ended) => ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))?,
             Err(_) => {
                 warn!("a database did not answer in time: left without waiting; the marker tells what it has");
                 Ok(())
             }
-        }
+        };
+        verdict.and(left)
     }
 }
 

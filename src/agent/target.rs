@@ -12,7 +12,7 @@ use crate::apply::batch::Routes;
 use crate::apply::mysql::MyTarget;
 use crate::apply::postgres::PgTarget;
 use crate::apply::steps::Limits;
-use crate::apply::{TableRows, Target, TargetSpec, instance};
+use crate::apply::{TableRows, Target, TargetSpec, instance, is_locked};
 use crate::capture::mysql::prove_marker;
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct Applying {
     pub known: Seq,
     pub status: Arc<Status>,
     pub desk: mpsc::Sender<Message>,
+    /// Ends the agent: another one of its id is at work.
+    pub refused: mpsc::Sender<Error>,
 }
 
 impl Applying {
@@ -61,6 +63,10 @@ impl Applying {
             error!(error = %error.full(), "apply stopped: a person must act");
             let state = &self.status.systems[self.system.index()].apply.state;
             *state.lock().expect("never held across a panic") = State::Stopped(error.full());
+            if is_locked(&error) {
+                // The first refusal is enough.
+                let _ = self.refused.try_send(error);
+            }
             stop.cancelled().await;
         }
     }

@@ -50,6 +50,13 @@ pub fn is_fenced(error: &Error) -> bool {
     error.code.as_deref() == Some(FENCED)
 }
 
+/// Code of the error that says: another agent of the same id is at work there.
+pub const LOCKED: &str = "locked";
+
+pub fn is_locked(error: &Error) -> bool {
+    error.code.as_deref() == Some(LOCKED)
+}
+
 fn fenced(marker: &TableName, expected: &Marker) -> Error {
     Error::retry(format!(
         "the marker in {marker} is no longer at seq {} of epoch {}: it was moved by another writer",

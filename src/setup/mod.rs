@@ -111,11 +111,20 @@ fn foreign_marker(config: &Config, system: SystemId, journal: &str) -> Error {
 }
 
 /// A position is created once. Where its slot is there and the journal knows nothing of it,
-/// the journal that did is gone.
-fn orphaned_slot(config: &Config, system: SystemId, slot: &str) -> Error {
+/// the journal that did is gone, or is another agent's.
+fn orphaned_slot(config: &Config, system: SystemId, slot: &str, reader: Option<i32>) -> Error {
     let name = &config.system(system).name;
-    Error::stop(
-        format!("slot {slot:?} exists in {name}, but the journal in data_dir has no position for it"),
-        "data_dir was replaced, or setup was interrupted; to begin anew: anechoic teardown, anechoic setup",
-    )
+    match reader {
+        Some(pid) => Error::stop(
+            format!(
+                "another agent with id {:?} is at work in {name}: process {pid} reads slot {slot:?}",
+                config.agent.id
+            ),
+            "stop the other agent, or give this one an id of its own",
+        ),
+        None => Error::stop(
+            format!("slot {slot:?} exists in {name}, but the journal in data_dir has no position for it"),
+            "data_dir was replaced, or setup was interrupted; to begin anew: anechoic teardown, anechoic setup",
+        ),
+    }
 }

@@ -112,8 +112,8 @@ pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, kno
     let survey = check::postgres_survey(&client, config, system, needs).await?;
     let facts = survey.postgres.as_ref().expect("a survey of PostgreSQL has its facts");
     let mut ensured = Ensured { findings: in_the_way(&survey), ..Ensured::default() };
-    if facts.slot.is_some() && !known.positioned {
-        return Err(orphaned_slot(config, system, &slot));
+    if let Some(found) = facts.slot.as_ref().filter(|_| !known.positioned) {
+        return Err(orphaned_slot(config, system, &slot, found.active_pid));
     }
     for step in steps(facts, needs, &publication) {
         let system_name = &config.system(system).name;

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::error::classify;
 use super::literal::text;
-use crate::apply::TargetSpec;
 use crate::apply::sql::{backquoted, backquoted_table};
+use crate::apply::{LOCKED, TargetSpec};
 use crate::catalog::TableName;
 use crate::error::{Error, Result};
 use crate::marker::{FORMAT, Marker};
@@ -202,4 +202,5 @@ async fn held(conn: &mut Conn, spec: &TargetSpec, holder: Option<u64>) -> Error 
         format!("another agent with id {:?} is at work in {}: {who}", spec.agent, spec.system),
         "stop the other agent, or give this one an id of its own",
     )
+    .code(LOCKED)
 }

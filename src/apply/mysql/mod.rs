@@ -38,6 +38,7 @@ use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
 use crate::config::ConnectConfig;
 use crate::connect::mysql::{Flavour, server};
 use crate::error::{Error, Recovery, Result};
+use crate::failpoint;
 use crate::marker::Marker;
 use crate::normalize::binding::Binding;
 use crate::schema::EntityId;
@@ -69,7 +70,7 @@ pub struct MyTarget {
 
 impl MyTarget {
     pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
-        MyTarget { connect, spec, lock_patience: LOCK_PATIENCE, session: None }
+        MyTarget { connect, spec, lock_patience: failpoint::lock_patience(LOCK_PATIENCE), session: None }
     }
 
     /// Waits this long for the lock of another agent of the same id (60 s by default).

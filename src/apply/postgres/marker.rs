@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
 
 use super::error::classify;
-use crate::apply::TargetSpec;
 use crate::apply::sql::{quoted, quoted_table};
+use crate::apply::{LOCKED, TargetSpec};
 use crate::catalog::TableName;
 use crate::error::{Error, Result};
 use crate::marker::{FORMAT, Marker};
@@ -198,4 +198,5 @@ fn held(spec: &TargetSpec, holder: Option<&Row>) -> Error {
         format!("another agent with id {:?} is at work in {}: {who}", spec.agent, spec.system),
         "stop the other agent, or give this one an id of its own",
     )
+    .code(LOCKED)
 }

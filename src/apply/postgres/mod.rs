@@ -36,6 +36,7 @@ use crate::apply::sql::{Shape, may_propose};
 use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
 use crate::config::ConnectConfig;
 use crate::error::{Error, Recovery, Result};
+use crate::failpoint;
 use crate::marker::Marker;
 use crate::normalize::binding::Binding;
 use crate::schema::EntityId;
@@ -73,7 +74,7 @@ pub struct PgTarget {
 
 impl PgTarget {
     pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
-        PgTarget { connect, spec, lock_patience: LOCK_PATIENCE, session: None }
+        PgTarget { connect, spec, lock_patience: failpoint::lock_patience(LOCK_PATIENCE), session: None }
     }
 
     /// Waits this long for the lock of another agent of the same id (60 s by default).
