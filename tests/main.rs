@@ -6,6 +6,7 @@
 mod support;
 
 mod apply;
+mod backlog;
 mod books;
 mod capture_mysql;
 mod capture_postgres;

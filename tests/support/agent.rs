@@ -32,6 +32,11 @@ impl Step {
     }
 }
 
+/// The build under test; `ANECHOIC_TEST_BINARY` names another one, to measure a release.
+fn binary() -> PathBuf {
+    std::env::var_os("ANECHOIC_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_anechoic").into(), PathBuf::from)
+}
+
 /// Killed when dropped; its log is shown when the test fails.
 pub struct Agent {
     pub id: String,
@@ -91,7 +96,7 @@ impl Agent {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "already started");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_anechoic"))
+        let child = Command::new(binary())
             .args(["run", "-c"])
             .arg(self.config())
             .envs(self.env.iter().map(|(n, v)| (n, v)))
@@ -160,7 +165,7 @@ impl Agent {
 
     /// Another command of the binary with this configuration.
     pub async fn command(&self, args: &[&str]) -> Output {
-        tokio::process::Command::new(env!("CARGO_BIN_EXE_anechoic"))
+        tokio::process::Command::new(binary())
             .args(args)
             .arg("-c")
             .arg(self.config())
