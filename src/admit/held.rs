@@ -107,10 +107,12 @@ impl Holds {
         true
     }
 
-    /// Entry `seq` retries what the record with `last_seq` holds.
-    pub fn retried(&mut self, system: SystemId, key: u128, last_seq: Seq, seq: Seq) {
+    /// Entry `seq` retries the record with `last_seq` that holds this encoded change.
+    pub fn retried(&mut self, system: SystemId, change: &[u8], last_seq: Seq, seq: Seq) {
+        let Some(key) = Changes::new(change).next().map(|c| c.key_hash) else { return };
         if let Some(hold) = self.live.get_mut(&(system, key))
             && hold.quarantined.last_seq == last_seq
+            && hold.quarantined.change == change
         {
             hold.last().until = Some(seq);
         }

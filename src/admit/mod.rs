@@ -244,7 +244,8 @@ impl Arbiter {
     }
 
     /// The first seq that must stay in the journal, for systems that have not shown it and for
-    /// a restart.
+    /// a restart. Asked only when the journal has synced every base that was told here: after
+    /// a restart the older ones count again.
     pub fn needed_from(&self) -> Seq {
         let durable = self.store.durable();
         let index = if durable > 0 { Some(durable + 1) } else { self.holds.oldest_held() };
@@ -299,11 +300,10 @@ impl Arbiter {
         let translation = Translation::between(&entry.schema, &self.topology.schema);
         if let Address::Only(names) = &entry.to {
             let to: Vec<SystemId> = names.iter().filter_map(|n| self.topology.find(n)).collect();
-            let key = Changes::new(inline(&entry.body)).next().map(|c| c.key_hash);
             for system in to {
                 self.address(SystemSet::EMPTY.with(system), entry.seq);
-                if let Some(key) = key.filter(|_| entry.is_retry()) {
-                    self.holds.retried(system, key, entry.base, entry.seq);
+                if entry.is_retry() {
+                    self.holds.retried(system, inline(&entry.body), entry.base, entry.seq);
                 }
             }
             return self.forget();
@@ -588,7 +588,7 @@ impl Arbiter {
     fn retry(&mut self, system: SystemId, quarantined: &Quarantined, now: Micros) -> Entry {
         self.head += 1;
         self.address(SystemSet::EMPTY.with(system), self.head);
-        self.holds.retried(system, change_of(quarantined).key_hash, quarantined.last_seq, self.head);
+        self.holds.retried(system, &quarantined.change, quarantined.last_seq, self.head);
         Entry::retry(self.head, quarantined, now)
     }
 

@@ -156,6 +156,9 @@ pub struct Desk {
     status: Arc<Status>,
     retention: JournalConfig,
     retained_at: Instant,
+    /// Entries below may go. Of when every marker that the arbiter had seen was on disk: a
+    /// restart begins at the bases of the journal, and needs all that they have not seen.
+    needed_from: Seq,
     waiting: Vec<Waiting>,
     appended: bool,
     bytes: usize,
@@ -200,6 +203,7 @@ impl Desk {
             elapsed_ms = started.elapsed().as_millis() as u64,
             "journal replayed"
         );
+        let needed_from = arbiter.needed_from();
         Ok(Desk {
             arbiter,
             writer,
@@ -208,6 +212,7 @@ impl Desk {
             status,
             retention,
             retained_at: Instant::now(),
+            needed_from,
             waiting: Vec::new(),
             appended: false,
             bytes: 0,
@@ -390,6 +395,9 @@ impl Desk {
             self.patiently(|writer| writer.sync().map(drop))?;
             self.status.journal_syncs.add(1);
         }
+        if self.systems.iter().all(|desk| desk.at.base == desk.recorded.1) {
+            self.needed_from = self.arbiter.needed_from();
+        }
         self.library.fresh.clear();
         self.bytes = 0;
         self.status.journal_head.set(self.writer.head());
@@ -447,13 +455,15 @@ impl Desk {
         if self.retained_at.elapsed() < RETAIN_EVERY {
             return Ok(());
         }
+        self.record_positions(true)?;
+        self.commit()?;
         self.drop_old()
     }
 
     /// Drops what nobody needs; waits while the journal is full and nothing may go.
     fn drop_old(&mut self) -> Result<()> {
         self.retained_at = Instant::now();
-        let retained = self.writer.retain(self.arbiter.needed_from(), now(), self.retention.retention)?;
+        let retained = self.writer.retain(self.needed_from, now(), self.retention.retention)?;
         self.status.journal_bytes.set(self.library.journal.bytes());
         if retained.freed > 0 {
             info!(bytes = retained.freed, "old journal segments dropped");
@@ -461,7 +471,7 @@ impl Desk {
         if retained.full != self.full.send_replace(retained.full) {
             let error = retained.full.then(|| {
                 let head = self.library.journal.head();
-                let needed = self.arbiter.needed_from();
+                let needed = self.needed_from;
                 format!("the journal is full, and entries {needed} to {head} are still needed; capture pauses")
             });
             match &error {

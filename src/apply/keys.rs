@@ -96,7 +96,7 @@ impl Keys {
         let held = self.held.get(&key).filter(|record| !self.free.contains_key(&key) && seq >= record.held_seq);
         match (held, retries) {
             (None, None) => Route::Write,
-            (Some(record), Some(last_seq)) if record.last_seq == last_seq => Route::Retry,
+            (Some(record), Some(last_seq)) if record.last_seq == last_seq && is(record, change) => Route::Retry,
             (_, Some(_)) => Route::Held,
             (Some(record), None) if seq <= record.last_seq => Route::Held,
             (Some(record), None) => {
@@ -211,6 +211,13 @@ pub(super) struct Refusal<'a> {
     pub route: Route,
     pub error: &'a Error,
     pub now: Micros,
+}
+
+/// Whether the record holds just this change: one of the same last entry may have held another
+/// before an older refusal came to it.
+fn is(record: &Quarantined, change: &Change<'_>) -> bool {
+    let held = decoded(&record.change);
+    (held.op, held.before, held.after) == (change.op, change.before, change.after)
 }
 
 fn fold_onto(record: &mut Quarantined, change: &Change<'_>, seq: Seq, now: Micros) {

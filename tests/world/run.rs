@@ -265,6 +265,8 @@ impl World {
             }
             95 => self.crash()?,
             96 => {
+                self.record_positions();
+                self.log.durable = self.log.records.len();
                 let needed = self.arbiter.needed_from();
                 self.log.drop_below(needed);
             }
@@ -311,6 +313,15 @@ impl World {
         self.captures[system].at += 1;
         self.admitted(admitted);
         Ok(())
+    }
+
+    /// What the arbiter has seen of each log, for the journal.
+    fn record_positions(&mut self) {
+        for (name, capture) in self.names.iter().zip(&self.captures) {
+            let position = Position::Memory { index: capture.at as u64 };
+            let (system, base, identity) = (name.clone(), capture.base, "".into());
+            self.log.append(vec![Record::Position { system, position, base, identity }]);
+        }
     }
 
     fn admitted(&mut self, admitted: Admitted) {
@@ -612,6 +623,7 @@ impl World {
     /// Every captured transaction is journaled once; a change is rejected only where its
     /// system had not seen the winner, or held the key.
     fn check_entries(&self) -> std::result::Result<(), String> {
+        let any_held = self.log.records.iter().any(|record| matches!(record, Record::Quarantine(_)));
         for (i, system) in self.systems.iter().enumerate() {
             if system.role == Role::Target {
                 continue;
@@ -637,7 +649,7 @@ impl World {
                     entry.seq
                 );
                 ensure!(entry.base == base, "s{i}: transaction {at} has base {}, its log says {base}", entry.base);
-                if !self.refusals {
+                if !any_held {
                     for decision in &entry.decisions {
                         if let Verdict::Rejected { winner } = decision.verdict {
                             ensure!(winner > base, "s{i}: rejected against {winner}, which it had seen ({base})");
