@@ -73,6 +73,11 @@ async fn orders(world: &World) {
     settled(&world.agent).await;
 }
 
+/// Changes that were for a system and not set aside, which is tried again now and then.
+fn written(books: &Books, system: &str) -> u64 {
+    books.get("apply_addressed_changes_total", system) - books.get("apply_held_changes_total", system)
+}
+
 async fn contacts_of(world: &World, system: &str) -> Rows {
     let mut rows = world.rows("contact", system).await;
     // in quarantine on their way into and out of the shop
@@ -98,8 +103,7 @@ async fn every_change_has_one_fate_whatever_happens_to_it() {
     assert_eq!(SYSTEMS.map(|s| books.get("capture_filtered_changes_total", s)), [3, 0, 6]);
     assert_eq!(SYSTEMS.map(|s| books.get("capture_drift_changes_total", s)), [3, 0, 0]);
     assert_eq!(SYSTEMS.map(|s| books.get("capture_journaled_changes_total", s)), [180, 180 + 62, 180 + 32]);
-    assert_eq!(SYSTEMS.map(|s| books.get("apply_addressed_changes_total", s)), [360 + 62 + 32, 360, 360 + 62]);
-    assert_eq!(SYSTEMS.map(|s| books.get("apply_held_changes_total", s)), [0, 0, 1]);
+    assert_eq!(SYSTEMS.map(|s| written(&books, s)), [360 + 62 + 32, 360, 360 + 62 - 1]);
     books.assert_balanced(&SYSTEMS);
 
     // set aside in the shop: one is mended at its source, one stays; one cannot leave the shop
@@ -110,7 +114,8 @@ async fn every_change_has_one_fate_whatever_happens_to_it() {
     shop.execute("SET sql_mode = ''; INSERT INTO contact VALUES (9003, 'unborn', '0000-00-00')").await;
     settled(&world.agent).await;
     let books = Books::read(&world.agent).await;
-    assert_eq!(books.get("apply_held_changes_total", "shop"), 3);
+    assert_eq!(written(&books, "shop"), 360 + 2); // 9000, and 9001 at last
+    assert!(books.get("apply_held_changes_total", "shop") >= 3); // both, and what mended one
     assert_eq!(books.get("capture_quarantined_changes_total", "shop"), 1);
     books.assert_balanced(&SYSTEMS);
 
@@ -138,7 +143,7 @@ async fn every_change_has_one_fate_whatever_happens_to_it() {
     settled(&world.agent).await;
     let (books, before) = (Books::read(&world.agent).await, books);
     assert_eq!(SYSTEMS.map(|s| books.since(&before, "capture_changes_total", s)), [180; 3]);
-    assert_eq!(SYSTEMS.map(|s| books.since(&before, "apply_addressed_changes_total", s)), [360; 3]);
+    assert_eq!(SYSTEMS.map(|s| written(&books, s) - written(&before, s)), [360; 3]);
     books.assert_balanced(&SYSTEMS);
     assert_same_contacts(&world).await;
 
@@ -169,7 +174,7 @@ async fn every_change_has_one_fate_whatever_happens_to_it() {
     settled(&world.agent).await;
     let books = Books::read(&world.agent).await;
     assert_eq!(SYSTEMS.map(|s| books.get("capture_changes_total", s)), [180, 0, 180]);
-    assert_eq!(books.get("apply_addressed_changes_total", "crm"), 360);
+    assert_eq!(written(&books, "crm"), 360);
     books.assert_balanced(&SYSTEMS);
     assert_same_contacts(&world).await;
 }
