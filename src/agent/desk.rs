@@ -204,7 +204,7 @@ impl Desk {
             "journal replayed"
         );
         let needed_from = arbiter.needed_from();
-        Ok(Desk {
+        let desk = Desk {
             arbiter,
             writer,
             library,
@@ -218,7 +218,9 @@ impl Desk {
             bytes: 0,
             quarantine: watch::Sender::new(Vec::new()),
             full: watch::Sender::new(false),
-        })
+        };
+        desk.show_quarantine();
+        Ok(desk)
     }
 
     pub fn systems(&self) -> &[SystemDesk] {
