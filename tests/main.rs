@@ -21,6 +21,7 @@ mod large;
 mod mapping;
 mod operate;
 mod outage;
+mod quarantine;
 mod replicate;
 mod restart;
 mod values;
