@@ -25,6 +25,9 @@ use crate::status::{State, Status};
 /// How long an unreachable system is waited for before its last known tables are used.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// For all that a system is asked before it starts.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// The model, and where each system's log goes on. `None`: told to stop meanwhile.
 pub async fn prepare(
     config: &Config,
@@ -71,7 +74,8 @@ async fn catalog(
     *state.lock().expect("never held across a panic") = State::Connecting;
     let (started, mut attempt) = (std::time::Instant::now(), 0);
     loop {
-        let error = match check::survey(config, system).await {
+        let surveyed = answered(check::survey(config, system)).await;
+        let error = match surveyed {
             Ok(survey) => {
                 let errors: Vec<Finding> = survey.findings.iter().filter(|f| f.is_error()).cloned().collect();
                 if !errors.is_empty() {
@@ -139,7 +143,12 @@ async fn position(
     let mut attempt = 0;
     loop {
         let known = operator.known(&name);
-        let error = match setup::ensure(config, system, known).await {
+        // What is created may have to wait for long transactions; what is there is just looked at.
+        let ensured = match known.positioned {
+            true => answered(setup::ensure(config, system, known)).await,
+            false => setup::ensure(config, system, known).await,
+        };
+        let error = match ensured {
             Ok(ensured) if !ensured.findings.is_empty() => return Err(in_the_way(&ensured.findings)),
             Ok(ensured) => {
                 for done in &ensured.done {
@@ -174,6 +183,12 @@ async fn position(
             () = stop.cancelled() => return Ok(None),
         }
     }
+}
+
+/// A server that stalls after it has let us in is one that cannot be reached.
+async fn answered<T>(question: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::retry(format!("did not answer within {ANSWER:?}"));
+    tokio::time::timeout(ANSWER, question).await.map_err(late)?
 }
 
 fn in_the_way(findings: &[Finding]) -> Error {
