@@ -413,3 +413,19 @@ fn a_full_normalizer_asks_to_be_drained() {
     assert_eq!(world.normalizer.drain().count(), WAITING_MAX);
     assert!(!world.normalizer.full());
 }
+
+/// A connection that breaks leaves what was not taken; it is read, and counted, again.
+#[test]
+fn what_is_not_taken_is_not_counted() {
+    let mut world = world("");
+    let image = row("1", "Ada");
+    world.normalizer.begin(Begin { txid: "1" }).unwrap();
+    let event = RowEvent { table: 0, op: Op::Insert, before: None, after: Some(&image), refused: None };
+    world.normalizer.row(event).unwrap();
+    world.normalizer.commit(Commit { position: at(1), txid: "1", committed_at: 0 }).unwrap();
+    assert_eq!(world.books(), [0; 4]);
+
+    drop(world.normalizer.drain());
+
+    assert_eq!(world.books(), [1, 0, 0, 0]);
+}
