@@ -63,7 +63,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
 
 /// A planted mistake must make some schedule end with systems that differ.
 fn must_diverge(what: &str, planted: Planted) {
-    const SEEDS: u64 = 4000;
+    const SEEDS: u64 = 60_000;
     let diverged = (0..SEEDS).find(|seed| simulate(*seed, planted).is_err_and(|why| why.starts_with("diverged")));
     assert!(diverged.is_some(), "{what}: not caught by divergence within {SEEDS} seeds");
     println!("{what}: caught by seed {}", diverged.unwrap_or_default());
@@ -104,4 +104,10 @@ fn one_slot_per_key_where_bindings_differ_is_caught() {
 fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
     let bugs = Bugs { held_base_not_lowered: true, ..Bugs::default() };
     must_diverge("held base not lowered", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn a_delete_that_could_not_see_the_losing_insert_is_caught() {
+    let bugs = Bugs { redelete_left_out: true, ..Bugs::default() };
+    must_diverge("redelete left out", Planted { bugs, ..Planted::default() });
 }

@@ -7,7 +7,8 @@
 //! else                                                            rejected
 //! ```
 //!
-//! per slot. *Everywhere* includes the origin: it is about to receive the older version and
+//! per slot. An insert that lost to a delete is answered by that delete, everywhere (a server may
+//! have deleted nothing while the insert was not yet to be seen). *Everywhere* includes the origin: it is about to receive the older version and
 //! must end with this one. What a change loses is taken out of it, the rest goes on. A delete
 //! cannot be halved: where it loses anything the row lives, and its origin, which has deleted
 //! it, gets back what no winner brings. An update of a row that was deleted meanwhile revives
@@ -34,6 +35,9 @@ pub(super) enum Ruling {
     Partly { slots: u128, everywhere: bool, winner: Seq },
     /// A rejected delete: the origin's own image of `slots` goes back to it.
     Restored { slots: u128, winner: Seq },
+    /// An insert that lost to a delete: the delete goes out again. A server may have carried it
+    /// out while the insert was under way and not yet to be seen, and then the row is there.
+    Redeleted { winner: Seq, origin: SystemId },
     /// An update of a row that entry `deletion` deleted: completed from there.
     Revived { everywhere: bool, deletion: Seq },
 }
@@ -74,6 +78,14 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
             slots => Ruling::Restored { slots: slots | 1, winner },
         });
     }
+    if lost != 0
+        && kept == 0
+        && change.op == Op::Insert
+        && !bugs.redelete_left_out
+        && let Some(latest) = store.get(slot_key(change.key_hash, 0))?.filter(|l| l.deleted() && l.seq() > *base)
+    {
+        return Ok(Ruling::Redeleted { winner, origin: latest.origin() });
+    }
     if lost != 0 {
         return Ok(match kept {
             0 => Ruling::Rejected { winner },
@@ -113,6 +125,11 @@ pub(super) fn write_part(out: &mut ChangeWriter, layout: &Layout, change: &Chang
     }
     let (op, before) = if slots & 1 == 1 { (Op::Insert, None) } else { (Op::Update, change.before) };
     out.push_change(&Change { op, before, after: Some(Row(&after)), ..*change });
+}
+
+/// Appends to `out` the delete of the row that an insert made.
+pub(super) fn write_delete(out: &mut ChangeWriter, change: &Change<'_>) {
+    out.push_change(&Change { op: Op::Delete, before: change.after, after: None, ..*change });
 }
 
 /// Appends to `out` the revived row: what the change carries, the rest from the image that the

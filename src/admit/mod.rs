@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use held::HeldKey;
+use index::slot_key;
 pub use index::{MemoryStore, Slot, SlotStore};
 pub use policy::Policy;
 pub use store::DiskStore;
@@ -54,6 +55,8 @@ pub struct Bugs {
     pub own_everywhere_left_out: bool,
     /// A change that wins goes to the others only.
     pub won_everywhere_left_out: bool,
+    /// An insert that lost to a delete is rejected only: the row may stay where it was made.
+    pub redelete_left_out: bool,
     /// One slot per key although bindings differ in fields.
     pub one_slot: bool,
     /// A held key's later changes keep their base.
@@ -341,6 +344,7 @@ impl Arbiter {
         let fate = entry.fate(index, "", cursor);
         let verdict = entry.decisions.get(*cursor).filter(|d| d.from <= index).map(|d| &d.verdict);
         let everywhere = matches!(verdict, Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. }));
+        let inserted = change.op == Op::Insert;
         let change = match fate {
             Fate::Apply => *change,
             Fate::Replace(encoded) => encoded.change(),
@@ -357,7 +361,13 @@ impl Arbiter {
         let Some(layout) = self.layouts.get(change.entity.index()) else { return Ok(SystemSet::EMPTY) };
         if layout.indexed {
             let deleted = change.op == Op::Delete;
-            let version = Slot::new(entry.seq, system, everywhere, deleted);
+            // A delete in place of an insert is of the one who deleted before.
+            let before = match inserted && deleted {
+                true => self.store.get(slot_key(change.key_hash, 0))?,
+                false => None,
+            };
+            let author = before.map_or(system, Slot::origin);
+            let version = Slot::new(entry.seq, author, everywhere, deleted);
             let slots = decide::slots_of(layout, verdict, &change);
             decide::enter(self.store.as_mut(), change.key_hash, slots, version)?;
         }
@@ -451,6 +461,7 @@ impl Arbiter {
         let store = self.store.as_mut();
         let ruling = decide::decide(&Case { layout, system, base, bugs: self.bugs }, change, store)?;
         let offset = draft.replacements.bytes.len() as u64;
+        let mut author = system;
         let (slots, everywhere, deleted) = match ruling {
             Ruling::Accepted { slots, everywhere, conflict } => {
                 counts.journaled += 1;
@@ -480,6 +491,15 @@ impl Arbiter {
                 draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
                 (slots, true, false)
             }
+            Ruling::Redeleted { winner, origin } => {
+                counts.rejected += 1;
+                counts.conflicts += 1;
+                decide::write_delete(&mut draft.replacements, change);
+                draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
+                // It stays the version of the one who deleted.
+                author = origin;
+                (layout.every_slot(), true, true)
+            }
             Ruling::Revived { everywhere, deletion } => {
                 counts.journaled += 1;
                 counts.conflicts += 1;
@@ -498,7 +518,7 @@ impl Arbiter {
                 (layout.carried(&written) | 1, everywhere, false)
             }
         };
-        decide::enter(store, change.key_hash, slots, Slot::new(seq, system, everywhere, deleted))?;
+        decide::enter(store, change.key_hash, slots, Slot::new(seq, author, everywhere, deleted))?;
         if !matches!(ruling, Ruling::Revived { .. }) {
             draft.fold(offset, change);
         }

@@ -270,6 +270,10 @@ impl System {
         }
         let key = int(row.get(0)).expect("contacts have keys");
         let there = open.rows.get(&key).copied().unwrap_or_else(|| self.rows.get(&key).copied());
+        if group.write == Write::Delete && there.is_none() {
+            // What is not there cannot be locked: a local insert may still commit before us.
+            return;
+        }
         let after = (group.write == Write::Upsert).then(|| {
             let mut contact = there.unwrap_or_default();
             for (i, column) in group.binding.columns.iter().enumerate().skip(1) {
