@@ -75,6 +75,10 @@ impl Holds {
         self.live.is_empty()
     }
 
+    pub fn holds(&self, system: SystemId, key: u128) -> bool {
+        self.live.contains_key(&(system, key))
+    }
+
     /// The base that a change of `system` has for `key`: lowered while the key is held there.
     pub fn base(&self, system: SystemId, key: u128, base: Seq) -> Seq {
         let Some(hold) = self.live.get(&(system, key)) else { return base };

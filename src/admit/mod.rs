@@ -404,7 +404,9 @@ impl Arbiter {
         self.head = seq;
         self.address(draft.addressed, seq);
         for incomplete in std::mem::take(&mut draft.incomplete) {
-            for target in incomplete.targets.iter() {
+            // Where the key is held already, the applier folds it like any other.
+            let held = |target: &SystemId| self.holds.holds(*target, incomplete.key_hash);
+            for target in incomplete.targets.iter().filter(|target| !held(target)).collect::<Vec<_>>() {
                 let quarantined = self.incomplete(target, &captured.schema, seq, &incomplete, captured.committed_at);
                 self.hold(target, &quarantined);
                 // Before the entry: the applier must know it when it reads that.

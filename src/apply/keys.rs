@@ -130,7 +130,9 @@ impl Keys {
         }
     }
 
-    /// Replay: the target refused the change. The record that holds it.
+    /// Replay: the target refused the change. The record that holds it. Where a record of later
+    /// entries is there (its transaction was lost, or the arbiter made it), it gives way: those
+    /// entries are still to come, and are folded onto this one.
     pub fn refused(&mut self, routes: &Routes, refusal: &Refusal<'_>) {
         let Refusal { encoded, at: At { seq, index }, route, error, now } = *refusal;
         let change = decoded(encoded);
@@ -161,11 +163,6 @@ impl Keys {
             (_, Some((first, earlier))) => {
                 record.held_seq = *first;
                 record.change = fold(earlier, &change);
-            }
-            // It went well in a transaction that was lost, and what came after it is on record.
-            (Some(held), None) if seq < held.held_seq && !self.free.contains_key(&key) => {
-                record.last_seq = held.last_seq;
-                record.change = fold(encoded, &decoded(&held.change));
             }
             _ => {}
         }
