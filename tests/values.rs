@@ -341,6 +341,8 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
     assert!(status["systems"].as_array().unwrap().iter().all(|s| s["state"] == "streaming"), "{status}");
 
     world.agent.stop().await;
+    let log = world.agent.log();
+    assert_eq!(log.lines().filter(|line| line.contains("cannot be carried")).count(), 10);
     let refused = refused(&world);
     let of = |system: &str| refused.iter().filter(|r| r.starts_with(system)).count();
     assert_eq!((of("crm"), of("shop"), of("erp")), (2, 4, 4), "{refused:#?}");

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
-use crate::change::{Address, Captured, Entry, Quarantined, Record, SpoolRef};
+use crate::change::{Address, Captured, Entry, Quarantined, Record, Refused, SpoolRef};
 use crate::config::JournalConfig;
 use crate::error::{Recovery, Result};
 use crate::journal::{Journal, PositionRecord, Writer};
@@ -346,6 +346,10 @@ impl Desk {
         let mut held = false;
         for record in records {
             held |= matches!(record, Record::Quarantine(_) | Record::Released { .. });
+            if let Record::Refused(refused) = &record {
+                let Refused { system, txid, reason, .. } = refused;
+                warn!(%system, %txid, error = %reason, "a captured row cannot be carried and was set aside");
+            }
             self.patiently(|writer| writer.append(&record))?;
             self.appended = true;
             if let Record::Entry(entry) = record {
