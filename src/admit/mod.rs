@@ -695,3 +695,6 @@ pub fn image_in(entry: &Entry, key_hash: u128, schema: &Arc<Schema>, bodies: &dy
     })?;
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

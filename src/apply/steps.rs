@@ -741,3 +741,6 @@ impl std::fmt::Debug for Steps {
         f.debug_struct("Steps").field("state", &self.state).field("passed", &self.passed).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::apply::Write;
+use crate::catalog::{Column, ColumnType, Table, TableName};
+use crate::change::{Decision, Op, Verdict};
+use crate::config::Engine;
+use crate::normalize::binding::{Binding, BoundColumn, Role, Transform};
+use crate::normalize::filter::Filter;
+use crate::schema::{EntityId, EntitySchema, Field, Schema, SystemId};
+use crate::value::{Datum, Kind, Value, write_datum};
+
+fn schema() -> Arc<Schema> {
+    let field = |name: &str| Field { name: name.into(), kind: Kind::Int };
+    Schema::new(vec![EntitySchema::new("stock", ["id", "count"].map(field).to_vec(), 1)])
+}
+
+fn routes(filter: Option<&str>) -> Routes {
+    let schema = schema();
+    let spec = schema.entity(EntityId(0));
+    let column = |field: usize| Column {
+        name: spec.fields[field].name.clone(),
+        ty: ColumnType::Int { bytes: 8, signed: true },
+        type_name: "bigint".into(),
+        nullable: true,
+        generated: false,
+        identity_always: false,
+        has_default: false,
+        auto_increment: false,
+    };
+    let bound = |field| BoundColumn {
+        field,
+        kind: Kind::Int,
+        column: column(field),
+        transform: Transform::None,
+        engine: Engine::Postgres,
+        label: "".into(),
+    };
+    let table = Table {
+        name: TableName { schema: "public".into(), name: "stock".into() },
+        columns: (0..2).map(column).collect(),
+        primary_key: vec!["id".into()],
+        unique_keys: Vec::new(),
+        foreign_keys: Vec::new(),
+        referenced_by: 0,
+        triggers: false,
+        delete_triggers: false,
+        transactional: true,
+        replica_identity: None,
+    };
+    let binding = Binding {
+        system: SystemId(1),
+        entity: EntityId(0),
+        table: Arc::new(table),
+        role: Role::Both,
+        columns: (0..2).map(bound).collect(),
+        key_len: 1,
+        filter: filter.map(|text| Filter::compile(text, spec).unwrap()),
+    };
+    Routes::new(SystemId(1), "shop".into(), schema.clone(), &[Arc::new(binding)])
+}
+
+fn ints(id: i64, count: i64) -> impl Iterator<Item = Datum<'static>> {
+    [id, count].into_iter().map(|v| Datum::Value(Value::Int(v)))
+}
+
+fn row(id: i64, count: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    ints(id, count).for_each(|datum| write_datum(&mut out, datum));
+    out
+}
+
+/// An entry of the first system that updates these rows.
+fn entry(seq: Seq, rows: &[(i64, i64)]) -> Record {
+    let schema = schema();
+    let mut body = ChangeWriter::default();
+    for (id, count) in rows {
+        body.push(&schema, EntityId(0), Op::Update, Some(ints(*id, 0)), Some(ints(*id, *count)));
+    }
+    Record::Entry(Entry {
+        seq,
+        origin: Origin::System("crm".into()),
+        position: None,
+        base: 0,
+        txid: seq.to_string().into(),
+        committed_at: 0,
+        to: Address::Others,
+        schema,
+        changes: rows.len() as u64,
+        body: Body::Inline(body.take().into()),
+        decisions: Vec::new(),
+        replacements: Bytes::new(),
+    })
+}
+
+fn marker(seq: Seq) -> Marker {
+    Marker {
+        agent: "hq".into(),
+        lane: 0,
+        journal: 7,
+        epoch: 1,
+        seq,
+        part: 0,
+        origin: String::new(),
+        txid: String::new(),
+    }
+}
+
+fn opened(marker: Marker) -> Opened {
+    Opened { marker, journal: 7, head: 100, seen: 0, from: 1, held: Vec::new() }
+}
+
+/// Steps that have opened at marker 5 and read these records.
+fn reading(filter: Option<&str>, limits: Limits, records: Vec<Record>) -> Steps {
+    let mut steps = Steps::new(routes(filter), limits);
+    assert!(matches!(steps.next(0.0), Action::Open));
+    steps.event(Event::Opened(Box::new(opened(marker(5)))), 0);
+    assert!(matches!(steps.next(0.0), Action::Seek(6)));
+    steps.event(Event::Done, 0);
+    for record in records {
+        assert!(matches!(steps.next(0.0), Action::Fetch));
+        steps.event(Event::Fetched(Some(record)), 0);
+    }
+    steps
+}
+
+fn stops(steps: &mut Steps) -> Option<String> {
+    match steps.next(0.0) {
+        Action::Stop(error) => error.map(|e| e.full()),
+        action => panic!("{action:?}"),
+    }
+}
+
+#[test]
+fn a_marker_from_a_backup_stops_the_system_and_names_the_way_out() {
+    let cases = [
+        (Opened { journal: 8, ..opened(marker(5)) }, "another journal"),
+        (Opened { head: 4, ..opened(marker(5)) }, "beyond the journal's head 4"),
+        (Opened { seen: 6, ..opened(marker(5)) }, "its own log has shown 6"),
+    ];
+    for (opened, why) in cases {
+        let mut steps = Steps::new(routes(None), Limits::default());
+        steps.next(0.0);
+        steps.event(Event::Opened(Box::new(opened)), 0);
+
+        let said = stops(&mut steps).expect("an error");
+
+        assert!(said.contains(why) && said.contains("anechoic load --resync shop"), "{said}");
+    }
+}
+
+#[test]
+fn entries_join_until_the_journal_is_used_up_and_move_the_marker_together() {
+    let mut steps = reading(None, Limits::default(), vec![entry(6, &[(1, 10)]), entry(7, &[(1, 11), (2, 20)])]);
+    steps.event(Event::Fetched(None), 0);
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 7, .. })));
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Write { alone: false }));
+    assert_eq!(steps.group().rows, [row(1, 11), row(2, 20)]);
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Commit));
+    steps.event(Event::Done, 0);
+
+    let progress = steps.take_progress();
+    assert_eq!((progress.transactions, progress.applied, progress.coalesced, progress.held), (2, 2, 1, 0));
+    assert_eq!(steps.passed(), 7);
+}
+
+#[test]
+fn a_closed_batch_leaves_the_next_entry_for_the_one_after_it() {
+    let limits = Limits { changes: 2, ..Limits::default() };
+    let mut steps = reading(None, limits, vec![entry(6, &[(1, 10)]), entry(7, &[(1, 11), (2, 20)])]);
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 6, .. })));
+    for _ in 0..3 {
+        steps.event(Event::Done, 0);
+        steps.next(0.0);
+    }
+
+    steps.event(Event::Fetched(None), 0);
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 7, .. })));
+}
+
+#[test]
+fn an_entry_of_our_own_or_rejected_needs_no_marker() {
+    let own = |decisions| {
+        let Record::Entry(entry) = entry(6, &[(1, 10)]) else { unreachable!("made as an entry") };
+        Record::Entry(Entry { origin: Origin::System("shop".into()), decisions, ..entry })
+    };
+    let rejected = vec![Decision { from: 0, to: 1, verdict: Verdict::Rejected { winner: 5 } }];
+    for record in [own(Vec::new()), own(rejected)] {
+        let mut steps = reading(None, Limits::default(), vec![record]);
+
+        steps.event(Event::Fetched(None), 0);
+
+        assert!(matches!(steps.next(0.0), Action::Wait));
+        assert_eq!(steps.passed(), 6);
+    }
+}
+
+/// The commit was cut; the marker says that it had happened.
+#[test]
+fn an_unknown_commit_is_told_by_the_marker() {
+    let mut steps = reading(None, Limits::default(), vec![entry(6, &[(1, 10)])]);
+    steps.event(Event::Fetched(None), 0);
+    steps.next(0.0);
+    steps.event(Event::Done, 0);
+    steps.next(0.0);
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Commit));
+    steps.event(Event::Failed(Error::retry("cut")), 0);
+    assert!(matches!(steps.next(0.0), Action::Pause(_)));
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Open));
+
+    steps.event(Event::Opened(Box::new(opened(marker(6)))), 0);
+
+    assert!(matches!(steps.next(0.0), Action::Seek(7)));
+}
+
+#[test]
+fn too_many_refusals_stop_the_system_before_anything_is_set_aside() {
+    let rows: Vec<(i64, i64)> = (0..10).map(|i| (i, i)).collect();
+    let limits = Limits { refused: 5, ..Limits::default() };
+    let mut steps = reading(None, limits, vec![entry(6, &rows)]);
+    steps.event(Event::Fetched(None), 0);
+    let said = loop {
+        let event = match steps.next(0.0) {
+            Action::Write { .. } => Event::Failed(Error::data("refused").code("23505")),
+            Action::Stop(error) => break error.expect("an error").full(),
+            Action::Quarantine(_) | Action::Commit => panic!("nothing is set aside"),
+            _ => Event::Done,
+        };
+        steps.event(event, 0);
+    };
+
+    assert!(said.contains("more than 5 of the last 1000 changes"), "{said}");
+}
+
+#[test]
+fn a_filter_decides_by_what_is_there() {
+    let rows = [(1, 10), (2, 10), (3, 1), (4, 1), (5, 1)];
+    let mut steps = reading(Some("count > 5"), Limits::default(), vec![entry(6, &rows)]);
+    steps.event(Event::Fetched(None), 0);
+    steps.next(0.0);
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Read));
+
+    // Nothing there; ours; ours and leaves; not ours; nothing there.
+    let there = vec![None, Some(row(2, 9)), Some(row(3, 9)), Some(row(4, 2)), None];
+    steps.event(Event::Rows(there), 0);
+
+    assert!(matches!(steps.next(0.0), Action::Write { alone: false }));
+    assert_eq!((steps.group().write, steps.group().rows.clone()), (Write::Delete, vec![row(3, 1).into()]));
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Read));
+    steps.event(Event::Rows(vec![None, Some(row(2, 9))]), 0);
+    assert!(matches!(steps.next(0.0), Action::Write { alone: false }));
+    assert_eq!(
+        (steps.group().write, steps.group().rows.clone()),
+        (Write::Upsert, vec![row(1, 10).into(), row(2, 10).into()])
+    );
+}
+
+#[test]
+fn a_row_outside_the_filter_is_never_written_but_set_aside() {
+    let mut steps = reading(Some("count > 5"), Limits::default(), vec![entry(6, &[(1, 10)])]);
+    steps.event(Event::Fetched(None), 0);
+    let mut replayed = false;
+    let records = loop {
+        let event = match steps.next(0.0) {
+            Action::Read => Event::Rows(vec![Some(row(1, 2))]),
+            Action::Rollback => {
+                replayed = true;
+                Event::Done
+            }
+            Action::Quarantine(records) => break records,
+            Action::Write { .. } | Action::Commit => panic!("not written"),
+            _ => Event::Done,
+        };
+        steps.event(event, 0);
+    };
+
+    assert!(replayed);
+    assert_eq!((records[0].held_seq, records[0].last_seq, records[0].folded), (6, 6, false));
+    assert!(records[0].reason.contains("outside the filter"), "{}", records[0].reason);
+}
