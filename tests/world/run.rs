@@ -465,7 +465,7 @@ impl World {
                 let late = !alone && self.random.percent(50);
                 match target.write(applier.steps.group(), late) {
                     true => Event::Done,
-                    false => Event::Failed(Error::data("refused").code("23514")),
+                    false => Event::Failed(Error::data("refused").code("23503")),
                 }
             }
             Action::Quarantine(records) => {
@@ -479,7 +479,7 @@ impl World {
             }
             Action::Commit => match target.commit() {
                 true => Event::Done,
-                false => Event::Failed(Error::data("refused").code("23514")),
+                false => Event::Failed(Error::data("refused").code("23503")),
             },
             Action::Rollback => {
                 target.open = None;
