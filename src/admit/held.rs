@@ -157,6 +157,12 @@ impl Holds {
             .collect()
     }
 
+    /// After a restart everything is tried once more: whoever mended a table restarts the agent.
+    pub fn wake(&mut self) {
+        let waiting = self.live.values_mut().filter(|hold| hold.quarantined.attempts != NO_TIMER);
+        waiting.for_each(|hold| hold.due = 0);
+    }
+
     pub fn of(&self, system: SystemId) -> impl Iterator<Item = HeldKey> {
         self.live
             .range((system, 0)..=(system, u128::MAX))

@@ -203,6 +203,7 @@ impl Arbiter {
     /// that the journal knows then are replayed like any other, before this.
     pub fn resume(&mut self, head: Seq) {
         self.head = self.head.max(head);
+        self.holds.wake();
     }
 
     /// The last seq given to an entry; the journal may not have synced it yet.
