@@ -120,14 +120,14 @@ impl SystemDesk {
 }
 
 /// The journal as the arbiter reads it: what is on disk, and what is about to be.
-struct Library {
+struct Archive {
     journal: Journal,
     schema: Arc<Schema>,
     /// Appended since the last sync.
     fresh: Vec<Entry>,
 }
 
-impl Bodies for Library {
+impl Bodies for Archive {
     fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut chunks = self.journal.spool_chunks(spool)?;
         while let Some(chunk) = chunks.next()? {
@@ -151,7 +151,7 @@ impl Bodies for Library {
 pub struct Desk {
     arbiter: Arbiter,
     writer: Writer,
-    library: Library,
+    archive: Archive,
     systems: Vec<SystemDesk>,
     status: Arc<Status>,
     retention: JournalConfig,
@@ -170,7 +170,7 @@ pub struct Desk {
 
 impl Desk {
     /// Replays the journal into the arbiter: from the first entry that some system's log has
-    /// not shown, or that a held key goes back to. What is older, every system has seen.
+    /// not shown, or all of it while keys are held. What is older, every system has seen.
     pub fn open(
         mut arbiter: Arbiter,
         writer: Writer,
@@ -182,23 +182,24 @@ impl Desk {
         retention: JournalConfig,
     ) -> Result<Self> {
         let started = Instant::now();
-        let library = Library { journal, schema, fresh: Vec::new() };
+        let archive = Archive { journal, schema, fresh: Vec::new() };
         let seen = systems.iter().filter(|system| system.receives).map(|system| system.at.base);
-        let unseen = seen.min().unwrap_or(library.journal.head()) + 1;
-        let from = held.iter().map(|record| record.held_seq).fold(unseen, Seq::min).max(library.journal.oldest());
+        let unseen = seen.min().unwrap_or(archive.journal.head()) + 1;
+        // What a held key lowers can go back further than its live record says.
+        let from = if held.is_empty() { unseen.max(archive.journal.oldest()) } else { archive.journal.oldest() };
         for system in &systems {
-            arbiter.replay(&system.record(), &library)?;
+            arbiter.replay(&system.record(), &archive)?;
         }
         for record in held {
-            arbiter.replay(&Record::Quarantine(record), &library)?;
+            arbiter.replay(&Record::Quarantine(record), &archive)?;
         }
-        let mut reader = library.journal.reader(from)?;
+        let mut reader = archive.journal.reader(from)?;
         while let Some(record) = reader.next()? {
-            arbiter.replay(&record, &library)?;
+            arbiter.replay(&record, &archive)?;
         }
-        arbiter.resume(library.journal.head());
+        arbiter.resume(archive.journal.head());
         info!(
-            head = library.journal.head(),
+            head = archive.journal.head(),
             from,
             elapsed_ms = started.elapsed().as_millis() as u64,
             "journal replayed"
@@ -207,7 +208,7 @@ impl Desk {
         let desk = Desk {
             arbiter,
             writer,
-            library,
+            archive,
             systems,
             status,
             retention,
@@ -302,7 +303,7 @@ impl Desk {
             crate::change::Body::Spooled(_) => 256,
         };
         let (base, committed_at) = (captured.base, captured.committed_at);
-        let admitted = self.arbiter.captured(captured, &self.library)?;
+        let admitted = self.arbiter.captured(captured, &self.archive)?;
         self.count(system, &admitted, committed_at);
         self.append(admitted.records)?;
         let desk = &mut self.systems[system.index()];
@@ -354,7 +355,7 @@ impl Desk {
             self.appended = true;
             if let Record::Entry(entry) = record {
                 self.count_retry(&entry);
-                self.library.fresh.push(entry);
+                self.archive.fresh.push(entry);
             }
         }
         if held {
@@ -404,7 +405,7 @@ impl Desk {
         if self.systems.iter().all(|desk| desk.at.base == desk.recorded.1) {
             self.needed_from = self.arbiter.needed_from();
         }
-        self.library.fresh.clear();
+        self.archive.fresh.clear();
         self.bytes = 0;
         self.status.journal_head.set(self.writer.head());
         for desk in &mut self.systems {
@@ -470,13 +471,13 @@ impl Desk {
     fn drop_old(&mut self) -> Result<()> {
         self.retained_at = Instant::now();
         let retained = self.writer.retain(self.needed_from, now(), self.retention.retention)?;
-        self.status.journal_bytes.set(self.library.journal.bytes());
+        self.status.journal_bytes.set(self.archive.journal.bytes());
         if retained.freed > 0 {
             info!(bytes = retained.freed, "old journal segments dropped");
         }
         if retained.full != self.full.send_replace(retained.full) {
             let error = retained.full.then(|| {
-                let head = self.library.journal.head();
+                let head = self.archive.journal.head();
                 let needed = self.needed_from;
                 format!("the journal is full, and entries {needed} to {head} are still needed; capture pauses")
             });

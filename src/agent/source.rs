@@ -72,6 +72,7 @@ impl Source {
 
     /// One connection, from where the desk is.
     async fn stream(&self, stop: &CancellationToken, attempt: &mut u32) -> Result<()> {
+        self.wait_while_full(stop).await;
         let at = self.resume().await?;
         let system = self.config.system(self.system);
         let spec = CaptureSpec {
@@ -107,7 +108,9 @@ impl Source {
             self.status.clone(),
         );
         while !stop.is_cancelled() {
-            self.wait_while_full(stop).await;
+            if self.must_pause() {
+                return Err(Error::retry("the journal is full: nothing is read until a system takes what is in it"));
+            }
             match &mut capture {
                 Either::Postgres(capture) => capture.read(&mut normalizer).await?,
                 Either::Mysql(capture) => capture.read(&mut normalizer).await?,
@@ -142,10 +145,15 @@ impl Source {
         answer.await.map_err(|_| desk_is_gone())
     }
 
+    /// Nothing more may be read, unless the log may still show markers that let something go.
+    fn must_pause(&self) -> bool {
+        let applied = self.status.systems[self.system.index()].apply.seq.get();
+        *self.full.borrow() && *self.seen.borrow() >= applied
+    }
+
+    /// Without a connection: a server must be able to shut down meanwhile.
     async fn wait_while_full(&self, stop: &CancellationToken) {
-        let applied = || self.status.systems[self.system.index()].apply.seq.get();
-        let waits = || *self.full.borrow() && *self.seen.borrow() >= applied();
-        while waits() && !stop.is_cancelled() {
+        while self.must_pause() && !stop.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -200,9 +200,9 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             }
             Action::Commit => {
                 failpoint::pass("before-target-commit");
-                let committed = self.target.commit().await;
+                let committed = done(self.target.commit().await)?;
                 failpoint::pass("after-target-commit");
-                done(committed)?
+                committed
             }
             Action::Rollback => done(self.target.rollback().await)?,
             Action::Stop(_) => unreachable!("handled by the caller"),
