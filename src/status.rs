@@ -105,7 +105,7 @@ pub struct CaptureStatus {
     /// How much older than the clock the last transaction was when it was read, µs; 0 once the
     /// log's end is reached.
     pub lag: Gauge,
-    /// Bytes of WAL or binlog between the server's end and what is acknowledged.
+    /// Bytes of WAL that a PostgreSQL server keeps for us; negative where it is not known.
     pub retained_bytes: Gauge,
 }
 

@@ -13,6 +13,7 @@
 mod desk;
 mod prepare;
 mod probe;
+mod retained;
 mod source;
 mod target;
 
@@ -144,6 +145,7 @@ impl Agent {
                 seen: of_desk.seen.subscribe(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
+            tasks.spawn(retained::watch(config.clone(), system, status.clone(), stop.clone()));
         }
         tasks.spawn(tick(sender, stop.clone()));
         let probe = AgentProbe {

@@ -78,11 +78,15 @@ fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
         let time = seconds(system.capture.last_commit.get());
         page.sample(metric::CAPTURE_LAST_COMMIT, &[("system", &system.name)], time);
     }
-    page.gauge(metric::CAPTURE_RETAINED, "Bytes of log that a server keeps because they are not acknowledged");
-    for system in systems {
+    page.gauge(metric::CAPTURE_RETAINED, "Bytes of WAL that a PostgreSQL server keeps for the slot; absent if unknown");
+    for system in systems.iter().filter(|s| is_postgres(s) && s.capture.retained_bytes.get() >= 0) {
         let bytes = system.capture.retained_bytes.get() as f64;
         page.sample(metric::CAPTURE_RETAINED, &[("system", &system.name)], bytes);
     }
+}
+
+fn is_postgres(system: &SystemStatus) -> bool {
+    system.server.lock().expect("nobody panics while holding a name").0 == "postgresql"
 }
 
 fn apply(page: &mut Page, status: &Status, now: i64) {
@@ -279,10 +283,9 @@ anechoic_capture_lag_seconds{system="crm"} 0.02
 anechoic_capture_lag_seconds{system="shop"} 0
 # HELP anechoic_capture_last_commit_time_seconds Commit time of the last transaction read; absent before the first
 # TYPE anechoic_capture_last_commit_time_seconds gauge
-# HELP anechoic_capture_retained_bytes Bytes of log that a server keeps because they are not acknowledged
+# HELP anechoic_capture_retained_bytes Bytes of WAL that a PostgreSQL server keeps for the slot; absent if unknown
 # TYPE anechoic_capture_retained_bytes gauge
 anechoic_capture_retained_bytes{system="crm"} 0
-anechoic_capture_retained_bytes{system="shop"} 0
 # HELP anechoic_apply_commits_total Target transactions committed
 # TYPE anechoic_apply_commits_total counter
 anechoic_apply_commits_total{system="crm"} 0
