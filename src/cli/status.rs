@@ -34,7 +34,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
     let mut report = Report {
         agent: config.agent.id.clone(),
         state: "stopped".into(),
-        journal: JournalReport { head: 0, bytes: 0 },
+        journal: JournalReport { head: 0, bytes: 0, error: None },
         systems: vec![],
         entities: vec![],
     };
@@ -42,7 +42,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         return Ok((report, vec![]));
     }
     let operator = operator(config)?;
-    report.journal = JournalReport { head: operator.journal.head(), bytes: operator.journal.bytes() };
+    report.journal = JournalReport { head: operator.journal.head(), bytes: operator.journal.bytes(), error: None };
     for system in &config.systems {
         let position = operator.recovered.positions.get(&system.name);
         report.systems.push(SystemReport {

@@ -17,8 +17,8 @@ pub struct Reason {
     /// Empty where it is the agent itself.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub system: String,
-    /// A state (`connecting`, `loading`, `retrying`, `stopped`, `starting`, `stopping`) or
-    /// `capture_lag`, `apply_lag`.
+    /// A state (`connecting`, `loading`, `retrying`, `stopped`, `starting`, `stopping`),
+    /// `journal`, `capture_lag` or `apply_lag`.
     pub reason: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -30,6 +30,9 @@ pub fn readiness(report: &Report, max_lag: Duration) -> Readiness {
     let mut reasons = Vec::new();
     if report.state != "running" {
         reasons.push(Reason { system: String::new(), reason: report.state.clone(), detail: String::new() });
+    }
+    if let Some(error) = &report.journal.error {
+        reasons.push(Reason { system: String::new(), reason: "journal".into(), detail: error.clone() });
     }
     for system in &report.systems {
         reasons.extend(unready(system, max_lag));
@@ -68,6 +71,16 @@ mod tests {
         let readiness = readiness(&Report::of(&example(), NOW), LIMIT);
 
         assert_eq!(readiness, Readiness { ready: true, reasons: vec![] });
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_is_a_reason() {
+        let status = example();
+        *status.journal_error.lock().unwrap() = Some("no space".into());
+
+        let readiness = readiness(&Report::of(&status, NOW), LIMIT);
+
+        assert_eq!((readiness.ready, readiness.reasons[0].detail.as_str()), (false, "no space"));
     }
 
     #[test]

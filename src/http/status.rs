@@ -22,6 +22,9 @@ pub struct Report {
 pub struct JournalReport {
     pub head: u64,
     pub bytes: u64,
+    /// Why it cannot be written, and capture pauses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +86,11 @@ impl Report {
         Report {
             agent: status.agent.clone(),
             state: (*status.state.lock().expect("never held across a panic")).to_owned(),
-            journal: JournalReport { head, bytes: status.journal_bytes.get() },
+            journal: JournalReport {
+                head,
+                bytes: status.journal_bytes.get(),
+                error: status.journal_error.lock().expect("nobody panics while holding an error").clone(),
+            },
             systems: status.systems.iter().map(|s| SystemReport::of(s, head, now)).collect(),
             entities: status.entities.iter().map(EntityReport::of).collect(),
         }
