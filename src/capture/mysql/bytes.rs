@@ -1,5 +1,7 @@
 //! Reads a binlog event's bytes in order; `None` where they end too early.
 
+use std::io::Read;
+
 /// What is left of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes<'a>(pub &'a [u8]);
@@ -75,6 +77,20 @@ impl<'a> Bytes<'a> {
 /// Whether column `index` is set in a bitmap; past its end nothing is.
 pub fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+}
+
+/// MariaDB's compressed bodies: a byte with the length of the length, the length, zlib.
+pub fn inflate(mut bytes: Bytes<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let header = bytes.u8()?;
+    let width = usize::from(header & 7);
+    if header & 0x80 == 0 || width > 4 {
+        return None;
+    }
+    let length = bytes.uint_be(width)?;
+    out.clear();
+    let mut plain = flate2::read::ZlibDecoder::new(bytes.0).take(length + 1);
+    plain.read_to_end(out).ok()?;
+    (out.len() as u64 == length).then_some(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 mod binlog;
 mod bytes;
 mod decode;
+mod event;
 mod gtid;
 mod jsonb;
 mod statement;

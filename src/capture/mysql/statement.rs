@@ -3,8 +3,7 @@
 //! Nothing here parses SQL: a statement that may write rows is told from the few that may
 //! not, and the name that TRUNCATE empties is read.
 
-use super::binlog::inflate;
-use super::bytes::Bytes;
+use super::bytes::{Bytes, inflate};
 
 /// A query event's default schema and text.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,7 +13,7 @@ use mysql_async::binlog::events;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn};
 
-use super::binlog::{Event, kind};
+use super::event::{Event, kind};
 use super::gtid;
 use crate::capture::mysql::identity;
 use crate::connect::mysql::{Flavour, failed};
