@@ -87,16 +87,7 @@ pub(crate) mod fixture {
     use crate::schema::{EntityId, SystemId};
 
     pub fn column(name: &str, ty: ColumnType, type_name: &str) -> Column {
-        Column {
-            name: name.into(),
-            ty,
-            type_name: type_name.into(),
-            nullable: true,
-            generated: false,
-            identity_always: false,
-            has_default: false,
-            auto_increment: false,
-        }
+        Column::new(name, ty, type_name)
     }
 
     pub fn binding(schema: &str, table: &str, key_len: usize, columns: Vec<Column>) -> Binding {
@@ -117,16 +108,10 @@ pub(crate) mod fixture {
             key_len,
             filter: None,
             table: Arc::new(Table {
-                name: TableName { schema: schema.into(), name: table.into() },
                 unique_keys: vec![key.clone()],
                 primary_key: key,
                 columns,
-                foreign_keys: Vec::new(),
-                referenced_by: 0,
-                triggers: false,
-                delete_triggers: false,
-                transactional: true,
-                replica_identity: None,
+                ..Table::new(TableName { schema: schema.into(), name: table.into() })
             }),
         }
     }

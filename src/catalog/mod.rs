@@ -46,6 +46,22 @@ pub struct Table {
 }
 
 impl Table {
+    /// Without columns; what is written there can be taken back.
+    pub fn new(name: TableName) -> Self {
+        Table {
+            name,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            unique_keys: Vec::new(),
+            foreign_keys: Vec::new(),
+            referenced_by: 0,
+            triggers: false,
+            delete_triggers: false,
+            transactional: true,
+            replica_identity: None,
+        }
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
@@ -64,8 +80,37 @@ pub struct ForeignKey {
     pub name: String,
     pub columns: Vec<String>,
     pub references: TableName,
+    /// The columns that they refer to, in the same order.
+    pub referenced: Vec<String>,
+    pub on_update: Action,
+    pub on_delete: Action,
     /// `true` for CASCADE, SET NULL and SET DEFAULT on delete or update.
     pub acts: bool,
+}
+
+/// What a foreign key does with the rows that refer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// NO ACTION and RESTRICT: the statement is refused.
+    Refuse,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+impl Action {
+    pub fn acts(self) -> bool {
+        self != Action::Refuse
+    }
+
+    pub fn sql(self) -> &'static str {
+        match self {
+            Action::Refuse => "NO ACTION",
+            Action::Cascade => "CASCADE",
+            Action::SetNull => "SET NULL",
+            Action::SetDefault => "SET DEFAULT",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +128,38 @@ pub struct Column {
     pub has_default: bool,
     /// The server generates keys here (serial, identity, AUTO_INCREMENT).
     pub auto_increment: bool,
+    /// How the server compares texts in it; `None` where it holds none.
+    pub collation: Option<Collation>,
+    /// MySQL and MariaDB: what `ALTER TABLE … MODIFY` takes to leave it as it is, name included.
+    pub definition: String,
+}
+
+impl Column {
+    /// Nullable, without anything special.
+    pub fn new(name: impl Into<String>, ty: ColumnType, type_name: impl Into<String>) -> Self {
+        Column {
+            name: name.into(),
+            ty,
+            type_name: type_name.into(),
+            nullable: true,
+            generated: false,
+            identity_always: false,
+            has_default: false,
+            auto_increment: false,
+            collation: None,
+            definition: String::new(),
+        }
+    }
+}
+
+/// Which texts are one to the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collation {
+    pub name: String,
+    /// Texts are equal when their bytes are; else case, accents or more do not count.
+    pub binary: bool,
+    /// Spaces at the end do not count.
+    pub pads: bool,
 }
 
 /// A column's type as far as values are concerned.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Params};
 
-use super::{Column, ColumnType, DecimalLimits, ForeignKey, Table, TableName};
+use super::{Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Table, TableName};
+use crate::apply::sql::backquoted_table;
 use crate::connect::mysql::{Flavour, failed, server};
 use crate::error::Result;
 
@@ -104,16 +105,53 @@ async fn read_columns(conn: &mut Conn, table: &TableName) -> Result<Vec<Column>>
         conn,
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, CHARACTER_MAXIMUM_LENGTH, \
          CHARACTER_OCTET_LENGTH, NUMERIC_PRECISION, NUMERIC_SCALE, DATETIME_PRECISION, \
-         IS_NULLABLE, COLUMN_DEFAULT, EXTRA \
+         IS_NULLABLE, COLUMN_DEFAULT, EXTRA, COLLATION_NAME \
          FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION",
         table,
     )
     .await?;
     let json = json_columns(conn, table).await?;
-    Ok(found.into_iter().map(|row| column(row, &json)).collect())
+    let definitions = read_definitions(conn, table).await?;
+    Ok(found.into_iter().map(|row| column(row, &json, &definitions)).collect())
 }
 
-fn column(mut row: mysql_async::Row, json: &HashSet<String>) -> Column {
+/// Each column as the server itself spells it; none where it does not let us see that.
+async fn read_definitions(conn: &mut Conn, table: &TableName) -> Result<BTreeMap<String, String>> {
+    let sql = format!("SHOW CREATE TABLE {}", backquoted_table(table));
+    match conn.query_first::<(String, String), _>(sql).await {
+        Ok(row) => Ok(row.map_or_else(BTreeMap::new, |(_, text)| definitions(&text))),
+        Err(mysql_async::Error::Server(_)) => Ok(BTreeMap::new()),
+        Err(error) => Err(failed(error, &format!("reading the catalog of {table}"))),
+    }
+}
+
+/// The lines of CREATE TABLE that begin with a name in backticks.
+fn definitions(create: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for line in create.lines() {
+        let line = line.trim().trim_end_matches(',');
+        let Some(rest) = line.strip_prefix('`') else { continue };
+        // A backtick inside of the name is doubled.
+        let end = rest.replace("``", "\u{0}\u{0}").find('`');
+        if let Some(end) = end {
+            found.insert(rest[..end].replace("``", "`"), line.to_owned());
+        }
+    }
+    found
+}
+
+/// By their names: `information_schema` tells of neither in MariaDB. In MySQL padding ended with
+/// the collations of Unicode 9.
+fn collation(name: &str, ty: &ColumnType) -> Collation {
+    let nopad = name == "binary" || name.contains("_nopad_") || name.contains("_0900_");
+    Collation {
+        name: name.to_owned(),
+        binary: name == "binary" || name.ends_with("_bin"),
+        pads: !nopad || matches!(ty, ColumnType::Char { .. }),
+    }
+}
+
+fn column(mut row: mysql_async::Row, json: &HashSet<String>, definitions: &BTreeMap<String, String>) -> Column {
     let mut text = |at: usize| row.take_opt::<Option<String>, _>(at).and_then(Result::ok).flatten();
     let mut described = Described {
         name: text(0).unwrap_or_default(),
@@ -125,6 +163,7 @@ fn column(mut row: mysql_async::Row, json: &HashSet<String>) -> Column {
     let nullable = text(9).as_deref() == Some("YES");
     let default = text(10);
     let extra = text(11).unwrap_or_default().to_lowercase();
+    let collated = text(12);
     let mut number = |at: usize| row.take_opt::<Option<u64>, _>(at).and_then(Result::ok).flatten();
     described.chars = number(4);
     described.octets = number(5);
@@ -132,8 +171,11 @@ fn column(mut row: mysql_async::Row, json: &HashSet<String>) -> Column {
     described.scale = number(7);
     described.fraction = number(8);
     let nextval = default.as_deref().is_some_and(|d| d.to_lowercase().contains("nextval("));
+    let ty = column_type(&described, json.contains(&described.name));
     Column {
-        ty: column_type(&described, json.contains(&described.name)),
+        collation: collated.map(|name| collation(&name, &ty)),
+        definition: definitions.get(&described.name).cloned().unwrap_or_default(),
+        ty,
         nullable,
         generated: ["virtual generated", "stored generated", "persistent"].iter().any(|word| extra.contains(word)),
         identity_always: false,
@@ -228,10 +270,10 @@ async fn read_keys(conn: &mut Conn, table: &TableName) -> Result<(Vec<String>, V
 }
 
 async fn read_foreign_keys(conn: &mut Conn, table: &TableName) -> Result<Vec<ForeignKey>> {
-    let parts: Vec<(String, String, String, String, String, String)> = rows(
+    let parts: Vec<(String, String, String, String, String, String, String)> = rows(
         conn,
         "SELECT k.CONSTRAINT_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME, \
-         r.UPDATE_RULE, r.DELETE_RULE \
+         k.REFERENCED_COLUMN_NAME, r.UPDATE_RULE, r.DELETE_RULE \
          FROM information_schema.KEY_COLUMN_USAGE k JOIN information_schema.REFERENTIAL_CONSTRAINTS r \
          ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME \
          AND r.TABLE_NAME = k.TABLE_NAME \
@@ -241,19 +283,34 @@ async fn read_foreign_keys(conn: &mut Conn, table: &TableName) -> Result<Vec<For
     )
     .await?;
     let mut keys: Vec<ForeignKey> = Vec::new();
-    for (name, column, schema, referenced, on_update, on_delete) in parts {
-        let acts = [on_update, on_delete].iter().any(|rule| rule.starts_with("CASCADE") || rule.starts_with("SET "));
+    for (name, column, schema, referenced, to, on_update, on_delete) in parts {
+        let (on_update, on_delete) = (action(&on_update), action(&on_delete));
         match keys.last_mut().filter(|key| key.name == name) {
-            Some(key) => key.columns.push(column),
+            Some(key) => {
+                key.columns.push(column);
+                key.referenced.push(to);
+            }
             None => keys.push(ForeignKey {
                 name,
                 columns: vec![column],
                 references: TableName { schema, name: referenced },
-                acts,
+                referenced: vec![to],
+                on_update,
+                on_delete,
+                acts: on_update.acts() || on_delete.acts(),
             }),
         }
     }
     Ok(keys)
+}
+
+fn action(rule: &str) -> Action {
+    match rule {
+        "CASCADE" => Action::Cascade,
+        "SET NULL" => Action::SetNull,
+        "SET DEFAULT" => Action::SetDefault,
+        _ => Action::Refuse,
+    }
 }
 
 /// enum('a','it''s') → its labels, in order.
@@ -321,6 +378,33 @@ mod tests {
         assert_eq!(column_type(&described("varchar", "latin1"), false), ColumnType::Unsupported);
         assert_eq!(column_type(&described("longtext", "utf8mb4"), true), ColumnType::Json);
         assert_eq!(column_type(&described("year", "utf8mb4"), false), ColumnType::Unsupported);
+    }
+
+    #[test]
+    fn a_column_is_defined_as_the_server_spells_it() {
+        let create =
+            "CREATE TABLE `t` (\n  `a``b` varchar(5) NOT NULL DEFAULT 'x,',\n  `n` int,\n  PRIMARY KEY (`n`)\n)";
+
+        let definitions = definitions(create);
+
+        assert_eq!(definitions["a`b"], "`a``b` varchar(5) NOT NULL DEFAULT 'x,'");
+        assert_eq!(definitions["n"], "`n` int");
+        assert_eq!(definitions.len(), 2);
+    }
+
+    #[test]
+    fn a_collation_says_by_its_name_what_is_equal() {
+        let said = |name: &str| {
+            let c = collation(name, &ColumnType::Text { chars: None, bytes: None });
+            (c.binary, c.pads)
+        };
+
+        assert_eq!(said("utf8mb4_0900_ai_ci"), (false, false));
+        assert_eq!(said("utf8mb4_0900_bin"), (true, false));
+        assert_eq!(said("utf8mb4_nopad_bin"), (true, false));
+        assert_eq!(said("utf8mb4_bin"), (true, true));
+        assert_eq!(said("utf8mb4_uca1400_ai_ci"), (false, true));
+        assert!(collation("utf8mb4_0900_bin", &ColumnType::Char { chars: 3 }).pads);
     }
 
     #[test]

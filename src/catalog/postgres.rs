@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Column, ColumnType, DecimalLimits, ForeignKey, ReplicaIdentity, Table, TableName};
+use super::{Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReplicaIdentity, Table, TableName};
 use crate::connect::postgres::error;
 use crate::error::Result;
 
@@ -116,7 +116,10 @@ pub async fn read(client: &Client, names: &[TableName]) -> Result<Vec<Option<Tab
                 name: row.get("name"),
                 columns: row.get("columns"),
                 references: TableName { schema: row.get("ref_schema"), name: row.get("ref_name") },
-                acts: row.get("acts"),
+                referenced: row.get("ref_columns"),
+                on_update: action(row.get("on_update")),
+                on_delete: action(row.get("on_delete")),
+                acts: action(row.get("on_update")).acts() || action(row.get("on_delete")).acts(),
             });
         });
     }
@@ -154,10 +157,12 @@ const COLUMNS: &str = "
            pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
            CASE WHEN t.typtype = 'e' THEN
                (SELECT pg_catalog.array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
-                FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) END AS labels
+                FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) END AS labels,
+           l.collname::text AS collation, l.collisdeterministic AND t.typname <> 'citext' AS binary_equality
     FROM pg_catalog.pg_attribute a
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
     WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attrelid, a.attnum";
 
@@ -182,7 +187,10 @@ const KEYS: &str = "
 /// A reference to a partitioned table has a child per partition on the same table.
 const FOREIGN_KEYS: &str = "
     SELECT f.conrelid AS oid, f.conname::text AS name, n.nspname::text AS ref_schema, c.relname::text AS ref_name,
-           f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd') AS acts,
+           f.confdeltype::text AS on_delete, f.confupdtype::text AS on_update,
+           (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place)
+            FROM pg_catalog.unnest(f.confkey) WITH ORDINALITY AS k (attnum, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.attnum) AS ref_columns,
            (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place)
             FROM pg_catalog.unnest(f.conkey) WITH ORDINALITY AS k (attnum, place)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.attnum) AS columns
@@ -201,16 +209,20 @@ fn table(name: &TableName, row: &Row) -> Table {
         _ => ReplicaIdentity::Default,
     };
     Table {
-        name: name.clone(),
-        columns: Vec::new(),
-        primary_key: Vec::new(),
-        unique_keys: Vec::new(),
-        foreign_keys: Vec::new(),
         referenced_by: row.get::<_, i64>("referenced_by") as u32,
         triggers: row.get("triggers"),
         delete_triggers: row.get("delete_triggers"),
-        transactional: true,
         replica_identity: Some(identity),
+        ..Table::new(name.clone())
+    }
+}
+
+fn action(code: &str) -> Action {
+    match code {
+        "c" => Action::Cascade,
+        "n" => Action::SetNull,
+        "d" => Action::SetDefault,
+        _ => Action::Refuse,
     }
 }
 
@@ -219,13 +231,21 @@ fn column(row: &Row) -> Column {
     let identity: &str = row.get("identity");
     let default: Option<&str> = row.get("default_value");
     let labels: Option<Vec<String>> = row.get("labels");
+    let ty = match labels {
+        Some(labels) => ColumnType::Enum { labels },
+        None => column_type(row.get("type_oid"), row.get("typmod")),
+    };
+    let collation = row.get::<_, Option<String>>("collation").map(|name| Collation {
+        name,
+        binary: row.get("binary_equality"),
+        pads: matches!(ty, ColumnType::Char { .. }),
+    });
     Column {
         name: row.get("name"),
-        ty: match labels {
-            Some(labels) => ColumnType::Enum { labels },
-            None => column_type(row.get("type_oid"), row.get("typmod")),
-        },
+        ty,
         type_name: row.get("type_name"),
+        collation,
+        definition: String::new(),
         nullable: row.get("nullable"),
         generated,
         identity_always: identity == "a",

@@ -400,18 +400,7 @@ pub(crate) mod tests {
 
     fn shown(facts: &Facts) -> String {
         // Whether a table is there is all that matters here.
-        let table = Table {
-            name: needs().tables[0].name.clone(),
-            columns: vec![],
-            primary_key: vec![],
-            unique_keys: vec![],
-            foreign_keys: vec![],
-            referenced_by: 0,
-            triggers: false,
-            delete_triggers: false,
-            transactional: true,
-            replica_identity: None,
-        };
+        let table = Table::new(needs().tables[0].name.clone());
         let findings = findings("shop", facts, &needs(), &[Some(table)]);
         findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }

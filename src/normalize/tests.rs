@@ -22,22 +22,12 @@ struct World {
 const JOURNAL: u128 = 7;
 
 fn column(name: &str, ty: ColumnType) -> Column {
-    Column {
-        name: name.into(),
-        type_name: String::new(),
-        ty,
-        nullable: name != "id",
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    }
+    Column { nullable: name != "id", ..Column::new(name, ty, "") }
 }
 
 fn table(schema: &str, name: &str, key: &[&str]) -> Table {
     let key: Vec<String> = key.iter().map(|k| (*k).to_owned()).collect();
     Table {
-        name: TableName { schema: schema.into(), name: name.into() },
         columns: vec![
             column("id", ColumnType::Decimal { limits: None }),
             column("name", ColumnType::Text { chars: None, bytes: None }),
@@ -45,12 +35,8 @@ fn table(schema: &str, name: &str, key: &[&str]) -> Table {
         ],
         unique_keys: vec![key.clone()],
         primary_key: key,
-        foreign_keys: Vec::new(),
-        referenced_by: 0,
-        triggers: false,
-        delete_triggers: false,
-        transactional: true,
         replica_identity: (schema == "public").then_some(ReplicaIdentity::Full),
+        ..Table::new(TableName { schema: schema.into(), name: name.into() })
     }
 }
 

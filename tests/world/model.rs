@@ -50,16 +50,7 @@ pub fn schema() -> Arc<Schema> {
 }
 
 fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        ty: ColumnType::Int { bytes: 8, signed: true },
-        type_name: "bigint".into(),
-        nullable: true,
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    }
+    Column::new(name, ColumnType::Int { bytes: 8, signed: true }, "bigint")
 }
 
 /// `fields`: bit i is contact's field i + 1.
@@ -78,16 +69,8 @@ pub fn bindings(system: SystemId, role: Role, fields: u8, schema: &Schema) -> Ve
             })
             .collect();
         let table = Table {
-            name: TableName { schema: "public".into(), name: spec.name.clone() },
             columns: bound.iter().map(|b| b.column.clone()).collect(),
-            primary_key: Vec::new(),
-            unique_keys: Vec::new(),
-            foreign_keys: Vec::new(),
-            referenced_by: 0,
-            triggers: false,
-            delete_triggers: false,
-            transactional: true,
-            replica_identity: None,
+            ..Table::new(TableName { schema: "public".into(), name: spec.name.clone() })
         };
         Arc::new(Binding {
             system,

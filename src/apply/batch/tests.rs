@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::{Column, ColumnType, ForeignKey, Table, TableName};
+use crate::catalog::{Action, Column, ColumnType, ForeignKey, Table, TableName};
 use crate::change::{ChangeWriter, Changes, fold};
 use crate::normalize::binding::{BoundColumn, Transform};
 use crate::schema::{EntitySchema, Field};
@@ -20,16 +20,7 @@ fn name(name: &str) -> TableName {
 }
 
 fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        ty: ColumnType::Int { bytes: 8, signed: true },
-        type_name: "bigint".into(),
-        nullable: true,
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    }
+    Column::new(name, ColumnType::Int { bytes: 8, signed: true }, "bigint")
 }
 
 fn table(table: &str, parents: &[&str]) -> Arc<Table> {
@@ -37,19 +28,16 @@ fn table(table: &str, parents: &[&str]) -> Arc<Table> {
         name: format!("{table}_{parent}"),
         columns: vec!["a".into()],
         references: name(parent),
+        referenced: vec!["id".into()],
+        on_update: Action::Refuse,
+        on_delete: Action::Refuse,
         acts: false,
     };
     Arc::new(Table {
-        name: name(table),
         columns: ["id", "a", "b"].map(column).to_vec(),
         primary_key: vec!["id".into()],
-        unique_keys: Vec::new(),
         foreign_keys: parents.iter().map(reference).collect(),
-        referenced_by: 0,
-        triggers: false,
-        delete_triggers: false,
-        transactional: true,
-        replica_identity: None,
+        ..Table::new(name(table))
     })
 }
 

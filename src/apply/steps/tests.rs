@@ -18,16 +18,8 @@ fn schema() -> Arc<Schema> {
 fn routes(filter: Option<&str>) -> Routes {
     let schema = schema();
     let spec = schema.entity(EntityId(0));
-    let column = |field: usize| Column {
-        name: spec.fields[field].name.clone(),
-        ty: ColumnType::Int { bytes: 8, signed: true },
-        type_name: "bigint".into(),
-        nullable: true,
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    };
+    let bigint = ColumnType::Int { bytes: 8, signed: true };
+    let column = |field: usize| Column::new(&spec.fields[field].name, bigint.clone(), "bigint");
     let bound = |field| BoundColumn {
         field,
         kind: Kind::Int,
@@ -37,16 +29,9 @@ fn routes(filter: Option<&str>) -> Routes {
         label: "".into(),
     };
     let table = Table {
-        name: TableName { schema: "public".into(), name: "stock".into() },
         columns: (0..2).map(column).collect(),
         primary_key: vec!["id".into()],
-        unique_keys: Vec::new(),
-        foreign_keys: Vec::new(),
-        referenced_by: 0,
-        triggers: false,
-        delete_triggers: false,
-        transactional: true,
-        replica_identity: None,
+        ..Table::new(TableName { schema: "public".into(), name: "stock".into() })
     };
     let binding = Binding {
         system: SystemId(1),

@@ -19,31 +19,18 @@ const INT: ColumnType = ColumnType::Int { bytes: 8, signed: true };
 const TEXT: ColumnType = ColumnType::Text { chars: None, bytes: None };
 
 fn column(name: &str, ty: ColumnType) -> Column {
-    Column {
-        name: name.into(),
-        type_name: format!("{ty:?}").split([' ', '{']).next().unwrap_or("").to_lowercase(),
-        ty,
-        nullable: name != "id",
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    }
+    let type_name = format!("{ty:?}").split([' ', '{']).next().unwrap_or("").to_lowercase();
+    Column { nullable: name != "id", ..Column::new(name, ty, type_name) }
 }
 
 fn table(name: &str, columns: Vec<Column>) -> Table {
     let (schema, name) = name.split_once('.').unwrap();
     Table {
-        name: TableName { schema: schema.into(), name: name.into() },
         columns,
         primary_key: vec!["id".into()],
         unique_keys: vec![vec!["id".into()]],
-        foreign_keys: Vec::new(),
-        referenced_by: 0,
-        triggers: false,
-        delete_triggers: false,
-        transactional: true,
         replica_identity: (schema == "public").then_some(ReplicaIdentity::Full),
+        ..Table::new(TableName { schema: schema.into(), name: name.into() })
     }
 }
 

@@ -19,16 +19,7 @@ const NUMERIC: ColumnType = ColumnType::Decimal { limits: None };
 const MICROS: u8 = 6;
 
 fn bound(engine: Engine, ty: ColumnType, kind: Kind, transform: Transform) -> BoundColumn {
-    let column = Column {
-        name: "col".into(),
-        ty,
-        type_name: "type".into(),
-        nullable: true,
-        generated: false,
-        identity_always: false,
-        has_default: false,
-        auto_increment: false,
-    };
+    let column = Column::new("col", ty, "type");
     BoundColumn { field: 0, kind, column, transform, engine, label: Arc::from("field \"f\" of e (column \"col\")") }
 }
 
