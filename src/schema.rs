@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::change::{Change, ChangeWriter};
-use crate::value::{Datum, Kind, Row, write_datum};
+use crate::normalize::recast::recast;
+use crate::value::{Datum, Kind, Row, key_hash, write_datum};
 
 /// A system by its place in the configuration: 0 is the primary, lower is higher authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,43 +125,145 @@ impl Schema {
     }
 }
 
-/// How rows written under one schema read under another: entities and fields meet by name.
+/// How rows written under one schema read under another: entities and fields meet by name. A
+/// field that was not there is not sent; one whose kind changed is recast, and where a value
+/// refuses that it stays what it was, for the target to refuse.
 #[derive(Debug, Clone)]
 pub struct Translation {
     to: Arc<Schema>,
-    /// Per entity of the old schema: its number now, and per field of now its place then.
-    entities: Vec<Option<(EntityId, Vec<Option<usize>>)>>,
+    /// Per entity of the old schema.
+    entities: Vec<Then>,
+}
+
+/// What became of an entity of the old schema.
+#[derive(Debug, Clone)]
+enum Then {
+    /// Out of the configuration: nobody has it any more.
+    Gone,
+    /// Another key: its rows of then are no rows of now.
+    Rekeyed,
+    Now {
+        entity: EntityId,
+        /// Per field of now, its place then.
+        fields: Vec<Option<Former>>,
+        /// A field of the key has another kind, so keys have other hashes.
+        rehash: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Former {
+    place: usize,
+    /// The kind of now, where it is another.
+    recast: Option<Kind>,
 }
 
 impl Translation {
-    /// `None` where both are the same. An entity that is gone, or whose key differs, has none.
+    /// `None` where both are the same.
     pub fn between(from: &Schema, to: &Arc<Schema>) -> Option<Self> {
         if from.id == to.id {
             return None;
         }
         let translate = |old: &EntitySchema| {
-            let id = to.find(&old.name)?;
-            let new = to.entity(id);
+            let Some(entity) = to.find(&old.name) else { return Then::Gone };
+            let new = to.entity(entity);
             let key = |e: &EntitySchema| e.fields[..e.key_len].iter().map(|f| f.name.clone()).collect::<Vec<_>>();
-            (key(old) == key(new)).then(|| (id, new.fields.iter().map(|f| old.field(&f.name)).collect()))
+            if key(old) != key(new) {
+                return Then::Rekeyed;
+            }
+            let former = |now: &Field| {
+                let place = old.field(&now.name)?;
+                Some(Former { place, recast: (old.fields[place].kind != now.kind).then_some(now.kind) })
+            };
+            let fields: Vec<_> = new.fields.iter().map(former).collect();
+            let rehash = fields[..new.key_len].iter().flatten().any(|former| former.recast.is_some());
+            Then::Now { entity, fields, rehash }
         };
         Some(Translation { to: to.clone(), entities: from.entities.iter().map(translate).collect() })
     }
 
+    /// Changes of the entity, by its old number, can be neither read nor passed over.
+    pub fn is_rekeyed(&self, entity: EntityId) -> bool {
+        matches!(self.entities.get(entity.index()), Some(Then::Rekeyed))
+    }
+
     /// Appends the change as the new schema has it; `false`: its entity has no translation.
     pub fn translate(&self, change: &Change<'_>, out: &mut ChangeWriter) -> bool {
-        let Some(Some((entity, fields))) = self.entities.get(change.entity.index()) else { return false };
-        let row = |row: Row<'_>| {
+        let Some(Then::Now { entity, fields, rehash }) = self.entities.get(change.entity.index()) else { return false };
+        let mut scratch = Vec::new();
+        let mut row = |row: Row<'_>| {
             let mut bytes = Vec::with_capacity(row.0.len());
-            for from in fields {
-                write_datum(&mut bytes, from.map_or(Datum::NotSent, |i| row.get(i)));
+            for former in fields {
+                let datum = former.map_or(Datum::NotSent, |former| row.get(former.place));
+                let recast = match (datum, former.and_then(|former| former.recast)) {
+                    (Datum::Value(value), Some(kind)) => recast(value, kind, &mut scratch).map_or(datum, Datum::Value),
+                    (datum, _) => datum,
+                };
+                write_datum(&mut bytes, recast);
             }
             bytes
         };
-        let (before, after) = (change.before.map(row), change.after.map(row));
+        let (before, after) = (change.before.map(&mut row), change.after.map(&mut row));
         let (before, after) = (before.as_deref().map(Row), after.as_deref().map(Row));
-        out.push_change(&Change { entity: *entity, before, after, ..*change });
-        debug_assert!(entity.index() < self.to.entities.len(), "translated into the schema it was made for");
+        let schema = self.to.entity(*entity);
+        let key_hash = match (rehash, after.or(before)) {
+            (true, Some(row)) => key_hash(schema.seed, row.iter().take(schema.key_len), &mut Vec::new()),
+            _ => change.key_hash,
+        };
+        out.push_change(&Change { entity: *entity, key_hash, before, after, ..*change });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Changes, Op};
+    use crate::value::Value;
+
+    fn schema(key: &[(&str, Kind)], fields: &[(&str, Kind)]) -> Arc<Schema> {
+        let all = key.iter().chain(fields).map(|(name, kind)| Field { name: (*name).into(), kind: *kind });
+        Schema::new(vec![EntitySchema::new("contact", all.collect(), key.len())])
+    }
+
+    fn written(schema: &Arc<Schema>, datums: &[Datum<'_>]) -> Vec<u8> {
+        let mut writer = ChangeWriter::default();
+        writer.begin(EntityId(0), Op::Insert);
+        writer.end_before();
+        datums.iter().for_each(|datum| write_datum(&mut writer.bytes, *datum));
+        writer.finish(schema);
+        writer.take()
+    }
+
+    #[test]
+    fn fields_meet_by_name_and_in_their_present_kind() {
+        let old = schema(&[("id", Kind::Int)], &[("gone", Kind::Text), ("price", Kind::Int), ("size", Kind::Text)]);
+        let new =
+            schema(&[("id", Kind::Decimal)], &[("price", Kind::Text), ("fresh", Kind::Text), ("size", Kind::Int)]);
+        let int = |n| Datum::Value(Value::Int(n));
+        let body = written(&old, &[int(7), Datum::Null, int(5), Datum::Value(Value::Text("large"))]);
+
+        let mut out = ChangeWriter::default();
+        let translation = Translation::between(&old, &new).unwrap();
+        assert!(translation.translate(&Changes::new(&body).next().unwrap(), &mut out));
+
+        let change = Changes::new(&out.bytes).next().unwrap();
+        let id = Datum::Value(Value::Decimal("7"));
+        let size = Datum::Value(Value::Text("large")); // for the target to refuse
+        let row: Vec<_> = change.after.unwrap().iter().collect();
+        assert_eq!(row, [id, Datum::Value(Value::Text("5")), Datum::NotSent, size]);
+        let fresh = written(&new, &row);
+        assert_eq!(change.key_hash, Changes::new(&fresh).next().unwrap().key_hash, "as if it were written now");
+    }
+
+    #[test]
+    fn another_key_is_no_key_of_the_same_row() {
+        let old = schema(&[("id", Kind::Int)], &[("mail", Kind::Text)]);
+        let new = schema(&[("mail", Kind::Text)], &[("id", Kind::Int)]);
+        let gone = Schema::new(Vec::new());
+
+        assert!(Translation::between(&old, &new).unwrap().is_rekeyed(EntityId(0)));
+        assert!(!Translation::between(&old, &gone).unwrap().is_rekeyed(EntityId(0)));
+        assert!(Translation::between(&old, &old).is_none());
     }
 }

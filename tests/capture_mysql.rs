@@ -42,6 +42,7 @@ impl Source {
                 name: table.name.clone(),
                 columns: supported.map(|c| WantedColumn { name: c.name.clone(), ty: c.ty.clone() }).collect(),
                 key: table.primary_key.clone(),
+                now: None,
             }
         });
         let tables = tables.collect();

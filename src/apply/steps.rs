@@ -227,6 +227,8 @@ pub struct Steps {
     /// Everything up to here is applied or was not for this system.
     passed: Seq,
     translations: HashMap<u64, Option<Translation>>,
+    /// An entry that was read can be neither applied nor passed over.
+    unreadable: Option<Error>,
     attempt: u32,
     finishing: bool,
     /// Ordinals of refused changes, and how many changes there were.
@@ -250,6 +252,7 @@ impl Steps {
             read: 0,
             passed: 0,
             translations: HashMap::new(),
+            unreadable: None,
             attempt: 0,
             finishing: false,
             refusals: VecDeque::new(),
@@ -446,7 +449,11 @@ impl Steps {
             Body::Inline(body) => body.len() + entry.replacements.len(),
             Body::Spooled(_) => usize::MAX,
         };
-        if !self.is_addressed(&entry) {
+        let addressed = self.is_addressed(&entry);
+        if let Some(error) = self.unreadable.take() {
+            return self.stop(error);
+        }
+        if !addressed {
             if self.work.entries.is_empty() {
                 self.passed = entry.seq;
             }
@@ -514,6 +521,10 @@ impl Steps {
                     let mut out = ChangeWriter::default();
                     let change = Changes::new(&encoded).next().expect("one encoded change");
                     if !translation.translate(&change, &mut out) {
+                        if translation.is_rekeyed(change.entity) {
+                            let entity = &entry.schema.entity(change.entity).name;
+                            self.unreadable.get_or_insert_with(|| rekeyed(entry.seq, entity, &routes.name));
+                        }
                         continue;
                     }
                     out.take().into()
@@ -549,7 +560,10 @@ impl Steps {
             self.plan(at, entry, body, &mut index, &mut cursor, &mut batch, now);
         }
         self.work.entries = entries;
-        self.send(batch, now);
+        match self.unreadable.take() {
+            Some(error) => self.stop(error),
+            None => self.send(batch, now),
+        }
     }
 
     fn chunk(&mut self, chunk: Option<Bytes>, now: Micros) {
@@ -561,7 +575,10 @@ impl Steps {
         self.plan(0, &entries[0], &chunk, &mut index, &mut cursor, &mut batch, now);
         (self.work.index, self.work.cursor, self.work.entries) = (index, cursor, entries);
         self.keys.forget_written();
-        self.send(batch, now);
+        match self.unreadable.take() {
+            Some(error) => self.stop(error),
+            None => self.send(batch, now),
+        }
     }
 
     /// Puts the changes of one body into the batch, or for a replay into its queue.
@@ -734,6 +751,15 @@ impl Steps {
             self.passed = self.read.max(self.passed);
         }
     }
+}
+
+fn rekeyed(seq: Seq, entity: &str, system: &str) -> Error {
+    Error::stop(
+        format!(
+            "entry {seq} has changes of {entity:?} under the key that it had before, and {system} lacks them still"
+        ),
+        "give the entity its former key until `anechoic wait` returns, then change it",
+    )
 }
 
 impl std::fmt::Debug for Steps {

@@ -10,8 +10,11 @@
 //!   stays before it;
 //! - nothing is acknowledged to the database before it came in through `acknowledged`.
 
+mod altered;
 pub mod mysql;
 pub mod postgres;
+
+pub use altered::{is_altered, is_unseen};
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,6 +38,28 @@ pub struct WantedTable {
     pub columns: Vec<WantedColumn>,
     /// Names of the columns that identify a row for the entity; they must be in every image.
     pub key: Vec<String>,
+    /// The table as the catalog showed it, and when: what rows of another shape are judged by.
+    /// `None`: they stop the flow.
+    pub now: Option<Arc<TableNow>>,
+}
+
+/// A table as the catalog shows it now, for a log that shows it then.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TableNow {
+    /// Where the log ended before the catalog was read; `None`: the server was not asked.
+    pub at: Option<Position>,
+    /// Every column, wanted or not.
+    pub columns: Vec<String>,
+    /// Former names of wanted columns, by place.
+    pub formerly: Vec<(usize, Vec<String>)>,
+    /// The binding takes columns by their names: one that the catalog does not show matters.
+    pub by_name: bool,
+    /// Of such a binding, columns that wait for their like in another system: a row that has
+    /// them must not be passed over.
+    pub awaited: Vec<String>,
+    /// PostgreSQL: the table's identity where it is the one that was bound before, so that its
+    /// rows are its own under any name.
+    pub oid: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

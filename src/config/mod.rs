@@ -141,6 +141,8 @@ pub struct BindingConfig {
     pub filter: Option<String>,
     /// `None`: every column whose name the entity's other bindings share.
     pub columns: Option<Vec<ColumnConfig>>,
+    /// Without `columns`: these are left alone, whoever else has them.
+    pub ignore: Vec<String>,
     pub line: usize,
 }
 
@@ -151,6 +153,9 @@ pub struct ColumnConfig {
     pub format: Option<String>,
     /// (canonical, in the column)
     pub values: Option<Vec<(String, String)>>,
+    /// What the column was called in rows that were logged before it was renamed; an empty list
+    /// says that it is a new one. `None`: nothing was said.
+    pub formerly: Option<Vec<String>>,
     pub line: usize,
 }
 

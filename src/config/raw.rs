@@ -74,6 +74,7 @@ pub(super) struct RawBinding {
     pub role: Option<At<String>>,
     pub filter: Option<At<String>>,
     pub columns: Option<Vec<RawColumn>>,
+    pub ignore: Vec<At<String>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,7 @@ pub(super) struct RawColumn {
     pub column: At<String>,
     pub format: Option<At<String>>,
     pub values: Option<Vec<(String, String)>>,
+    pub formerly: Option<Vec<At<String>>>,
 }
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
@@ -92,8 +94,8 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("journal", &["retention", "max_size"]),
     ("system", &["name", "url", "password_file", "password_env", "marker"]),
     ("entity", &["name", "key", "conflict", "scope", "in"]),
-    ("entity.in", &["table", "role", "where", "columns"]),
-    ("entity.in.columns", &["column", "format", "values"]),
+    ("entity.in", &["table", "role", "where", "columns", "ignore"]),
+    ("entity.in.columns", &["column", "format", "values", "formerly"]),
 ];
 
 fn keys_of(table: &str) -> &'static [&'static str] {
@@ -211,6 +213,7 @@ impl<'t> Reader<'t> {
             role: self.string(section, "role"),
             filter: self.string(section, "where"),
             columns,
+            ignore: self.strings(section, "ignore"),
         }
     }
 
@@ -222,7 +225,7 @@ impl<'t> Reader<'t> {
             match value.get_ref() {
                 DeValue::String(column) => {
                     let column = At { value: column.to_string(), line };
-                    columns.push(RawColumn { field, column, format: None, values: None });
+                    columns.push(RawColumn { field, column, format: None, values: None, formerly: None });
                 }
                 DeValue::Table(_) => {
                     let place = format!("{}: column of {:?}", section.place, field.value);
@@ -240,11 +243,12 @@ impl<'t> Reader<'t> {
         self.known_keys(section, "entity.in.columns");
         let format = self.string(section, "format");
         let values = self.table(section, "values", &section.place).map(|map| self.values(&map));
+        let formerly = section.table.contains_key("formerly").then(|| self.strings(section, "formerly"));
         let column = self.string(section, "column");
         if column.is_none() && !section.table.contains_key("column") {
             self.error(section.line, &section.place, "key \"column\" is missing");
         }
-        Some(RawColumn { field, column: column?, format, values })
+        Some(RawColumn { field, column: column?, format, values, formerly })
     }
 
     /// Canonical value → column value; integers and booleans may stand without quotes.

@@ -332,6 +332,12 @@ fn binding(
         reader.error(at.line, place, format!("where {why}"));
     }
     let columns = raw.columns.as_ref().map(|columns| self::columns(columns, key, raw.system.line, place, reader));
+    if let (Some(at), true) = (raw.ignore.first(), raw.columns.is_some()) {
+        reader.error(at.line, place, "has both columns and ignore; what columns do not name is left alone anyway");
+    }
+    for at in raw.ignore.iter().filter(|at| key.iter().any(|key| key.value == at.value)) {
+        reader.error(at.line, place, format!("ignores {:?}, which is of the key", at.value));
+    }
     let table = required(&raw.table, "table", raw.system.line, place, reader)?;
     let schema = system.map(|system| match system.engine {
         Engine::Postgres => "public",
@@ -347,6 +353,7 @@ fn binding(
         role,
         filter: raw.filter.as_ref().map(|at| at.value.clone()),
         columns,
+        ignore: raw.ignore.iter().map(|at| at.value.clone()).collect(),
         line: raw.system.line,
     })
 }
@@ -375,6 +382,11 @@ fn columns(
             reader.error(column.column.line, place, message);
         }
         mapping(column, place, reader);
+        let bound = |at: &At<String>| raw.iter().any(|other| other.column.value == at.value);
+        for at in column.formerly.iter().flatten().filter(|at| bound(at)) {
+            let message = format!("formerly of {:?} names {:?}, which is bound", column.field.value, at.value);
+            reader.error(at.line, place, message);
+        }
     }
     raw.iter()
         .map(|column| ColumnConfig {
@@ -382,6 +394,7 @@ fn columns(
             column: column.column.value.clone(),
             format: column.format.as_ref().map(|at| at.value.clone()),
             values: column.values.clone(),
+            formerly: column.formerly.as_ref().map(|names| names.iter().map(|at| at.value.clone()).collect()),
             line: column.field.line,
         })
         .collect()

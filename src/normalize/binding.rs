@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::filter::Filter;
 use super::format::Format;
+use super::recast::recast;
 use super::transform::{Refusal, ValueMap, convert, fits, json_numbers_fit};
 use crate::catalog::{Column, ColumnType, Table};
 use crate::config::Engine;
@@ -80,7 +81,8 @@ impl BoundColumn {
             _ => value,
         };
         let canonical = match (&self.transform, value) {
-            (Transform::None, value) => convert(value, self.kind, &mut scratch),
+            // Of its former type where the log is from before it was altered.
+            (Transform::None, value) => recast(value, self.kind, &mut scratch),
             (Transform::Format(format), Value::Text(text)) => {
                 format.read(text).and_then(|value| convert(value, self.kind, &mut scratch))
             }

@@ -17,7 +17,9 @@
 
 pub mod binding;
 pub mod filter;
+pub mod follow;
 pub mod format;
+pub mod recast;
 pub mod resolve;
 pub mod transform;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::binding::{Binding, BoundColumn, Transform};
 use super::filter::Filter;
+use super::follow::{Decided, Fate, Member};
 use super::format::Format;
 use super::transform::{ValueMap, fits};
 use crate::capture::{WantedColumn, WantedTable};
@@ -49,7 +50,12 @@ pub fn tables(config: &Config, system: SystemId) -> Vec<TableName> {
 
 /// `catalogs[i]` is of system `i`. Everything wrong is found in one run.
 pub fn resolve(config: &Config, catalogs: &[Catalog]) -> Result<Model, Vec<Finding>> {
-    let mut resolver = Resolver { config, catalogs, findings: Vec::new() };
+    resolve_after(config, catalogs, &Decided::default())
+}
+
+/// The same, with what was decided of bindings by name when their tables looked otherwise.
+pub fn resolve_after(config: &Config, catalogs: &[Catalog], decided: &Decided) -> Result<Model, Vec<Finding>> {
+    let mut resolver = Resolver { config, catalogs, decided, findings: Vec::new() };
     let mut entities = Vec::new();
     let mut bindings: Vec<Vec<Arc<Binding>>> = vec![Vec::new(); config.systems.len()];
     for (index, entity) in config.entities.iter().enumerate() {
@@ -76,12 +82,14 @@ fn wanted((id, binding): (usize, &Arc<Binding>)) -> WantedTable {
             .map(|bound| WantedColumn { name: bound.column.name.clone(), ty: bound.column.ty.clone() })
             .collect(),
         key: columns[..key_len].iter().map(|bound| bound.column.name.clone()).collect(),
+        now: None,
     }
 }
 
 struct Resolver<'c> {
     config: &'c Config,
     catalogs: &'c [Catalog],
+    decided: &'c Decided,
     findings: Vec<Finding>,
 }
 
@@ -160,17 +168,95 @@ impl<'c> Resolver<'c> {
             }
         }
         let shared = shared_fields(&found);
+        let members: Vec<Member<'c>> = found.iter().filter_map(|found| self.member(entity, *found)).collect();
+        self.vanished(entity, &found, &members);
         let mut drafts = Vec::new();
         for (config, table) in found {
             let columns = match &config.columns {
                 Some(columns) => self.named_columns(entity, config, table, columns),
-                None => same_named_columns(table, &shared),
+                None => self.same_named_columns(entity, config, &members, &shared),
             };
             let draft = Draft { config, table, columns };
             self.check_columns(entity, &draft);
             drafts.push(draft);
         }
         drafts
+    }
+
+    fn member(&self, entity: &EntityConfig, found: (&'c BindingConfig, &'c Table)) -> Option<Member<'c>> {
+        let (binding, table) = found;
+        let decided = self.decided.names(&entity.name, self.system(binding.system), &binding.table);
+        binding.columns.is_none().then_some(Member { binding, table, decided })
+    }
+
+    fn same_named_columns(
+        &mut self,
+        entity: &EntityConfig,
+        binding: &'c BindingConfig,
+        members: &[Member<'c>],
+        shared: &HashSet<String>,
+    ) -> Vec<DraftColumn<'c>> {
+        let Some(own) = members.iter().find(|member| member.binding.system == binding.system) else {
+            return Vec::new();
+        };
+        let takes = |column: &&Column| {
+            shared.contains(&column.name) && !column.generated && !binding.ignore.contains(&column.name)
+        };
+        let lists = |other: &BindingConfig, name: &str| other.columns.iter().flatten().any(|c| c.field == name);
+        let mut columns = Vec::new();
+        for column in own.table.columns.iter().filter(takes) {
+            let listed = entity.bindings.iter().any(|other| lists(other, &column.name));
+            match own.fate(&column.name, members, listed) {
+                Fate::Carried => {
+                    columns.push(DraftColumn { field: column.name.clone(), column, format: None, values: None });
+                }
+                Fate::LeftAlone => {}
+                Fate::Late => {
+                    let what = format!(
+                        "column {:?} is new here, and other systems have had values of it before: it is left alone, \
+                         because rows that were there lack them",
+                        column.name
+                    );
+                    let mend = "fill it from the others, then name the binding's columns in the file".to_owned();
+                    self.warning(entity, binding, what, mend);
+                }
+            }
+        }
+        columns
+    }
+
+    /// What was carried by its name and is gone from one table, while others have it still.
+    fn vanished(&mut self, entity: &EntityConfig, found: &[(&BindingConfig, &Table)], members: &[Member<'_>]) {
+        for member in members {
+            let binding = member.binding;
+            for name in member.vanished() {
+                let field = |b: &BindingConfig, table: &Table| match &b.columns {
+                    Some(columns) => columns.iter().any(|column| column.field == name),
+                    None => table.column(name).is_some() && !b.ignore.iter().any(|ignored| ignored == name),
+                };
+                let still = found.iter().filter(|(b, table)| b.system != binding.system && field(b, table));
+                let still: Vec<&str> = still.map(|(b, _)| self.system(b.system)).collect();
+                if still.is_empty() {
+                    continue;
+                }
+                let engine = self.engine(binding.system);
+                let table = quoted_table(engine, member.table);
+                let renamed: Vec<&str> = member.fresh().map(|column| column.name.as_str()).collect();
+                let to = renamed.first().unwrap_or(&"…");
+                let what = format!(
+                    "column {name:?} is gone from the table and was carried until now; {} {} it still",
+                    still.join(" and "),
+                    if still.len() == 1 { "has" } else { "have" },
+                );
+                let mend = format!(
+                    "dropped: drop it there too, or ignore = [{name:?}] here\nby mistake: ALTER TABLE {table} ADD {} …;\n\
+                     renamed: name the columns of this binding in the file, with {name} = {{ column = {to:?}, \
+                     formerly = [{name:?}] }}",
+                    quoted(engine, name)
+                );
+                self.error(entity, binding, what, mend);
+            }
+        }
     }
 
     fn missing_table(&mut self, entity: &EntityConfig, binding: &BindingConfig) {
@@ -490,15 +576,12 @@ fn shared_fields(found: &[(&BindingConfig, &Table)]) -> HashSet<String> {
         return listed;
     }
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    for column in found.iter().flat_map(|(_, table)| &table.columns) {
-        *count.entry(&column.name).or_default() += 1;
+    for (binding, table) in found {
+        for column in table.columns.iter().filter(|column| !binding.ignore.contains(&column.name)) {
+            *count.entry(&column.name).or_default() += 1;
+        }
     }
     count.into_iter().filter(|(_, tables)| *tables > 1).map(|(name, _)| name.to_owned()).collect()
-}
-
-fn same_named_columns<'c>(table: &'c Table, shared: &HashSet<String>) -> Vec<DraftColumn<'c>> {
-    let columns = table.columns.iter().filter(|column| shared.contains(&column.name) && !column.generated);
-    columns.map(|column| DraftColumn { field: column.name.clone(), column, format: None, values: None }).collect()
 }
 
 fn key_columns<'c>(entity: &EntityConfig, draft: &Draft<'c>) -> Vec<&'c Column> {

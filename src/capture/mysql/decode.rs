@@ -73,6 +73,9 @@ pub fn image<'a>(
 ) -> Option<()> {
     let first = cells.len();
     cells.resize(first + layout.width, Cell::Null);
+    for place in &layout.absent {
+        cells[first + place] = Cell::Refused; // not sent
+    }
     let count = (0..layout.columns.len()).filter(|index| bit(present, *index)).count();
     let nulls = bytes.take(count.div_ceil(8))?;
     let mut at = 0;
@@ -367,7 +370,11 @@ mod tests {
     use crate::value::MICROS_PER_DAY;
 
     fn decode<'a>(ty: LogType, data: &'a [u8], scratch: &'a mut Scratch) -> (Datum<'a>, Option<&'static str>) {
-        let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), uuid: false, json: false }], width: 1 };
+        let layout = Layout {
+            columns: vec![LogColumn { ty, place: Some(0), uuid: false, json: false }],
+            width: 1,
+            absent: vec![],
+        };
         let mut row = Bytes(data);
         let mut cells = Vec::new();
         image(&layout, &[1], &mut row, scratch, &mut cells).expect("well formed");
@@ -472,6 +479,7 @@ mod tests {
                 column(LogType::Int { bytes: 1, signed: true }, Some(0)),
             ],
             width: 2,
+            absent: vec![],
         };
         let data = [&[0b0010][..], &[1, 0, b'x'], &[0; 5], &[9]].concat();
         let mut scratch = Scratch::default();
@@ -496,7 +504,7 @@ mod tests {
                 LogType::Fixed { bytes: u16::from(n) * 8, binary: true }, LogType::Sized { prefix: n % 4 + 1, binary: false },
                 LogType::Jsonb { prefix: n % 4 + 1 }, LogType::Enum { bytes: n % 2 + 1, labels: vec![] },
             ][kind].clone();
-            let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), uuid: n > 60, json: false }], width: 1 };
+            let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), uuid: n > 60, json: false }], width: 1, absent: vec![] };
             let mut bytes = Bytes(&data);
             let mut scratch = Scratch::default();
             let mut cells = Vec::new();

@@ -8,9 +8,12 @@
 //! Protocol: MySQL `Table_map_event` with optional metadata.
 
 use super::bytes::{Bytes, bit};
-use crate::capture::WantedTable;
+use crate::capture::altered::Logged;
+use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::{ColumnType, TableName};
 use crate::error::{Error, Result};
+use crate::normalize::recast::leads;
+use crate::value::Kind;
 
 /// How a column's values lie in a row event.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +84,8 @@ pub struct Layout {
     pub columns: Vec<LogColumn>,
     /// How many columns are handed on.
     pub width: usize,
+    /// Of these, the ones that the table did not have yet.
+    pub absent: Vec<usize>,
 }
 
 /// The beginning of a table map: enough to know whose rows follow.
@@ -148,8 +153,9 @@ const GEOMETRY: u8 = 255;
 /// The collation "binary": bytes, not text.
 const BINARY: u64 = 63;
 
-/// Matches the log's columns with the wanted ones.
-pub fn layout(head: Head<'_>, wanted: &WantedTable) -> Result<Layout> {
+/// Matches the log's columns with the wanted ones. `seen`: they were logged before the catalog
+/// was read.
+pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout> {
     let Some((described, named)) = describe(head.rest) else {
         return Err(Error::stop(format!("the table map of {} is malformed", wanted.name), "report this as a bug"));
     };
@@ -159,39 +165,34 @@ pub fn layout(head: Head<'_>, wanted: &WantedTable) -> Result<Layout> {
             "SET GLOBAL binlog_row_metadata=FULL, and binlog_row_metadata=FULL in the server's configuration",
         ));
     }
+    let logged = Logged { wanted, seen };
+    let names: Vec<&str> = described.iter().map(|column| column.name.unwrap_or("?")).collect();
+    let types: Vec<Option<LogType>> = described.iter().map(Described::log_type).collect();
+    let fits = |at: usize, place: usize| {
+        types[place].as_ref().is_some_and(|ty| described[place].becomes(ty, &wanted.columns[at].ty))
+    };
+    let places = logged.places(&names, fits)?;
     let mut columns = Vec::with_capacity(described.len());
-    let mut found = vec![false; wanted.columns.len()];
-    for column in &described {
-        let place = wanted.columns.iter().position(|w| Some(w.name.as_str()) == column.name);
+    for (index, (column, ty)) in described.iter().zip(&types).enumerate() {
+        let place = places.iter().position(|place| *place == Some(index));
         let mut uuid = false;
         let mut json = false;
-        let ty = column.log_type();
         if let Some(place) = place {
-            found[place] = true;
-            let wanted_type = &wanted.columns[place].ty;
-            if !ty.as_ref().is_some_and(|ty| column.carries(ty, wanted_type)) {
-                return Err(changed(wanted, &wanted.columns[place].name, "is of another type in the log"));
+            let WantedColumn { name, ty: wanted_type } = &wanted.columns[place];
+            if ty.as_ref().is_some_and(|ty| column.carries(ty, wanted_type)) {
+                uuid = *wanted_type == ColumnType::Uuid;
+                json = *wanted_type == ColumnType::Json;
+            } else if !(seen && fits(place, index)) {
+                return Err(logged.other_type(name, "is of another type in the log"));
             }
-            uuid = *wanted_type == ColumnType::Uuid;
-            json = *wanted_type == ColumnType::Json;
         }
-        let Some(ty) = ty else {
-            let name = column.name.unwrap_or("?");
-            return Err(changed(wanted, name, &format!("is of a type ({}) that is not known", column.kind)));
+        let Some(ty) = ty.clone() else {
+            return Err(logged.other_type(names[index], &format!("is of a type ({}) that is not known", column.kind)));
         };
         columns.push(LogColumn { ty, place, uuid, json });
     }
-    if let Some(missing) = found.iter().position(|found| !found) {
-        return Err(changed(wanted, &wanted.columns[missing].name, "is not in the log's table"));
-    }
-    Ok(Layout { columns, width: wanted.columns.len() })
-}
-
-fn changed(table: &WantedTable, column: &str, what: &str) -> Error {
-    Error::stop(
-        format!("column {column:?} of {} {what}: the table was altered", table.name),
-        "alter the table or the binding so that both agree, then restart the agent",
-    )
+    let absent = (0..places.len()).filter(|place| places[*place].is_none()).collect();
+    Ok(Layout { columns, width: wanted.columns.len(), absent })
 }
 
 /// The columns, and whether they have names.
@@ -337,6 +338,12 @@ impl<'a> Described<'a> {
         })
     }
 
+    /// Values of the log's type can be read as the type that the column was given since.
+    fn becomes(&self, ty: &LogType, wanted: &ColumnType) -> bool {
+        let kinds = (kind_of(ty, self.collation.is_some_and(is_utf8)), wanted.kind());
+        self.carries(ty, wanted) || matches!(kinds, (Some(former), Some(present)) if leads(former, present))
+    }
+
     /// Values of the log's type are, exactly, values of the kind that is wanted.
     fn carries(&self, ty: &LogType, wanted: &ColumnType) -> bool {
         let utf8 = self.collation.is_some_and(is_utf8);
@@ -363,6 +370,25 @@ impl<'a> Described<'a> {
     }
 }
 
+/// What a column's values are before any mapping; `None`: not carried.
+fn kind_of(ty: &LogType, utf8: bool) -> Option<Kind> {
+    Some(match ty {
+        LogType::Int { .. } => Kind::Int,
+        LogType::Float32 => Kind::Float32,
+        LogType::Float64 => Kind::Float64,
+        LogType::Decimal { .. } => Kind::Decimal,
+        LogType::Date => Kind::Date,
+        LogType::Time { .. } => Kind::Time,
+        LogType::DateTime { .. } => Kind::DateTime,
+        LogType::Timestamp { .. } => Kind::Timestamp,
+        LogType::Fixed { binary: true, .. } | LogType::Sized { binary: true, .. } => Kind::Bytes,
+        LogType::Fixed { .. } | LogType::Sized { .. } if utf8 => Kind::Text,
+        LogType::Enum { .. } => Kind::Text,
+        LogType::Jsonb { .. } => Kind::Json,
+        _ => return None,
+    })
+}
+
 /// Collations whose text is UTF-8 as it stands: of ascii, utf8mb3 and utf8mb4.
 fn is_utf8(collation: u64) -> bool {
     // MariaDB's NO PAD twins lie 1024 above.
@@ -382,7 +408,6 @@ pub fn covers(layout: &Layout, present: &[u8]) -> bool {
 
 /// The columns of the marker table that are read, as a wanted table.
 pub fn marker_table(name: &TableName) -> WantedTable {
-    use crate::capture::WantedColumn;
     let text = || ColumnType::Text { chars: None, bytes: None };
     let int = || ColumnType::Int { bytes: 8, signed: true };
     let columns = [
@@ -400,6 +425,7 @@ pub fn marker_table(name: &TableName) -> WantedTable {
         name: name.clone(),
         columns: columns.into_iter().map(|(name, ty)| WantedColumn { name: name.to_owned(), ty }).collect(),
         key: vec!["agent".into(), "lane".into()],
+        now: None,
     }
 }
 
@@ -442,6 +468,7 @@ pub mod tests {
             name: TableName { schema: "d".into(), name: "t".into() },
             columns: columns.iter().map(|(name, ty)| WantedColumn { name: (*name).into(), ty: ty.clone() }).collect(),
             key: vec!["id".into()],
+            now: None,
         }
     }
 
@@ -461,7 +488,7 @@ pub mod tests {
         );
         let head = head(&data).expect("well formed");
 
-        let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)])).expect("matches");
+        let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false).expect("matches");
 
         assert_eq!((head.id, head.schema, head.table), (9, "d", "t"));
         assert_eq!(layout.columns[0].ty, LogType::Sized { prefix: 1, binary: true });
@@ -474,8 +501,8 @@ pub mod tests {
     fn a_table_that_no_longer_agrees_stops() {
         let stop = |columns: &[(u8, &[u8], &str)], extra: &[u8]| {
             let data = table_map(9, "d", "t", columns, extra);
-            let error =
-                layout(head(&data).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)])).expect_err("must stop");
+            let error = layout(head(&data).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)]), false)
+                .expect_err("must stop");
             assert_eq!(error.recovery, crate::error::Recovery::Stop);
             error.full()
         };
@@ -498,7 +525,7 @@ pub mod tests {
             data[at] = byte;
             data.truncate(data.len().saturating_sub(cut));
             if let Some(head) = head(&data) {
-                let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]));
+                let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false);
             }
         }
     }

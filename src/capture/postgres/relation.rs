@@ -6,11 +6,14 @@
 
 use super::decode::Format;
 use super::pgoutput::{Relation, RelationColumn};
+use crate::capture::altered::Logged;
 use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::postgres::{column_type, oid};
 use crate::catalog::{ColumnType, TableName};
 use crate::error::{Error, Result};
 use crate::marker;
+use crate::normalize::recast::leads;
+use crate::value::Kind;
 
 /// What becomes of a relation's rows.
 #[derive(Debug)]
@@ -34,21 +37,29 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Target {
     pub table: usize,
-    /// Per wanted column its place in the relation.
-    pub places: Vec<usize>,
+    /// Per wanted column its place in the relation; `None`: the table did not have it yet.
+    pub places: Vec<Option<usize>>,
 }
 
 /// Places of the marker's columns in its relation, in the order of [`marker::COLUMNS`].
 #[derive(Debug)]
 pub struct MarkerColumns(pub [usize; marker::COLUMNS.len()]);
 
-/// Checks a relation against everything that is wanted of it.
-pub fn map(relation: &Relation, wanted: &[WantedTable], marker: &TableName) -> Result<Mapping> {
+/// Checks a relation against everything that is wanted of it. `seen` tells of a table whether
+/// this was logged before its catalog was read.
+pub fn map(
+    relation: &Relation,
+    wanted: &[WantedTable],
+    marker: &TableName,
+    seen: impl Fn(&WantedTable) -> bool,
+) -> Result<Mapping> {
     let same = |name: &TableName| name.schema == relation.schema && name.name == relation.name;
     if same(marker) {
         return marker_columns(relation, marker).map(Mapping::Marker);
     }
-    let tables: Vec<&WantedTable> = wanted.iter().filter(|table| same(&table.name)).collect();
+    let own =
+        |table: &WantedTable| same(&table.name) || table.now.as_ref().is_some_and(|now| now.oid == Some(relation.id));
+    let tables: Vec<&WantedTable> = wanted.iter().filter(|table| own(table)).collect();
     let Some(first) = tables.first() else {
         return Ok(Mapping::Unwanted);
     };
@@ -58,12 +69,19 @@ pub fn map(relation: &Relation, wanted: &[WantedTable], marker: &TableName) -> R
         columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
         targets: Vec::with_capacity(tables.len()),
     };
+    let names: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
     for table in tables {
-        let mut places = Vec::with_capacity(table.columns.len());
-        for column in &table.columns {
-            let place = place(relation, &table.name, &column.name)?;
-            mapping.formats[place] = Some(format(&table.name, column, &relation.columns[place])?);
-            places.push(place);
+        let logged = Logged { wanted: table, seen: seen(table) };
+        if !same(&table.name) && !logged.seen {
+            return Err(logged.other_name(&format!("{}.{}", relation.schema, relation.name)));
+        }
+        let fits = |at: usize, place: usize| format(&table.columns[at], &relation.columns[place], true).is_ok();
+        let places = logged.places(&names, fits)?;
+        for (place, column) in places.iter().zip(&table.columns) {
+            let Some(place) = *place else { continue };
+            let found = format(column, &relation.columns[place], logged.seen);
+            let found = found.map_err(|what| logged.other_type(&column.name, &format!("is {what} in the log")))?;
+            mapping.formats[place] = Some(found);
         }
         identifies(relation, table)?;
         mapping.targets.push(Target { table: table.id, places });
@@ -71,47 +89,31 @@ pub fn map(relation: &Relation, wanted: &[WantedTable], marker: &TableName) -> R
     Ok(Mapping::Wanted(mapping))
 }
 
-fn place(relation: &Relation, table: &TableName, column: &str) -> Result<usize> {
-    relation.columns.iter().position(|found| found.name == column).ok_or_else(|| {
-        Error::stop(
-            format!("the log's rows of table {table} have no column {column:?}"),
-            format!(
-                "if it was dropped or renamed, change its binding in the configuration; if it was added just now, \
-                 `anechoic load --resync` passes over the rows written before; if the publication has a column list, \
-                 add it there; bound are the columns of {table} as they are now"
-            ),
-        )
-    })
-}
-
-fn format(table: &TableName, wanted: &WantedColumn, found: &RelationColumn) -> Result<Format> {
-    let differs = |now: String| {
-        Error::stop(
-            format!(
-                "column {:?} of table {table} is {now} in the log, but not where its binding was checked",
-                wanted.name
-            ),
-            "the column's type was changed: restart the agent to take the new type; rows from before the change need \
-             `anechoic load --resync`",
-        )
-    };
+/// How a column's values are read; `Err`: what it is instead. `former`: its type may have been
+/// changed since.
+fn format(wanted: &WantedColumn, found: &RelationColumn, former: bool) -> std::result::Result<Format, String> {
+    let of_users = found.type_oid >= oid::FIRST_OF_USERS;
     if let ColumnType::Enum { .. } = wanted.ty {
         // Labels are text; the catalog has said that it is an enum.
         return match Format::of(found.type_oid) {
-            None if found.type_oid >= oid::FIRST_OF_USERS => Ok(Format::Text),
+            None if of_users => Ok(Format::Text),
             Some(Format::Text) => Ok(Format::Text),
-            _ => Err(differs(format!("of type {}", found.type_oid))),
+            Some(Format::Char) if former => Ok(Format::Char),
+            _ => Err(format!("of type {}", found.type_oid)),
         };
     }
     let ty = column_type(found.type_oid, found.typmod);
+    let becomes = |kind: Option<Kind>| {
+        kind == wanted.ty.kind() || former && matches!((kind, wanted.ty.kind()), (Some(a), Some(b)) if leads(a, b))
+    };
     match Format::of(found.type_oid) {
         // Without a length it is never padded.
-        Some(Format::Char) if !matches!(ty, ColumnType::Char { .. }) => Ok(Format::Text),
-        Some(format) if ty.kind() == wanted.ty.kind() => Ok(format),
-        _ => Err(differs(match ty.kind() {
+        Some(Format::Char) if !matches!(ty, ColumnType::Char { .. }) && becomes(ty.kind()) => Ok(Format::Text),
+        Some(format) if becomes(ty.kind()) => Ok(format),
+        _ => Err(match ty.kind() {
             Some(kind) => kind.name().to_owned(),
             None => format!("of a type that cannot be carried (OID {})", found.type_oid),
-        })),
+        }),
     }
 }
 
@@ -174,12 +176,12 @@ mod tests {
 
     fn wanted(key: &str, columns: &[(&str, ColumnType)]) -> WantedTable {
         let columns = columns.iter().map(|(name, ty)| WantedColumn { name: (*name).into(), ty: ty.clone() }).collect();
-        WantedTable { id: 5, name: name(), columns, key: vec![key.into()] }
+        WantedTable { id: 5, name: name(), columns, key: vec![key.into()], now: None }
     }
 
     fn map_one(relation: &Relation, wanted: WantedTable) -> Result<Wanted> {
         let marker = TableName { schema: "anechoic".into(), name: "marker".into() };
-        map(relation, &[wanted], &marker).map(|mapping| match mapping {
+        map(relation, &[wanted], &marker, |_| false).map(|mapping| match mapping {
             Mapping::Wanted(wanted) => wanted,
             other => panic!("{other:?}"),
         })
@@ -196,7 +198,7 @@ mod tests {
         let mapping = map_one(&relation, wanted("id", &[("id", INT), ("name", TEXT)])).unwrap();
 
         assert_eq!(mapping.formats, [None, Some(Format::Text), Some(Format::Int)]);
-        assert_eq!(mapping.targets[0].places, [2, 1]);
+        assert_eq!(mapping.targets[0].places, [Some(2), Some(1)]);
         assert_eq!(mapping.targets[0].table, 5);
     }
 

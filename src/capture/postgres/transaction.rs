@@ -11,6 +11,7 @@ use std::fmt::Write;
 use super::decode::{self, Trouble};
 use super::pgoutput::{self, Envelope, Field, Malformed, Message, Old, Tuple};
 use super::relation::{self, Mapping, MarkerColumns, Wanted};
+use crate::capture::altered::seen;
 use crate::capture::{Begin, CaptureSpec, Commit, RowEvent, Sink, WantedTable};
 use crate::catalog::TableName;
 use crate::change::Op;
@@ -54,6 +55,8 @@ pub struct Transactions {
     relations: HashMap<u32, Mapping>,
     start: Lsn,
     current: Option<Stage>,
+    /// Where the commit record of the transaction in flight lies.
+    final_lsn: Lsn,
     txid: String,
     /// The log was read to here with nothing in flight.
     passed: Lsn,
@@ -81,6 +84,7 @@ impl Transactions {
             relations: HashMap::new(),
             start,
             current: None,
+            final_lsn: start,
             txid: String::new(),
             passed: start,
             told: start,
@@ -135,7 +139,9 @@ impl Transactions {
             Message::Begin { final_lsn, xid } => self.begin(final_lsn, xid).map(|()| Event::Other),
             Message::Commit { end_lsn, committed_at } => self.commit(end_lsn, committed_at, sink),
             Message::Relation(relation) => {
-                let mapping = relation::map(&relation, &self.wanted, &self.marker)?;
+                let before = |end: &Position| matches!(end, Position::Postgres { lsn } if self.final_lsn < *lsn);
+                let seen = |table: &WantedTable| seen(table.now.as_deref(), before);
+                let mapping = relation::map(&relation, &self.wanted, &self.marker, seen)?;
                 self.relations.insert(relation.id, mapping);
                 Ok(Event::Other)
             }
@@ -151,6 +157,7 @@ impl Transactions {
             return Err(malformed(Malformed("a transaction inside of another")));
         }
         // The start is the end of some record, so a commit record before it ended by then.
+        self.final_lsn = final_lsn;
         self.current = Some(if final_lsn < self.start { Stage::Repeated } else { Stage::Fresh });
         self.txid.clear();
         let mut digits = itoa::Buffer::new();
@@ -272,10 +279,12 @@ impl Scratch {
             picked_before.clear();
             picked_after.clear();
             if has_before {
-                picked_before.extend(target.places.iter().map(|&place| before[place]));
+                picked_before
+                    .extend(target.places.iter().map(|place| place.map_or(Datum::NotSent, |place| before[place])));
             }
             if has_after {
-                picked_after.extend(target.places.iter().map(|&place| after[place]));
+                picked_after
+                    .extend(target.places.iter().map(|place| place.map_or(Datum::NotSent, |place| after[place])));
             }
             sink.row(RowEvent {
                 table: target.table,
@@ -431,6 +440,7 @@ mod tests {
                 name: TableName { schema: "public".into(), name: "t".into() },
                 columns: vec![WantedColumn { name: "id".into(), ty: ColumnType::Int { bytes: 4, signed: true } }],
                 key: vec!["id".into()],
+                now: None,
             }],
             start: position.clone(),
             identity: "1/1".into(),

@@ -8,12 +8,14 @@ use super::super::bytes::{Bytes, inflate};
 use super::super::decode::{self, Cell, Scratch};
 use super::super::event::{Event, kind};
 use super::super::table_map::{self, Layout};
-use super::{Mapped, Reader, malformed};
+use super::{Id, Mapped, Reader, malformed};
+use crate::capture::altered::seen;
 use crate::capture::{RowEvent, Sink, WantedTable};
 use crate::catalog::TableName;
 use crate::change::Op;
 use crate::error::{Error, Result};
 use crate::marker::Marker;
+use crate::position::Position;
 use crate::value::{Datum, Value};
 
 impl Reader {
@@ -28,15 +30,28 @@ impl Reader {
         }
         let named = |name: &TableName| name.schema == head.schema && name.name == head.table;
         let mapped = if named(&self.marker.name) {
-            Mapped::Marker { map: data.to_vec(), layout: table_map::layout(head, &self.marker)? }
+            Mapped::Marker { map: data.to_vec(), layout: table_map::layout(head, &self.marker, false)? }
         } else if let Some(table) = self.tables.iter().position(|table| named(&table.name)) {
-            let layout = table_map::layout(head, &self.tables[table])?;
+            let layout = table_map::layout(head, &self.tables[table], self.is_seen(&self.tables[table]))?;
             Mapped::Wanted { map: data.to_vec(), layout, table }
         } else {
             Mapped::Unwanted
         };
         self.mapped.insert(head.id, mapped);
         Ok(())
+    }
+
+    /// The transaction in flight was logged before the table's catalog was read.
+    fn is_seen(&self, table: &WantedTable) -> bool {
+        let Some(transaction) = &self.transaction else { return false };
+        seen(table.now.as_deref(), |end| match (&transaction.id, end) {
+            (Id::Mysql { source, number }, Position::Mysql { gtids, .. }) => gtids.contains(source, *number),
+            (Id::Mariadb { domain, gtid }, Position::Mariadb { domains, .. }) => {
+                domains.get(domain).is_some_and(|end| gtid.sequence <= end.sequence)
+            }
+            (Id::Anonymous { binlog }, Position::Mysql { binlog: end, .. }) => !binlog.reached(end),
+            _ => false,
+        })
     }
 
     pub(super) fn rows(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {

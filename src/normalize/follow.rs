@@ -1,0 +1,230 @@
+//! Which columns a binding by name has, as its tables change: what is carried, what is left
+//! alone, and what waits for its like in another system.
+//!
+//! A binding without `columns` means "what the tables have in common". Asked anew after each
+//! ALTER that would lose values: a column that one table had all along holds values that the
+//! other, which gets it today, does not have; carried from now on, the new table's defaults
+//! would be written over them. So it is decided once per column, when it is first seen, and
+//! kept beside the journal:
+//!
+//! ```text
+//! in two tables when first seen                    carried
+//! in one table when the entity was first bound     left alone, for good
+//! new in one table                                 awaited: no row with it passes, until …
+//! … new in another one too                         carried, with every value
+//! new where others have carried it for a while     left alone: its rows lack their values
+//! carried, and gone from one table of several      an error: a person says what is meant
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::resolve::{Catalog, Model};
+use crate::capture::TableNow;
+use crate::catalog::{Column, ColumnType, Table, TableName};
+use crate::config::{BindingConfig, Config, EntityConfig};
+use crate::position::Position;
+use crate::schema::SystemId;
+
+/// What was decided of the columns of one binding by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    table: String,
+    carried: BTreeSet<String>,
+    left: BTreeSet<String>,
+}
+
+/// What was decided, of all entities; kept across restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// By entity, by system.
+    entities: BTreeMap<String, BTreeMap<String, Names>>,
+    /// By system, by table: PostgreSQL's identity of it.
+    oids: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+/// When and by which identity a system's tables were looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Where its log ended before that; `None`: it was not asked.
+    pub at: Option<Position>,
+    /// PostgreSQL only.
+    pub oids: BTreeMap<TableName, u32>,
+}
+
+impl Decided {
+    pub fn names(&self, entity: &str, system: &str, table: &TableName) -> Option<&Names> {
+        self.entities.get(entity)?.get(system).filter(|names| names.table == table.to_string())
+    }
+
+    /// The table's identity when it was last bound.
+    pub fn oid(&self, system: &str, table: &TableName) -> Option<u32> {
+        self.oids.get(system)?.get(&table.to_string()).copied()
+    }
+}
+
+/// One by-name binding on its way.
+pub struct Member<'a> {
+    pub binding: &'a BindingConfig,
+    pub table: &'a Table,
+    pub decided: Option<&'a Names>,
+}
+
+/// What becomes of a column that two tables have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Carried,
+    LeftAlone,
+    /// New here, and others have had values of it before.
+    Late,
+}
+
+impl Member<'_> {
+    /// `listed`: another binding names the field in its `columns`.
+    pub fn fate(&self, column: &str, all: &[Member<'_>], listed: bool) -> Fate {
+        let Some(own) = self.decided else { return Fate::Carried };
+        if own.carried.contains(column) {
+            return Fate::Carried;
+        }
+        if own.left.contains(column) {
+            return Fate::LeftAlone;
+        }
+        let had = |names: &Names| names.carried.contains(column) || names.left.contains(column);
+        let elsewhere = all.iter().filter_map(|member| member.decided).any(had);
+        if listed || elsewhere { Fate::Late } else { Fate::Carried }
+    }
+
+    /// Columns that were carried from here and are no longer in the table.
+    pub fn vanished(&self) -> impl Iterator<Item = &str> {
+        let there = |name: &str| self.table.column(name).is_some_and(|column| !column.generated);
+        let ignored = |name: &str| self.binding.ignore.iter().any(|ignored| ignored == name);
+        let carried = self.decided.into_iter().flat_map(|names| &names.carried).map(String::as_str);
+        carried.filter(move |name| !there(name) && !ignored(name))
+    }
+
+    /// Columns that nothing was decided of yet: what a vanished one may be called now.
+    pub fn fresh(&self) -> impl Iterator<Item = &Column> {
+        let known = |name: &String| self.decided.is_some_and(|n| n.carried.contains(name) || n.left.contains(name));
+        self.table.columns.iter().filter(move |column| self.decided.is_some() && !known(&column.name))
+    }
+}
+
+fn lists_columns(entity: &EntityConfig) -> bool {
+    entity.bindings.iter().any(|binding| binding.columns.is_some())
+}
+
+/// Completes a resolved model with what the captures judge their logs by, and says what is
+/// decided from now on.
+pub fn judge(model: &mut Model, config: &Config, catalogs: &[Catalog], seen: &[Seen], before: &Decided) -> Decided {
+    let mut decided = Decided::default();
+    for system in config.system_ids() {
+        let name = config.system(system).name.to_string();
+        let oids = seen[system.index()].oids.iter().map(|(table, oid)| (table.to_string(), *oid));
+        let kept = before.oids.get(&name).filter(|_| seen[system.index()].at.is_none()).cloned();
+        decided.oids.insert(name, kept.unwrap_or_else(|| oids.collect()));
+    }
+    for (index, entity) in config.entities.iter().enumerate() {
+        for binding in &entity.bindings {
+            let system = binding.system;
+            let Some(table) = catalogs[system.index()].get(&binding.table).and_then(Option::as_ref) else { continue };
+            let Some(place) = model.bindings[system.index()].iter().position(|b| b.entity.index() == index) else {
+                continue;
+            };
+            let by_name = binding.columns.is_none();
+            let names = by_name.then(|| names(model, config, catalogs, before, entity, binding, table, place));
+            let awaited: Vec<String> = match &names {
+                Some(names) if !lists_columns(entity) => {
+                    let open = |c: &&Column| !names.carried.contains(&c.name) && !names.left.contains(&c.name);
+                    table.columns.iter().filter(open).map(|column| column.name.clone()).collect()
+                }
+                _ => Vec::new(),
+            };
+            let seen = &seen[system.index()];
+            let oid = seen.oids.get(&binding.table).copied();
+            let system_name = &config.system(system).name;
+            let wanted = &mut model.wanted[system.index()][place];
+            let formerly = |(at, column): (usize, &crate::capture::WantedColumn)| {
+                let of = binding.columns.iter().flatten().find(|config| config.column == column.name)?;
+                Some((at, of.formerly.clone()?))
+            };
+            wanted.now = Some(Arc::new(TableNow {
+                at: seen.at.clone(),
+                columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+                formerly: wanted.columns.iter().enumerate().filter_map(formerly).collect(),
+                by_name: by_name && !lists_columns(entity) && binding.role.captures(),
+                awaited,
+                oid: oid.filter(|oid| before.oid(system_name, &binding.table) == Some(*oid)),
+            }));
+            if let Some(names) = names {
+                decided.entities.entry(entity.name.clone()).or_default().insert(system_name.to_string(), names);
+            }
+        }
+    }
+    decided
+}
+
+/// What is decided of a binding by name: all but the awaited ones.
+fn names(
+    model: &Model,
+    config: &Config,
+    catalogs: &[Catalog],
+    before: &Decided,
+    entity: &EntityConfig,
+    binding: &BindingConfig,
+    table: &Table,
+    place: usize,
+) -> Names {
+    let carried: BTreeSet<String> =
+        model.bindings[binding.system.index()][place].columns.iter().map(|bound| bound.column.name.clone()).collect();
+    let known = before.names(&entity.name, &config.system(binding.system).name, &binding.table);
+    let elsewhere = |name: &str| {
+        entity.bindings.iter().filter(|other| other.system != binding.system).any(|other| {
+            let table = catalogs[other.system.index()].get(&other.table).and_then(Option::as_ref);
+            table.is_some_and(|table| table.column(name).is_some()) && !other.ignore.iter().any(|i| i == name)
+        })
+    };
+    let left = |column: &&Column| {
+        let name = &column.name;
+        let decided = known.is_none_or(|names| names.carried.contains(name) || names.left.contains(name));
+        let cannot = column.generated || column.ty == ColumnType::Unsupported || binding.ignore.contains(name);
+        !carried.contains(name) && (decided || cannot || elsewhere(name))
+    };
+    let left = table.columns.iter().filter(left).map(|column| column.name.clone()).collect();
+    Names { table: binding.table.to_string(), carried, left }
+}
+
+/// What of a model the running stages depend on: where it is equal, nothing has to be made anew.
+pub fn fingerprint(model: &Model) -> String {
+    let mut text = format!("{:?}", model.schema.entities);
+    for (system, (bindings, wanted)) in model.bindings.iter().zip(&model.wanted).enumerate() {
+        for (binding, wanted) in bindings.iter().zip(wanted) {
+            let table = &binding.table;
+            text += &format!(
+                "\n{:?} {} {:?} {:?} {:?} {:?} {} {} {} {} {:?} {:?}",
+                SystemId(system as u8),
+                table.name,
+                binding.role,
+                table.primary_key,
+                table.unique_keys,
+                table.foreign_keys,
+                table.referenced_by,
+                table.triggers,
+                table.delete_triggers,
+                table.transactional,
+                table.replica_identity,
+                wanted.now.as_ref().map(|now| (&now.awaited, &now.formerly, now.by_name, now.oid)),
+            );
+            for bound in &binding.columns {
+                // A default changes nothing: every bound column is written.
+                let column = Column { has_default: false, definition: String::new(), ..bound.column.clone() };
+                text += &format!("\n  {} {:?} {column:?} {:?}", bound.field, bound.kind, bound.transform);
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
