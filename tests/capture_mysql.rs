@@ -683,7 +683,7 @@ async fn tls_modes_verify_what_they_promise() {
             (TlsMode::VerifyCa, None, None, false, true),
         ] {
             let mut config = db.connect_config();
-            config.tls = TlsConfig { mode, ca_file, server_name };
+            config.tls = TlsConfig { ca_file, server_name, ..TlsConfig::new(mode) };
 
             match connect::mysql::connect(&config).await {
                 Ok(mut conn) => {

@@ -731,7 +731,7 @@ async fn tls_is_as_strict_as_its_mode() {
     }
     for config in [with(TlsMode::VerifyFull, true, Some("elsewhere.example")), with(TlsMode::VerifyCa, false, None)] {
         let error = encrypted(&config).await.unwrap_err();
-        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert_eq!(error.recovery, Recovery::Retry, "{}", error.full());
         assert!(error.full().contains("certificate"), "{}", error.full());
     }
 }

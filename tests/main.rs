@@ -24,5 +24,6 @@ mod outage;
 mod quarantine;
 mod replicate;
 mod restart;
+mod tls;
 mod values;
 mod wholeness;

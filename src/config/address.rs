@@ -8,10 +8,20 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::{ConnectConfig, Engine, PasswordSource, TlsConfig, TlsMode, nearest};
+use super::{ClientCertificate, ConnectConfig, Engine, PasswordSource, TlsConfig, TlsMode, nearest};
 
-const PARAMETERS: [&str; 8] =
-    ["sslmode", "sslrootcert", "sslservername", "connect_timeout", "host", "port", "user", "socket"];
+const PARAMETERS: [&str; 10] = [
+    "sslmode",
+    "sslrootcert",
+    "sslservername",
+    "sslcert",
+    "sslkey",
+    "connect_timeout",
+    "host",
+    "port",
+    "user",
+    "socket",
+];
 const MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
 
 /// What is wrong with a URL, without the URL.
@@ -40,12 +50,23 @@ pub(super) fn parse(url: &str) -> Result<(Engine, ConnectConfig), String> {
         user,
         database: decode(database)?,
         password: password.map_or(PasswordSource::None, PasswordSource::Inline),
-        tls: TlsConfig { mode: TlsMode::Prefer, ca_file: None, server_name: None },
+        tls: TlsConfig::new(TlsMode::Prefer),
         connect_timeout: Duration::from_secs(10),
     };
+    let mut client = (None, None);
     for (key, value) in query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, ""))) {
-        parameter(&mut connect, engine, key, &decode(value)?)?;
+        match key {
+            "sslcert" => client.0 = Some(PathBuf::from(decode(value)?)),
+            "sslkey" => client.1 = Some(PathBuf::from(decode(value)?)),
+            _ => parameter(&mut connect, engine, key, &decode(value)?)?,
+        }
     }
+    connect.tls.client = match client {
+        (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+        (None, None) => None,
+        (Some(_), None) => return Err("has sslcert without sslkey".into()),
+        (None, Some(_)) => return Err("has sslkey without sslcert".into()),
+    };
     complete(connect).map(|connect| (engine, connect))
 }
 
@@ -146,7 +167,7 @@ fn complete(mut connect: ConnectConfig) -> Result<ConnectConfig, String> {
     if connect.host.is_empty() {
         connect.host = "localhost".into();
     }
-    if connect.host.starts_with('/') {
+    if connect.host.starts_with(['/', '@']) {
         connect.tls.mode = TlsMode::Disable; // a unix socket has no TLS
     }
     Ok(connect)

@@ -108,6 +108,22 @@ pub struct TlsConfig {
     pub ca_file: Option<PathBuf>,
     /// Name to verify instead of the host's.
     pub server_name: Option<String>,
+    /// Shown to a server that asks for it.
+    pub client: Option<ClientCertificate>,
+}
+
+impl TlsConfig {
+    /// Trusts the machine's authorities, and has no certificate to show.
+    pub fn new(mode: TlsMode) -> Self {
+        TlsConfig { mode, ca_file: None, server_name: None, client: None }
+    }
+}
+
+/// PEM files, read again at each connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

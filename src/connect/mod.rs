@@ -7,12 +7,14 @@ pub mod mysql;
 pub mod postgres;
 pub mod tls;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use crate::config::{ConnectConfig, PasswordSource};
+use crate::config::{ConnectConfig, PasswordSource, TlsMode};
 use crate::error::{Error, Result};
 
 /// The password as it is now: read at every connect, so that it can be rotated without a
@@ -28,11 +30,13 @@ pub fn password(source: &PasswordSource) -> Result<Option<String>> {
             )
         }),
         PasswordSource::File(path) => {
+            // Missing or half written while it is being replaced is no reason to stand still.
             let mut text = std::fs::read_to_string(path).map_err(|error| {
-                // Missing for a moment while it is being replaced is no reason to stand still.
-                Error::retry(format!("cannot read password file {}", path.display()))
-                    .hint("the agent's user must be able to read it")
-                    .because(error)
+                let hint = match error.kind() {
+                    std::io::ErrorKind::InvalidData => "a password is UTF-8 text",
+                    _ => "the agent's user must be able to read it",
+                };
+                Error::retry(format!("cannot read password file {}", path.display())).hint(hint).because(error)
             })?;
             if text.ends_with('\n') {
                 text.pop();
@@ -45,16 +49,34 @@ pub fn password(source: &PasswordSource) -> Result<Option<String>> {
     }
 }
 
+/// Host and port, or the socket's path: how errors name a server.
+pub fn place(config: &ConnectConfig) -> String {
+    match &*config.host {
+        socket if is_socket(socket) => socket.to_owned(),
+        v6 if v6.contains(':') => format!("[{v6}]:{}", config.port),
+        host => format!("{host}:{}", config.port),
+    }
+}
+
+fn is_socket(host: &str) -> bool {
+    host.starts_with(['/', '@'])
+}
+
+/// The unix socket that is meant, as the system wants its path; `@` stands for the abstract ones.
+pub(crate) fn socket(config: &ConnectConfig) -> Option<String> {
+    is_socket(&config.host).then(|| match config.host.strip_prefix('@') {
+        Some(name) => format!("\0{name}"),
+        None => config.host.clone(),
+    })
+}
+
 /// TCP with what a connection needs that may lie idle for days: a peer that vanished without
 /// a word is noticed within about a minute.
-pub async fn tcp(config: &ConnectConfig) -> Result<TcpStream> {
-    let host = config.host.trim_start_matches('[').trim_end_matches(']');
-    let stream = tokio::time::timeout(config.connect_timeout, TcpStream::connect((host, config.port)))
+pub(crate) async fn tcp(config: &ConnectConfig) -> Result<TcpStream> {
+    let stream = tokio::time::timeout(config.connect_timeout, any_address(config))
         .await
-        .map_err(|_| {
-            Error::retry(format!("no connection to {host}:{} within {:?}", config.port, config.connect_timeout))
-        })?
-        .map_err(|error| Error::retry(format!("cannot connect to {host}:{}", config.port)).because(error))?;
+        .map_err(|_| late(config))?
+        .map_err(|error| unreachable(config, error))?;
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
@@ -67,17 +89,58 @@ pub async fn tcp(config: &ConnectConfig) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// What a certificate is checked against: the configured name, else the host.
-pub(crate) fn server_name(config: &ConnectConfig) -> Result<rustls_pki_types::ServerName<'static>> {
-    let host = config.host.trim_start_matches('[').trim_end_matches(']');
+/// The first of the host's addresses that answers. One that swallows packets (an IPv6 address
+/// without a route) does not use up the time of the others.
+async fn any_address(config: &ConnectConfig) -> std::io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((&*config.host, config.port)).await?.collect();
+    let share = config.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address} does not answer")),
+        }
+    }
+    Err(last)
+}
+
+pub(crate) fn unreachable(config: &ConnectConfig, error: std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "is the server running, and does it listen there?",
+        std::io::ErrorKind::NotFound => "is the server running, and is its socket there?",
+        std::io::ErrorKind::PermissionDenied => "the agent's user must be allowed to use it",
+        std::io::ErrorKind::TimedOut => "is the server running, and does the network let us through?",
+        _ => "check host and port in the system's url",
+    };
+    Error::retry(format!("cannot connect to {}", place(config))).hint(hint).because(error)
+}
+
+pub(crate) fn late(config: &ConnectConfig) -> Error {
+    Error::retry(format!("no answer from {} within {:?}", place(config), config.connect_timeout))
+        .hint("is the server running, and does the network let us through? connect_timeout in the url gives it longer")
+}
+
+pub(crate) fn no_tls(config: &ConnectConfig, on_the_server: &str) -> Error {
+    Error::retry(format!("{} offers no TLS", place(config)))
+        .hint(format!("{on_the_server}, or sslmode=disable in the system's url"))
+}
+
+/// What a certificate is checked against: the configured name, else the host. Where no name is
+/// checked, one that could not be in a certificate is left out.
+pub(crate) fn server_name(config: &ConnectConfig) -> Result<ServerName<'static>> {
+    // The zone of a link-local address ("%eth0") is an affair of this machine.
+    let host = config.host.split('%').next().unwrap_or_default();
     let name = config.tls.server_name.as_deref().unwrap_or(host);
-    rustls_pki_types::ServerName::try_from(name.to_owned()).map_err(|error| {
-        Error::stop(
+    match ServerName::try_from(name.to_owned()) {
+        Ok(name) => Ok(name),
+        Err(_) if config.tls.mode != TlsMode::VerifyFull => Ok(ServerName::from(IpAddr::from([0, 0, 0, 0]))),
+        Err(error) => Err(Error::stop(
             format!("{name:?} cannot be the name in a certificate"),
-            "give the name in the server's certificate as tls server_name, or use sslmode=verify-ca",
+            "give the name in the server's certificate as sslservername in the url, or use sslmode=verify-ca",
         )
-        .because(error)
-    })
+        .because(error)),
+    }
 }
 
 /// A TLS session over `stream`, checked as `config` says.
@@ -88,27 +151,13 @@ pub(crate) async fn tls_stream(
     let client = tls::client_config(&config.tls)?;
     let name = server_name(config)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client));
-    let handshake = tokio::time::timeout(config.connect_timeout, connector.connect(name, stream));
-    match handshake.await {
-        Err(_) => Err(Error::retry(format!("no TLS session with {} within {:?}", config.host, config.connect_timeout))),
+    match tokio::time::timeout(config.connect_timeout, connector.connect(name, stream)).await {
+        Err(_) => Err(late(config).context("TLS handshake")),
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(handshake_error(config, error)),
-    }
-}
-
-/// A certificate that does not verify needs a person; everything else is a bad connection.
-fn handshake_error(config: &ConnectConfig, error: std::io::Error) -> Error {
-    let certificate = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        .is_some_and(|inner| matches!(inner, rustls::Error::InvalidCertificate(_)));
-    let message = format!("TLS handshake with {} failed", config.host);
-    if certificate {
-        let hint = "give the authority that signed the server's certificate (sslrootcert / tls ca_file), and the name \
-                    in it (tls server_name), or loosen sslmode";
-        Error::stop(message, hint).because(error)
-    } else {
-        Error::retry(message).because(error)
+        Ok(Err(error)) => Err(match tls::refusal(&error, config) {
+            Some(refusal) => refusal,
+            None => Error::retry(format!("the TLS handshake with {} failed", place(config))).because(error),
+        }),
     }
 }
 

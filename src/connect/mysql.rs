@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
+use mysql_async::Error::Driver;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, OptsBuilder, SslOpts};
+use mysql_async::{ClientIdentity, Conn, DriverError, OptsBuilder, SslOpts};
+
+use super::tls;
 
 use crate::config::{ConnectConfig, TlsConfig, TlsMode};
 use crate::error::{Error, Result};
@@ -33,16 +36,12 @@ const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
 
 /// A session for statements.
 pub async fn connect(config: &ConnectConfig) -> Result<Conn> {
-    let mut conn = open(config, |opts| opts).await?;
-    conn.query_drop(SESSION).await.map_err(|e| failed(e, "preparing the session"))?;
-    Ok(conn)
+    open(config, |opts| opts).await
 }
 
 /// A session that will carry the log: rows of any size come through it.
 pub async fn connect_for_log(config: &ConnectConfig) -> Result<Conn> {
-    let mut conn = open(config, |opts| opts.max_allowed_packet(Some(1 << 30))).await?;
-    conn.query_drop(SESSION).await.map_err(|e| failed(e, "preparing the session"))?;
-    Ok(conn)
+    open(config, |opts| opts.max_allowed_packet(Some(1 << 30))).await
 }
 
 /// Family, version as the server writes it, and as numbers.
@@ -59,121 +58,132 @@ fn version_numbers(version: &str) -> (u16, u16, u16) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Connects, logs in and prepares the session, all within the configured time.
 async fn open(config: &ConnectConfig, tune: impl Fn(OptsBuilder) -> OptsBuilder) -> Result<Conn> {
     // The crate takes the process's default provider; a second installation is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let socket = config.host.starts_with('/');
-    let password = super::password(&config.password)?;
-    let options = |ssl: Option<SslOpts>| {
-        let mut opts = OptsBuilder::default()
-            .user(Some(config.user.clone()))
-            .pass(password.clone())
-            .prefer_socket(false)
-            .tcp_keepalive(Some(Duration::from_secs(15)))
-            .ssl_opts(ssl);
-        if !config.database.is_empty() {
-            opts = opts.db_name(Some(config.database.clone()));
-        }
-        opts = if socket {
-            opts.socket(Some(config.host.clone()))
-        } else {
-            opts.ip_or_hostname(config.host.clone()).tcp_port(config.port)
-        };
-        tune(opts)
-    };
-    let attempt = async |ssl: Option<SslOpts>| -> Result<Conn, Attempt> {
-        match tokio::time::timeout(config.connect_timeout, Conn::new(options(ssl))).await {
-            Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(Attempt::Failed(error)),
-            Err(_) => Err(Attempt::TimedOut),
-        }
-    };
+    let opts = tune(options(config)?);
     // A unix socket needs no TLS, and the server's name could not be verified on it.
-    let ssl = if socket { None } else { ssl_options(&config.tls)? };
-    let result = match attempt(ssl.clone()).await {
-        Err(Attempt::Failed(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)))
-            if config.tls.mode == TlsMode::Prefer =>
-        {
-            attempt(None).await
-        }
-        // verify-ca: the chain is verified, the name may be any that the certificate itself bears.
-        Err(Attempt::Failed(error)) if config.tls.mode == TlsMode::VerifyCa => match (ssl, presented_name(&error)) {
-            (Some(ssl), Some(name)) => attempt(Some(ssl.with_danger_tls_hostname_override(Some(name)))).await,
-            _ => Err(Attempt::Failed(error)),
-        },
-        other => other,
+    let tls = if super::socket(config).is_some() { None } else { tls_options(config)? };
+    let attempt = async |tls: Option<SslOpts>| {
+        // The plugin for clear text (PAM, LDAP) hands over the password as it is: to a server that has
+        // proved itself, or through the kernel alone.
+        let proven = matches!(config.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && tls.is_some();
+        let clear = proven || super::socket(config).is_some();
+        let mut conn = Conn::new(opts.clone().ssl_opts(tls).enable_cleartext_plugin(clear)).await?;
+        conn.query_drop(SESSION).await?;
+        Ok::<Conn, mysql_async::Error>(conn)
     };
-    let place = if socket { config.host.clone() } else { format!("{}:{}", config.host, config.port) };
-    result.map_err(|attempt| match attempt {
-        Attempt::Failed(error) => failed(error, &format!("connecting to {place} as {:?}", config.user)),
-        Attempt::TimedOut => {
-            Error::retry(format!("no answer from {place} within {} ms", config.connect_timeout.as_millis()))
+    let connecting = async {
+        match attempt(tls.clone()).await {
+            Err(Driver(DriverError::NoClientSslFlagFromServer)) if config.tls.mode == TlsMode::Prefer => {
+                attempt(None).await
+            }
+            Err(error) if config.tls.mode == TlsMode::VerifyCa && tls::only_the_name_is_wrong(&error) => {
+                attempt(tls.map(|tls| tls.with_danger_tls_hostname_override(Some(ANY_NAME)))).await
+            }
+            other => other,
         }
+    };
+    match tokio::time::timeout(config.connect_timeout, connecting).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(not_connected(error, config)),
+        Err(_) => Err(super::late(config)),
+    }
+}
+
+/// Makes the crate pass over a name that is not the certificate's, after it has verified the
+/// chain. `with_danger_skip_domain_validation` alone does not: the crate looks for the text
+/// `NotValidForName` in the error, which rustls writes as a sentence that quotes the name asked for.
+const ANY_NAME: &str = "NotValidForName.invalid";
+
+fn options(config: &ConnectConfig) -> Result<OptsBuilder> {
+    let password = super::password(&config.password)?;
+    // The crate cannot encrypt a longer one with a server's key of 2048 bits.
+    let long = password.as_ref().is_some_and(|password| password.len() > 200);
+    if long && super::socket(config).is_none() && matches!(config.tls.mode, TlsMode::Disable | TlsMode::Prefer) {
+        return Err(Error::stop(
+            format!("the password of {:?} is longer than 200 bytes, which needs TLS", config.user),
+            "use sslmode=verify-full (or require) in the url, or a shorter password",
+        ));
+    }
+    let mut opts = OptsBuilder::default()
+        .user(Some(config.user.clone()))
+        .pass(password)
+        .prefer_socket(false)
+        .tcp_keepalive(Some(Duration::from_secs(15)));
+    if !config.database.is_empty() {
+        opts = opts.db_name(Some(config.database.clone()));
+    }
+    Ok(match super::socket(config) {
+        Some(path) => opts.socket(Some(path)),
+        None => opts.ip_or_hostname(config.host.clone()).tcp_port(config.port),
     })
 }
 
-enum Attempt {
-    Failed(mysql_async::Error),
-    TimedOut,
-}
-
-fn ssl_options(tls: &TlsConfig) -> Result<Option<SslOpts>> {
+/// The mode in the crate's words. Files are read here, so that both engines say alike what is
+/// wrong with them.
+fn tls_options(config: &ConnectConfig) -> Result<Option<SslOpts>> {
+    let tls = &config.tls;
     let options = match tls.mode {
         TlsMode::Disable => return Ok(None),
         // Encrypted, not verified, as libpq has it. The crate's own roots stay in: it refuses
         // an empty set even where it is not asked.
         TlsMode::Prefer | TlsMode::Require => SslOpts::default().with_danger_accept_invalid_certs(true),
-        TlsMode::VerifyCa | TlsMode::VerifyFull => trusting(tls)?,
+        TlsMode::VerifyCa => trusting(tls)?.with_danger_skip_domain_validation(true),
+        TlsMode::VerifyFull => trusting(tls)?,
     };
-    Ok(Some(options.with_danger_tls_hostname_override(tls.server_name.clone())))
+    let name = super::server_name(config)?.to_str().into_owned();
+    tls::identity(tls)?;
+    let identity = tls.client.clone().map(|client| ClientIdentity::new(client.certificate.into(), client.key.into()));
+    Ok(Some(options.with_danger_tls_hostname_override(Some(name)).with_client_identity(identity)))
 }
 
-/// The authorities of the file, else the system's.
+/// The authorities of the file, else the machine's.
 fn trusting(tls: &TlsConfig) -> Result<SslOpts> {
-    let options = SslOpts::default().with_disable_built_in_roots(true);
-    if let Some(path) = &tls.ca_file {
-        return Ok(options.with_root_certs(vec![path.clone().into()]));
-    }
     let mut usable = rustls::RootCertStore::empty();
-    let mut certificates = Vec::new();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        if usable.add(certificate.clone()).is_ok() {
-            certificates.push(certificate.as_ref().to_vec().into());
-        }
-    }
+    let mut certificates = tls::trusted(tls)?;
+    certificates.retain(|certificate| usable.add(certificate.clone()).is_ok());
     if certificates.is_empty() {
-        return Err(Error::stop(
-            "this machine has no trusted certificate authorities",
-            "name a sslrootcert in the url",
-        ));
+        return Err(Error::retry("no trusted certificate can be used as an authority").hint("give another sslrootcert"));
     }
-    Ok(options.with_root_certs(certificates))
+    let roots = certificates.iter().map(|certificate| certificate.as_ref().to_vec().into()).collect();
+    Ok(SslOpts::default().with_disable_built_in_roots(true).with_root_certs(roots))
 }
 
-/// A name that the server's certificate bears, where the one we asked for was not among them.
-fn presented_name(error: &mysql_async::Error) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
-            error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref())
-        });
-        if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForNameContext {
-            presented,
-            ..
-        })) = tls
-        {
-            return presented.iter().find_map(|name| plain_name(name));
+/// Why there is no session, in terms of place, user and what a person can change.
+fn not_connected(error: mysql_async::Error, config: &ConnectConfig) -> Error {
+    if let Some(refusal) = tls::refusal(&error, config) {
+        return refusal;
+    }
+    let error = match error {
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => return super::unreachable(config, error),
+        Driver(DriverError::NoClientSslFlagFromServer) => {
+            return super::no_tls(config, "give the server ssl_cert and ssl_key");
         }
-        cause = error.source();
-    }
-    None
+        Driver(driver) => refused_to_log_in(driver),
+        other => self::error(other),
+    };
+    error.context(format!("logging in to {} as {:?}", super::place(config), config.user))
 }
 
-/// `DnsName("*.example.com")` → a name that it covers.
-fn plain_name(presented: &str) -> Option<String> {
-    let name = presented.split_once('"').map_or(presented, |(_, rest)| rest.trim_end_matches(['"', ')']));
-    let name = name.strip_prefix("*.").map_or_else(|| name.to_owned(), |domain| format!("any.{domain}"));
-    rustls_pki_types::ServerName::try_from(name.clone()).is_ok().then_some(name)
+/// What this side will not do.
+fn refused_to_log_in(error: DriverError) -> Error {
+    const OTHERS: &str = "ALTER USER … IDENTIFIED WITH caching_sha2_password (MySQL), VIA ed25519 or mysql_native_password \
+                          (MariaDB)";
+    match error {
+        DriverError::UnknownAuthPlugin { name } => {
+            Error::stop(format!("the user's authentication plugin {name:?} is not supported"), OTHERS)
+        }
+        DriverError::CleartextPluginDisabled => Error::stop(
+            "the server asks for the password in clear text, and has not proved that it is the right one",
+            format!("use sslmode=verify-full or a unix socket in the url, or {OTHERS}"),
+        ),
+        DriverError::MysqlOldPasswordDisabled => {
+            Error::stop("the user's password is stored in the format of before MySQL 4.1", OTHERS)
+        }
+        other => Error::retry("the login failed").because(mysql_async::Error::from(other)),
+    }
 }
 
 /// An error of a statement or connection, with the recovery that its code asks for.
@@ -206,9 +216,14 @@ fn stops(code: u16) -> bool {
 fn hint(code: u16) -> Option<&'static str> {
     match code {
         1045 | 1698 => Some("check user and password; the password is read again at the next attempt"),
+        1130 => Some("create the user for the host that the agent connects from: 'name'@'%'"),
+        1129 => Some("FLUSH HOSTS (mysqladmin flush-hosts), after mending what made the connections fail"),
         1044 | 1142 | 1143 | 1227 => Some("grant what `anechoic check` lists"),
-        1040 => Some("raise max_connections"),
+        1040 | 1203 | 1226 => Some("raise max_connections, or the user's own limits"),
         1049 => Some("the database of the url does not exist"),
+        1862 | 1820 => Some("ALTER USER … PASSWORD EXPIRE NEVER: a service cannot renew its password"),
+        3118 | 4151 => Some("ALTER USER … ACCOUNT UNLOCK"),
+        3159 | 4150 => Some("use sslmode=verify-full (or require) in the url"),
         _ => None,
     }
 }
@@ -222,12 +237,5 @@ mod tests {
         assert_eq!(version_numbers("10.11.19-MariaDB-0+deb12u1-log"), (10, 11, 19));
         assert_eq!(version_numbers("9.7.4-2"), (9, 7, 4));
         assert_eq!(version_numbers(""), (0, 0, 0));
-    }
-
-    #[test]
-    fn a_certificates_own_names_serve_where_only_its_chain_counts() {
-        assert_eq!(plain_name("DnsName(\"*.example.com\")").as_deref(), Some("any.example.com"));
-        assert_eq!(plain_name("localhost").as_deref(), Some("localhost"));
-        assert_eq!(plain_name("DnsName(\"\")"), None);
     }
 }

@@ -9,18 +9,23 @@
 //!
 //! Handshake signatures are checked in every mode, with rustls and ring.
 
+use std::error::Error as StdError;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::Digest;
 
-use crate::config::{TlsConfig, TlsMode};
+use crate::config::{ConnectConfig, TlsConfig, TlsMode};
 use crate::error::{Error, Result};
 
 /// The client side of a session in the given mode. Trust comes from `ca_file`, else from the
@@ -37,30 +42,56 @@ pub fn client_config(tls: &TlsConfig) -> Result<Arc<ClientConfig>> {
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::stop("cannot set up TLS", "").because(error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match identity(tls)? {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(|error| {
+            Error::retry("the client certificate cannot be used")
+                .hint("sslcert and sslkey must belong together")
+                .because(error)
+        })?,
+    };
     Ok(Arc::new(config))
 }
 
-fn trusted(tls: &TlsConfig) -> Result<Vec<CertificateDer<'static>>> {
-    let Some(path) = &tls.ca_file else {
-        let native = rustls_native_certs::load_native_certs();
-        if native.certs.is_empty() {
-            return Err(Error::stop(
-                "this machine has no trusted certificate authorities",
-                "install ca-certificates, or name the authority's PEM file (sslrootcert / tls ca_file)",
-            ));
-        }
-        return Ok(native.certs);
-    };
+/// What we prove ourselves with, where the server asks for a certificate.
+pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+pub(super) fn identity(tls: &TlsConfig) -> Result<Option<Identity>> {
+    let Some(client) = &tls.client else { return Ok(None) };
+    let chain = certificates(&client.certificate, "sslcert")?;
+    let key = PrivateKeyDer::from_pem_file(&client.key).map_err(|error| {
+        Error::retry(format!("cannot read the private key in {}", client.key.display()))
+            .hint("sslkey must be a PEM file with an unencrypted key that the agent's user can read")
+            .because(std::io::Error::other(error.to_string()))
+    })?;
+    Ok(Some((chain, key)))
+}
+
+/// The authorities of the file, else the machine's.
+pub(super) fn trusted(tls: &TlsConfig) -> Result<Vec<CertificateDer<'static>>> {
+    if let Some(path) = &tls.ca_file {
+        return certificates(path, "sslrootcert");
+    }
+    let native = rustls_native_certs::load_native_certs();
+    if native.certs.is_empty() {
+        return Err(Error::retry("this machine has no trusted certificate authorities")
+            .hint("install ca-certificates, or name the authority's PEM file as sslrootcert in the url"));
+    }
+    Ok(native.certs)
+}
+
+/// Tried again where it cannot be read: certificates are replaced while we run.
+fn certificates(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>> {
     let wrong = |what: &str| {
-        Error::stop(format!("{what} in {}", path.display()), "ca_file must be a readable PEM certificate file")
+        Error::retry(format!("{what} in {}", path.display()))
+            .hint(format!("{parameter} must be a PEM file with certificates that the agent's user can read"))
     };
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
         .map_err(|error| wrong("cannot read the certificates").because(std::io::Error::other(error.to_string())))?;
     if certificates.is_empty() {
-        return Err(wrong("no certificate"));
+        return Err(wrong("there is no certificate"));
     }
     Ok(certificates)
 }
@@ -69,7 +100,7 @@ fn roots(trust: &Trust) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(trust.certificates.iter().cloned());
     if added == 0 {
-        return Err(Error::stop("no trusted certificate can be used as an authority", "give another ca_file"));
+        return Err(Error::stop("no trusted certificate can be used as an authority", "give another sslrootcert"));
     }
     Ok(roots)
 }
@@ -152,6 +183,130 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// What TLS itself said, wherever it stands in the causes of a connection's error.
+fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        let inner = || error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>();
+        if let Some(found) = error.downcast_ref::<rustls::Error>().or_else(inner) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Whether all is well with the certificate but its name.
+pub(super) fn only_the_name_is_wrong(error: &(dyn StdError + 'static)) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(cause(error), Some(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })))
+}
+
+/// Why there is no TLS session, and the way out; `None` where the reason is not TLS. All of it is
+/// mended on the server or in a file that is read again, so it is tried again.
+pub(super) fn refusal(error: &(dyn StdError + 'static), config: &ConnectConfig) -> Option<Error> {
+    let place = super::place(config);
+    let (what, hint) = match cause(error)? {
+        rustls::Error::InvalidCertificate(why) => certificate_refused(why, config, &place),
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => (
+            format!("{place} asks for a client certificate"),
+            "give one that it trusts as sslcert and sslkey in the url".to_owned(),
+        ),
+        rustls::Error::AlertReceived(
+            alert @ (AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied
+            | AlertDescription::HandshakeFailure),
+        ) if config.tls.client.is_some() => (
+            format!("{place} refuses our client certificate ({alert:?})"),
+            "give one that it trusts as sslcert and sslkey in the url".to_owned(),
+        ),
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure)
+        | rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::NoCipherSuitesInCommon
+            | PeerIncompatible::NoKxGroupsInCommon,
+        ) => (
+            format!("{place} and we have no TLS version or cipher in common"),
+            "let the server offer TLS 1.2 or 1.3 with AES-GCM or ChaCha20".to_owned(),
+        ),
+        other => (format!("the TLS handshake with {place} failed: {other}"), String::new()),
+    };
+    Some(Error::retry(what).hint(hint))
+}
+
+fn certificate_refused(why: &CertificateError, config: &ConnectConfig, place: &str) -> (String, String) {
+    use CertificateError as Why;
+    let tls = &config.tls;
+    let trusted = match &tls.ca_file {
+        Some(path) => format!("in {}", path.display()),
+        None => "that this machine trusts".to_owned(),
+    };
+    match why {
+        Why::UnknownIssuer | Why::UnknownRevocationStatus => (
+            format!("the certificate of {place} is signed by no authority {trusted}"),
+            "name the PEM file of the authority that signed it as sslrootcert in the url".to_owned(),
+        ),
+        Why::Expired | Why::ExpiredContext { .. } => {
+            let when = match why {
+                Why::ExpiredContext { not_after, .. } => format!(" on {}", date(not_after)),
+                _ => String::new(),
+            };
+            (
+                format!("the certificate of {place} expired{when}"),
+                "renew it on the server, or set this machine's clock, if that is wrong".to_owned(),
+            )
+        }
+        Why::NotValidYet | Why::NotValidYetContext { .. } => {
+            let when = match why {
+                Why::NotValidYetContext { not_before, .. } => format!(" before {}", date(not_before)),
+                _ => " yet".to_owned(),
+            };
+            (format!("the certificate of {place} is not valid{when}"), "set the clock that is wrong".to_owned())
+        }
+        Why::NotValidForNameContext { expected, presented } if presented.is_empty() => (
+            format!(
+                "the certificate of {place} bears no host name (subjectAltName), so it does not prove to be {:?}'s; \
+                 those that MySQL makes for itself bear none",
+                expected.to_str()
+            ),
+            "sslmode=verify-ca checks its authority alone; or give the server a certificate with its name".to_owned(),
+        ),
+        Why::NotValidForNameContext { expected, presented } => (
+            format!(
+                "the certificate of {place} is not for {:?}, but for {}",
+                expected.to_str(),
+                presented.iter().map(|name| plain_name(name)).collect::<Vec<_>>().join(", ")
+            ),
+            "use that name as host, or as sslservername in the url if the server is the right one; or give the server a \
+             certificate with its name"
+                .to_owned(),
+        ),
+        Why::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
+            format!("the certificate of {place} is that of an authority, not of a server"),
+            "have a certificate for the server signed by that authority (basicConstraints CA:FALSE)".to_owned(),
+        ),
+        other => (
+            format!("the certificate of {place} is not acceptable: {other}"),
+            "give the server another certificate".to_owned(),
+        ),
+    }
+}
+
+/// `DnsName("db.example.com")` as rustls has it.
+fn plain_name(presented: &str) -> &str {
+    presented.split_once('"').map_or(presented, |(_, rest)| rest.trim_end_matches(['"', ')']))
+}
+
+fn date(time: &UnixTime) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs());
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 /// `tls-server-end-point` (RFC 5929): the certificate's hash, by the hash of its own signature,
 /// where that is MD5 or SHA-1 by SHA-256. `None` where that is not known: then no binding.
 pub(crate) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
@@ -224,7 +379,7 @@ mod tests {
     #[test]
     fn a_ca_file_without_certificates_is_refused_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let tls = TlsConfig { mode: TlsMode::VerifyCa, ca_file: Some(file.path().to_owned()), server_name: None };
+        let tls = TlsConfig { ca_file: Some(file.path().to_owned()), ..TlsConfig::new(TlsMode::VerifyCa) };
 
         let error = client_config(&tls).unwrap_err();
 

@@ -71,7 +71,7 @@ impl Session {
             user: name.to_owned(),
             database: name.to_owned(),
             password: PasswordSource::Inline(PASSWORD.to_owned()),
-            tls: TlsConfig { mode: TlsMode::Disable, ca_file: None, server_name: None },
+            tls: TlsConfig::new(TlsMode::Disable),
             connect_timeout: Duration::from_secs(10),
         };
         Ok(match system {

@@ -6,7 +6,9 @@
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
 //! - [`books`]: the counters that the port tells;
+//! - [`certificates`]: authorities and certificates, and servers that show them;
 //! - [`traffic`]: writers that remember what was acknowledged, and check what became of it;
+//! - [`ways`]: every way in which the agent connects, tried alike;
 //! - [`world`]: systems, entities and an agent together, compared value by value.
 //!
 //! Tests wait for conditions with a deadline ([`eventually`]), never by sleeping.
@@ -17,11 +19,13 @@ use std::time::{Duration, Instant};
 
 pub mod agent;
 pub mod books;
+pub mod certificates;
 pub mod proxy;
 pub mod quarantine;
 pub mod recorded;
 pub mod servers;
 pub mod traffic;
+pub mod ways;
 pub mod world;
 
 /// How long a test waits for what should take a moment; generous, because machines are shared.

@@ -433,7 +433,7 @@ impl Db {
             user: self.agent.clone(),
             database: self.name.clone(),
             password: PasswordSource::Inline(PASSWORD.to_owned()),
-            tls: TlsConfig { mode: TlsMode::Disable, ca_file: None, server_name: None },
+            tls: TlsConfig::new(TlsMode::Disable),
             connect_timeout: Duration::from_secs(10),
         }
     }

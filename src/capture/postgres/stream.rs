@@ -1,6 +1,6 @@
-//! The replication connection: startup, login, simple queries, then a stream of messages.
+//! The replication connection: simple queries, then a stream of messages.
 //!
-//! tokio-postgres has no replication mode, so this part of the protocol is spoken here:
+//! tokio-postgres has no replication mode, so what follows the login is spoken here:
 //! `postgres-protocol` makes and reads the messages before the stream, and the stream's are
 //! framed in place in one large buffer, because the server sends a small packet per row.
 //!
@@ -13,13 +13,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postgres_protocol::authentication::{self, sasl};
 use postgres_protocol::message::backend::{self, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
 use crate::config::ConnectConfig;
-use crate::connect::postgres::{Stream, TEXT_SETTINGS, open, server_error};
+use crate::connect;
+use crate::connect::postgres::{Login, Stream, TEXT_SETTINGS, log_in, server_error};
 use crate::error::{Error, Recovery, Result};
 
 /// A large transaction stays in the server's memory up to this size instead of going through
@@ -39,120 +39,24 @@ pub struct Session {
 
 impl Session {
     pub async fn connect(config: &ConnectConfig, application_name: &str) -> Result<Session> {
-        let stream = open(config).await?;
-        let mut session = Session { stream, inbox: BytesMut::with_capacity(16 * 1024) };
-        let login = session.login(config, application_name);
-        match tokio::time::timeout(config.connect_timeout, login).await {
-            Ok(Ok(())) => Ok(session),
-            Ok(Err(error)) => {
-                let what = format!("cannot open a replication connection to {:?} on {}", config.database, config.host);
-                Err(error.context(what))
-            }
-            Err(_) => Err(Error::retry(format!("{} did not answer within {:?}", config.host, config.connect_timeout))),
-        }
-    }
-
-    async fn login(&mut self, config: &ConnectConfig, application_name: &str) -> Result<()> {
         let options = format!("{TEXT_SETTINGS} {OPTIONS}");
-        let mut out = BytesMut::new();
-        frontend::startup_message(
-            [
-                ("user", config.user.as_str()),
-                ("database", &config.database),
-                ("replication", "database"),
-                ("client_encoding", "UTF8"),
-                ("application_name", application_name),
-                ("options", &options),
-            ],
-            &mut out,
-        )?;
-        self.send(&out).await?;
-        self.authenticate(config).await?;
-        loop {
-            match self.receive().await? {
-                Message::ReadyForQuery(_) => return Ok(()),
-                Message::ErrorResponse(body) => return Err(said(&body)),
-                _ => {}
+        let parameters =
+            [("replication", "database"), ("application_name", application_name), ("options", options.as_str())];
+        let Login { stream, inbox } = log_in(config, &parameters).await?;
+        let mut session = Session { stream, inbox };
+        let begun = async {
+            loop {
+                match session.receive().await? {
+                    Message::ReadyForQuery(_) => return Ok(()),
+                    Message::ErrorResponse(body) => return Err(said(&body)),
+                    _ => {}
+                }
             }
-        }
-    }
-
-    async fn authenticate(&mut self, config: &ConnectConfig) -> Result<()> {
-        let password = crate::connect::password(&config.password)?;
-        let needed = || {
-            password.as_deref().ok_or_else(|| {
-                Error::stop(
-                    format!("the server asks for a password of {:?}, and there is none", config.user),
-                    "give the system a password_file or password_env",
-                )
-            })
         };
-        loop {
-            let mut out = BytesMut::new();
-            match self.receive().await? {
-                Message::AuthenticationOk => return Ok(()),
-                Message::AuthenticationCleartextPassword => {
-                    if matches!(self.stream, Stream::Tcp(_)) {
-                        return Err(Error::stop(
-                            "the server asks for the password in clear text over a connection without TLS",
-                            "use scram-sha-256 in pg_hba.conf, or sslmode=require",
-                        ));
-                    }
-                    frontend::password_message(needed()?.as_bytes(), &mut out)?;
-                }
-                Message::AuthenticationMd5Password(body) => {
-                    let hash = authentication::md5_hash(config.user.as_bytes(), needed()?.as_bytes(), body.salt());
-                    frontend::password_message(hash.as_bytes(), &mut out)?;
-                }
-                Message::AuthenticationSasl(body) => {
-                    self.authenticate_sasl(&body, needed()?).await?;
-                    continue;
-                }
-                Message::ErrorResponse(body) => return Err(said(&body)),
-                Message::NoticeResponse(_) => continue,
-                _ => {
-                    return Err(Error::stop(
-                        "the server asks for an authentication that is not supported",
-                        "use scram-sha-256 in pg_hba.conf",
-                    ));
-                }
-            }
-            self.send(&out).await?;
-        }
-    }
-
-    /// SCRAM, bound to the TLS session where both sides can.
-    async fn authenticate_sasl(&mut self, offer: &backend::AuthenticationSaslBody, password: &str) -> Result<()> {
-        use fallible_iterator::FallibleIterator;
-        let (mut plain, mut plus) = (false, false);
-        let mut mechanisms = offer.mechanisms();
-        while let Some(mechanism) = mechanisms.next()? {
-            plain |= mechanism == sasl::SCRAM_SHA_256;
-            plus |= mechanism == sasl::SCRAM_SHA_256_PLUS;
-        }
-        let (mechanism, binding) = match self.stream.server_end_point() {
-            Some(hash) if plus => (sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash)),
-            Some(_) if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
-            None if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
-            _ => return Err(Error::stop("the server offers no SASL mechanism that is supported", "use scram-sha-256")),
-        };
-        let mut scram = sasl::ScramSha256::new(password.as_bytes(), binding);
-        let mut out = BytesMut::new();
-        frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
-        self.send(&out).await?;
-        let wrong = |error: io::Error| Error::retry("SCRAM authentication failed").because(error);
-        loop {
-            match self.receive().await? {
-                Message::AuthenticationSaslContinue(body) => {
-                    scram.update(body.data()).map_err(wrong)?;
-                    out.clear();
-                    frontend::sasl_response(scram.message(), &mut out)?;
-                    self.send(&out).await?;
-                }
-                Message::AuthenticationSaslFinal(body) => return scram.finish(body.data()).map_err(wrong),
-                Message::ErrorResponse(body) => return Err(said(&body)),
-                _ => return Err(Error::retry("the server broke off the SCRAM exchange")),
-            }
+        let what = || format!("opening a replication connection to {}", connect::place(config));
+        match tokio::time::timeout(config.connect_timeout, begun).await {
+            Ok(begun) => begun.map(|()| session).map_err(|error: Error| error.context(what())),
+            Err(_) => Err(connect::late(config).context(what())),
         }
     }
 
