@@ -5,6 +5,7 @@
 
 mod support;
 
+mod alter;
 mod apply;
 mod backlog;
 mod books;

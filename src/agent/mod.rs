@@ -7,21 +7,28 @@
 //!                  └──────────── quarantine ─────────────┘
 //! ```
 //!
+//! All of it is made from one model of the tables. When these change so that another model is
+//! needed ([`watch`]), it is taken down and made anew from the journal, in the same order.
+//!
 //! Who stops after whom: sources read no further; appliers finish the batch in hand; then the
 //! desk, whose senders are gone, syncs what it has and closes the journal.
 
+mod decided;
 mod desk;
+mod look;
 mod prepare;
 mod probe;
 mod retained;
 mod source;
 mod target;
+mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -30,21 +37,26 @@ use crate::config::Config;
 use crate::control::{self, Socket};
 use crate::error::{Error, Result};
 use crate::http;
+use crate::journal::{Journal, PositionRecord};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
+use crate::position::Seq;
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
-use crate::status::Status;
+use crate::status::{State, Status, SystemStatus};
 use desk::{Desk, Message, SystemDesk};
+use prepare::Plan;
 use probe::AgentProbe;
 use source::Source;
 use target::Applying;
+use watch::{Renewal, Watch};
 
 /// Messages that wait for the desk. Each is at most about a MiB.
 const INBOX: usize = 8;
 const TICK: Duration = Duration::from_millis(250);
 /// From the signal to the end, of the 10 s that are promised.
 const LEAVE_WITHIN: Duration = Duration::from_secs(8);
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The service: runs until `stop`, or until the journal cannot be written any more.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
@@ -61,42 +73,59 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let served = tokio::spawn(http::serve(port, status.clone(), config.agent.max_lag, stop.clone()));
 
     let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
-    let Some((model, positions)) = prepared else { return Ok(()) };
-    let agent = Agent::open(config, Arc::new(model), operator, positions, status, socket, stop)?;
-    let result = agent.work().await;
+    let Some((plan, positions)) = prepared else { return Ok(()) };
+    let agent = Agent { config, status, stop, known: operator.journal.head() };
+    let result = agent.run(plan, operator, positions, socket).await;
     served.abort();
     result
 }
 
 struct Agent {
     config: Arc<Config>,
-    model: Arc<Model>,
     status: Arc<Status>,
-    journal: crate::journal::Journal,
-    desk: Desk,
-    socket: Socket,
     stop: CancellationToken,
+    /// The journal's head when the agent started.
+    known: Seq,
 }
 
 impl Agent {
-    fn open(
-        config: Arc<Config>,
-        model: Arc<Model>,
-        operator: Operator,
-        positions: Vec<crate::journal::PositionRecord>,
-        status: Arc<Status>,
-        socket: Socket,
-        stop: CancellationToken,
-    ) -> Result<Self> {
+    /// One wiring after the other, until one ends for good.
+    async fn run(self, plan: Plan, operator: Operator, positions: Vec<PositionRecord>, socket: Socket) -> Result<()> {
+        let mut wiring = self.open(&plan.model, operator, positions)?;
+        let probe = Arc::new(AgentProbe {
+            config: self.config.clone(),
+            status: self.status.clone(),
+            stop: self.stop.clone(),
+            wiring: Mutex::new(Arc::new(self.probed(&plan.model, &wiring))),
+        });
+        let answering = tokio::spawn(control::serve(socket, probe.clone(), self.stop.clone()));
+        *self.status.state.lock().expect("never held across a panic") = "running";
+        info!("running");
+        let mut renewal = Renewal { plan, fruitless: 0 };
+        while let Some(next) = self.work(wiring, renewal).await? {
+            decided::save(&self.config, &next.plan.decided)?;
+            self.status.systems.iter().for_each(connecting);
+            let operator = setup::operator(&self.config)?;
+            let positions = self.positions(&operator)?;
+            wiring = self.open(&next.plan.model, operator, positions)?;
+            probe.renew(self.probed(&next.plan.model, &wiring));
+            renewal = next;
+        }
+        // It ends by the same signal; what it was asked last is answered.
+        let _ = tokio::time::timeout(ANSWER_WITHIN, answering).await;
+        Ok(())
+    }
+
+    fn open(&self, model: &Model, operator: Operator, positions: Vec<PositionRecord>) -> Result<Wiring> {
+        let config = &self.config;
         let names: Vec<Arc<str>> = config.systems.iter().map(|system| system.name.clone()).collect();
         let systems = config.system_ids().zip(&names).zip(positions);
         let systems =
-            systems.map(|((system, name), at)| SystemDesk::new(name.clone(), at, receives(&model, system))).collect();
+            systems.map(|((system, name), at)| SystemDesk::new(name.clone(), at, receives(model, system))).collect();
         let topology = Topology::new(names, model.schema.clone(), &model.bindings, |_| Policy::default());
         let index = DiskStore::new(config.agent.data_dir.join("index"))?;
         let arbiter = Arbiter::new(topology, Box::new(index));
         let Operator { writer, journal, recovered } = operator;
-        let retention = config.journal.clone();
         let desk = Desk::open(
             arbiter,
             writer,
@@ -104,28 +133,52 @@ impl Agent {
             model.schema.clone(),
             systems,
             recovered.quarantined,
-            status.clone(),
-            retention,
+            self.status.clone(),
+            config.journal.clone(),
         )?;
-        Ok(Agent { config, model, status, journal, desk, socket, stop })
+        Ok(Wiring { journal, desk })
     }
 
-    async fn work(self) -> Result<()> {
-        let Agent { config, model, status, journal, desk, socket, stop } = self;
+    fn positions(&self, operator: &Operator) -> Result<Vec<PositionRecord>> {
+        let of = |name: &Arc<str>| {
+            let lost = || Error::stop(format!("the journal has no position of {name}"), "report this as a bug");
+            operator.recovered.positions.get(name).cloned().ok_or_else(lost)
+        };
+        self.config.systems.iter().map(|system| of(&system.name)).collect()
+    }
+
+    fn probed(&self, model: &Model, wiring: &Wiring) -> probe::Wiring {
+        probe::Wiring {
+            journal: wiring.journal.clone(),
+            taken: wiring.desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
+            receives: self.config.system_ids().map(|system| receives(model, system)).collect(),
+            quarantine: wiring.desk.quarantine(),
+        }
+    }
+
+    /// Runs until `stop`; `Some`: until the tables ask for another model, and everything of this
+    /// one has ended.
+    async fn work(&self, wiring: Wiring, renewal: Renewal) -> Result<Option<Renewal>> {
+        let Agent { config, status, known, .. } = self;
+        let Wiring { journal, desk } = wiring;
+        let Renewal { plan, fruitless } = renewal;
+        let model = plan.model.clone();
+        let stop = self.stop.child_token();
         let (sender, inbox) = mpsc::channel(INBOX);
+        let (notices, noticed) = mpsc::channel(INBOX);
         let (refused, mut refusals) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        let known = journal.head();
         for system in config.system_ids().filter(|system| receives(&model, *system)) {
             let applying = Applying {
                 config: config.clone(),
                 system,
                 model: model.clone(),
                 journal: journal.clone(),
-                known,
+                known: *known,
                 status: status.clone(),
                 desk: sender.clone(),
                 refused: refused.clone(),
+                notices: notices.clone(),
             };
             let name = &config.system(system).name;
             tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
@@ -143,59 +196,79 @@ impl Agent {
                 acknowledged: of_desk.acknowledged.subscribe(),
                 full: desk.full(),
                 seen: of_desk.seen.subscribe(),
+                notices: notices.clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
             tasks.spawn(retained::watch(config.clone(), system, status.clone(), stop.clone()));
         }
         tasks.spawn(tick(sender, stop.clone()));
-        let probe = AgentProbe {
-            taken: desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
-            receives: config.system_ids().map(|system| receives(&model, system)).collect(),
-            quarantine: desk.quarantine(),
-            config,
-            status: status.clone(),
-            journal,
-            stop: stop.clone(),
-        };
-        let answering = tokio::spawn(control::serve(socket, Arc::new(probe), stop.clone()));
+        let watch = Watch::new(config.clone(), status.clone(), plan, fruitless);
+        let mut watch = Box::pin(watch.run(noticed));
         let mut desk = tokio::task::spawn_blocking(move || desk.run(inbox));
-        *status.state.lock().expect("never held across a panic") = "running";
-        info!("running");
 
         let verdict = tokio::select! {
-            () = stop.cancelled() => Ok(()),
+            () = stop.cancelled() => Ok(None),
+            renewal = &mut watch => Ok(Some(renewal)),
             // Two agents must not share an id, so this one ends, whole.
             Some(error) = refusals.recv() => {
-                stop.cancel();
+                self.stop.cancel();
                 Err(error)
             }
             ended = &mut desk => {
                 // Without the journal nothing may go on; what was acknowledged is on disk.
-                stop.cancel();
+                self.stop.cancel();
                 let _ = tokio::time::timeout(LEAVE_WITHIN, tasks.join_all()).await;
-                return ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))?;
+                ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))??;
+                return Ok(None);
             }
         };
-        *status.state.lock().expect("never held across a panic") = "stopping";
-        let left = tokio::time::timeout(LEAVE_WITHIN, async {
-            tasks.join_all().await;
-            let _ = answering.await;
-            desk.await
-        });
-        let left = match left.await {
-            Ok(ended) => ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))?,
-            Err(_) => {
-                warn!("a database did not answer in time: left without waiting; the marker tells what it has");
-                Ok(())
+        drop(notices);
+        let renewed = matches!(verdict, Ok(Some(_)));
+        if !renewed {
+            *status.state.lock().expect("never held across a panic") = "stopping";
+        }
+        stop.cancel();
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        let left = tokio::time::timeout_at(deadline, async { while tasks.join_next().await.is_some() {} }).await;
+        if left.is_err() {
+            warn!("a database did not answer in time: left without waiting; the marker tells what it has");
+            if !renewed {
+                return verdict;
             }
+            // What of it is in flight is fenced off by the next one.
+            tasks.shutdown().await;
+        }
+        let ended = match renewed {
+            true => desk.await,
+            false => match tokio::time::timeout_at(deadline, desk).await {
+                Ok(ended) => ended,
+                Err(_) => return verdict,
+            },
         };
-        verdict.and(left)
+        ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))??;
+        verdict
     }
+}
+
+/// The desk with the journal that it writes, made from one model.
+struct Wiring {
+    journal: Journal,
+    desk: Desk,
 }
 
 /// Anything is applied there.
 fn receives(model: &Model, system: SystemId) -> bool {
     model.bindings[system.index()].iter().any(|binding| binding.role != Role::Source)
+}
+
+/// What stood still is tried anew.
+fn connecting(system: &SystemStatus) {
+    for state in [&system.capture.state, &system.apply.state] {
+        let mut state = state.lock().expect("never held across a panic");
+        if *state != State::Unused {
+            *state = State::Connecting;
+        }
+    }
 }
 
 async fn tick(desk: mpsc::Sender<Message>, stop: CancellationToken) {

@@ -6,18 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalog::Table;
+use super::decided;
+use super::look::{look, out_of_stream};
+use crate::catalog::{Table, TableName};
 use crate::check::{self, needs::Needs};
 use crate::config::Config;
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::finding::Finding;
 use crate::journal::PositionRecord;
-use crate::normalize::resolve::{Catalog, Model, resolve};
+use crate::normalize::follow::{Decided, Seen, judge};
+use crate::normalize::resolve::{Catalog, Model, resolve_after};
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
 use crate::status::{State, Status};
@@ -28,18 +32,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// For all that a system is asked before it starts.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// The model, and where each system's log goes on. `None`: told to stop meanwhile.
+/// What the stages work from.
+#[derive(Clone)]
+pub struct Plan {
+    pub model: Arc<Model>,
+    /// What the model was made of, by system.
+    pub catalogs: Vec<Catalog>,
+    pub seen: Vec<Seen>,
+    pub decided: Decided,
+}
+
+/// The plan, and where each system's log goes on. `None`: told to stop meanwhile.
 pub async fn prepare(
     config: &Config,
     operator: &mut Operator,
     status: &Status,
     stop: &CancellationToken,
-) -> Result<Option<(Model, Vec<PositionRecord>)>> {
-    let mut catalogs = Vec::new();
+) -> Result<Option<(Plan, Vec<PositionRecord>)>> {
+    let before = decided::load(config);
+    let (mut catalogs, mut seen) = (Vec::new(), Vec::new());
     for system in config.system_ids() {
         let known = operator.recovered.positions.contains_key(&config.system(system).name);
-        match catalog(config, system, known, status, stop).await? {
-            Some(catalog) => catalogs.push(catalog),
+        match catalog(config, system, known, &before, status, stop).await? {
+            Some((catalog, at)) => {
+                catalogs.push(catalog);
+                seen.push(at);
+            }
             None => return Ok(None),
         }
     }
@@ -47,7 +65,7 @@ pub async fn prepare(
     if !shared.is_empty() {
         return Err(in_the_way(&shared));
     }
-    let model = resolve(config, &catalogs).map_err(|findings| in_the_way(&findings))?;
+    let mut model = resolve_after(config, &catalogs, &before).map_err(|findings| in_the_way(&findings))?;
     for warning in &model.warnings {
         warn!("{warning}");
     }
@@ -58,26 +76,39 @@ pub async fn prepare(
             None => return Ok(None),
         }
     }
-    Ok(Some((model, positions)))
+    let decided = judge(&mut model, config, &catalogs, &seen, &before);
+    decided::save(config, &decided)?;
+    Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
 }
 
-/// The system's tables, asked of it; as last seen where it does not answer and may be absent.
+/// The system's tables, asked of it, and when; as last seen where it does not answer and may be
+/// absent.
 async fn catalog(
     config: &Config,
     system: SystemId,
     known: bool,
+    decided: &Decided,
     status: &Status,
     stop: &CancellationToken,
-) -> Result<Option<Catalog>> {
+) -> Result<Option<(Catalog, Seen)>> {
     let name = &config.system(system).name;
     let state = &status.systems[system.index()].capture.state;
     *state.lock().expect("never held across a panic") = State::Connecting;
     let (started, mut attempt) = (std::time::Instant::now(), 0);
     loop {
-        let surveyed = answered(check::survey(config, system)).await;
+        let surveyed = answered(async { Ok((look(config, system).await, check::survey(config, system).await?)) }).await;
         let error = match surveyed {
-            Ok(survey) => {
-                let errors: Vec<Finding> = survey.findings.iter().filter(|f| f.is_error()).cloned().collect();
+            Ok((sight, survey)) => {
+                let mut errors: Vec<Finding> = survey.findings.iter().filter(|f| f.is_error()).cloned().collect();
+                // What keeps it from being looked at is told by the survey.
+                let sight = sight.unwrap_or_default();
+                let replaced = |table: &TableName| {
+                    let name = &config.system(system).name;
+                    decided.oid(name, table).is_some_and(|oid| sight.seen.oids.get(table) != Some(&oid))
+                };
+                if known && sight.unpublished.iter().any(replaced) {
+                    errors.extend(out_of_stream(config, system, &sight, decided));
+                }
                 if !errors.is_empty() {
                     return Err(in_the_way(&errors));
                 }
@@ -86,7 +117,7 @@ async fn catalog(
                 let names = Needs::of(config, system).names();
                 let catalog: Catalog = names.into_iter().zip(survey.tables).collect();
                 remember(config, system, &catalog);
-                return Ok(Some(catalog));
+                return Ok(Some((catalog, sight.seen)));
             }
             Err(error) if error.recovery == Recovery::Stop => return Err(error.context(name)),
             Err(error) => error,
@@ -97,7 +128,7 @@ async fn catalog(
             && let Some(catalog) = last_seen(config, system)
         {
             warn!(system = %name, error = %error.full(), "cannot be reached; its tables are taken as last seen");
-            return Ok(Some(catalog));
+            return Ok(Some((catalog, Seen::default())));
         }
         let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
         warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be reached");

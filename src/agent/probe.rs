@@ -1,6 +1,6 @@
 //! What the control socket may ask of the running agent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,13 +18,28 @@ use crate::status::Status;
 pub struct AgentProbe {
     pub config: Arc<Config>,
     pub status: Arc<Status>,
+    pub stop: CancellationToken,
+    pub wiring: Mutex<Arc<Wiring>>,
+}
+
+/// What is made anew with the flows; until then the former one answers.
+pub struct Wiring {
     pub journal: Journal,
     /// Per system: the journal has everything up to there.
     pub taken: Vec<watch::Receiver<Position>>,
     /// Per system: whether anything is applied there.
     pub receives: Vec<bool>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
-    pub stop: CancellationToken,
+}
+
+impl AgentProbe {
+    pub fn renew(&self, wiring: Wiring) {
+        *self.wiring.lock().expect("never held across a panic") = Arc::new(wiring);
+    }
+
+    fn wiring(&self) -> Arc<Wiring> {
+        self.wiring.lock().expect("never held across a panic").clone()
+    }
 }
 
 impl Probe for AgentProbe {
@@ -51,19 +66,19 @@ impl Probe for AgentProbe {
     }
 
     fn captured(&self, system: SystemId, end: &Position) -> bool {
-        self.taken[system.index()].borrow().reached(end)
+        self.wiring().taken[system.index()].borrow().reached(end)
     }
 
     fn head(&self) -> Seq {
-        self.journal.head()
+        self.wiring().journal.head()
     }
 
     fn applied(&self, system: SystemId) -> Option<Seq> {
-        self.receives[system.index()].then(|| self.status.systems[system.index()].apply.seq.get())
+        self.wiring().receives[system.index()].then(|| self.status.systems[system.index()].apply.seq.get())
     }
 
     fn quarantined(&self) -> Vec<Held> {
-        self.quarantine.borrow().iter().map(Held::from).collect()
+        self.wiring().quarantine.borrow().iter().map(Held::from).collect()
     }
 
     fn stop(&self) {

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::desk::Message;
+use super::watch::{Half, Notice};
 use crate::capture::mysql::MyCapture;
 use crate::capture::postgres::PgCapture;
-use crate::capture::{Capture, CaptureSpec};
+use crate::capture::{Capture, CaptureSpec, is_altered, is_unseen};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::journal::{Journal, PositionRecord};
@@ -42,6 +43,7 @@ pub struct Source {
     pub full: watch::Receiver<bool>,
     /// Highest marker that the log has shown.
     pub seen: watch::Receiver<Seq>,
+    pub notices: mpsc::Sender<Notice>,
 }
 
 impl Source {
@@ -54,11 +56,15 @@ impl Source {
                 Ok(()) => return,
                 Err(error) => error,
             };
+            if is_unseen(&error) {
+                info!(error = %error.message, "the log is ahead of what is known of a table");
+                *state.lock().expect("never held across a panic") = State::Retrying(error.full());
+                return self.stand(error, &stop).await;
+            }
             *state.lock().expect("never held across a panic") = State::of(&error);
             if error.recovery == Recovery::Stop {
                 error!(error = %error.full(), "capture stopped: a person must act");
-                stop.cancelled().await;
-                return;
+                return self.stand(error, &stop).await;
             }
             let pause = backoff(attempt, rand::random());
             warn!(error = %error.full(), attempt, retry_in_ms = pause.as_millis() as u64, "capture ended, retrying");
@@ -68,6 +74,16 @@ impl Source {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Until the flows are made anew, where that may help.
+    async fn stand(&self, error: Error, stop: &CancellationToken) {
+        let unseen = is_unseen(&error);
+        if unseen || is_altered(&error) {
+            // Without a watch the agent is going down.
+            let _ = self.notices.send(Notice { system: self.system, half: Half::Capture, unseen, error }).await;
+        }
+        stop.cancelled().await;
     }
 
     /// One connection, from where the desk is.

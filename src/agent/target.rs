@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::desk::Message;
+use super::watch::{Half, Notice};
 use crate::apply::applier::Applier;
 use crate::apply::batch::Routes;
 use crate::apply::mysql::MyTarget;
@@ -37,6 +38,7 @@ pub struct Applying {
     pub desk: mpsc::Sender<Message>,
     /// Ends the agent: another one of its id is at work.
     pub refused: mpsc::Sender<Error>,
+    pub notices: mpsc::Sender<Notice>,
 }
 
 impl Applying {
@@ -60,8 +62,17 @@ impl Applying {
             }
         };
         if let Err(error) = ended {
-            error!(error = %error.full(), "apply stopped: a person must act");
             let state = &self.status.systems[self.system.index()].apply.state;
+            if is_schema(system.engine, &error) {
+                warn!(error = %error.full(), "apply stands still: the table is not as it was");
+                *state.lock().expect("never held across a panic") = State::Retrying(error.full());
+                let notice = Notice { system: self.system, half: Half::Apply, unseen: true, error };
+                // Without a watch the agent is going down.
+                let _ = self.notices.send(notice).await;
+                stop.cancelled().await;
+                return;
+            }
+            error!(error = %error.full(), "apply stopped: a person must act");
             *state.lock().expect("never held across a panic") = State::Stopped(error.full());
             if is_locked(&error) {
                 // The first refusal is enough.
@@ -78,6 +89,15 @@ impl Applying {
         let (journal, desk, status) = (self.journal.clone(), self.desk.clone(), self.status.clone());
         Applier::new(target, routes, Limits::default(), journal, desk, status).known(self.known).run(stop.clone()).await
     }
+}
+
+/// The server knows no such table or column, or one of another type: the catalog has changed.
+fn is_schema(engine: Engine, error: &Error) -> bool {
+    let codes: &[&str] = match engine {
+        Engine::Postgres => &["3F000", "42P01", "42703", "42704", "42804", "42883"],
+        Engine::Mysql => &["1049", "1054", "1146"],
+    };
+    error.code.as_deref().is_some_and(|code| codes.contains(&code))
 }
 
 /// A MySQL or MariaDB target whose marker proves itself each time it is opened: what raises the

@@ -1,0 +1,103 @@
+//! A look at one system's tables: as they are, and where its log ended before it was taken.
+
+use std::collections::BTreeMap;
+
+use mysql_async::Conn;
+use tokio_postgres::Client;
+
+use crate::capture;
+use crate::catalog::{self, TableName};
+use crate::check::needs::Needs;
+use crate::config::{Config, Engine};
+use crate::connect;
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::normalize::follow::{Decided, Seen};
+use crate::normalize::resolve::Catalog;
+use crate::schema::SystemId;
+
+/// What a look shows.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    pub catalog: Catalog,
+    pub seen: Seen,
+    /// PostgreSQL: tables whose rows do not come in our stream.
+    pub unpublished: Vec<TableName>,
+}
+
+pub async fn look(config: &Config, system: SystemId) -> Result<Sight> {
+    let names = Needs::of(config, system).names();
+    let connect = &config.system(system).connect;
+    match config.system(system).engine {
+        Engine::Postgres => {
+            let client = connect::postgres::connect(connect, &format!("anechoic/{} look", config.agent.id)).await?;
+            let mut sight = postgres(&client, config, &names).await?;
+            let tables = catalog::postgres::read(&client, &names).await?;
+            sight.catalog = names.into_iter().zip(tables).collect();
+            Ok(sight)
+        }
+        Engine::Mysql => {
+            let mut conn = connect::mysql::connect(connect).await?;
+            let sight = mysql(&mut conn, names).await;
+            let _ = conn.disconnect().await;
+            sight
+        }
+    }
+}
+
+async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
+    let at = capture::mysql::log_end(conn).await?;
+    let tables = catalog::mysql::read(conn, &names).await?;
+    let seen = Seen { at: Some(at), oids: BTreeMap::new() };
+    Ok(Sight { catalog: names.into_iter().zip(tables).collect(), seen, unpublished: Vec::new() })
+}
+
+/// All but the tables themselves. Nothing is written: not even a message into the log.
+async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Result<Sight> {
+    const IDENTITIES: &str = "
+        SELECT w.schema, w.name, c.oid,
+               p.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
+                   WHERE t.pubname = p.pubname AND t.schemaname::text = w.schema AND t.tablename::text = w.name)
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)
+        JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name
+        LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $3::text";
+    let at = capture::postgres::current_position(client).await?;
+    let (schemas, tables): (Vec<&str>, Vec<&str>) = names.iter().map(|n| (n.schema.as_str(), n.name.as_str())).unzip();
+    let publication = capture::postgres::publication_name(&config.agent.id);
+    let rows = client.query(IDENTITIES, &[&schemas, &tables, &publication]).await;
+    let rows = rows.map_err(|e| connect::postgres::error(&e).context("cannot look at the tables"))?;
+    let mut sight = Sight { seen: Seen { at: Some(at), oids: BTreeMap::new() }, ..Sight::default() };
+    for row in rows {
+        let name = TableName { schema: row.get(0), name: row.get(1) };
+        sight.seen.oids.insert(name.clone(), row.get(2));
+        if row.get(3) {
+            sight.unpublished.push(name);
+        }
+    }
+    Ok(sight)
+}
+
+/// Tables of PostgreSQL whose rows no longer reach us. Where another table took the name, what
+/// was written to it since is in nobody's stream, and adding it in silence would hide that.
+pub fn out_of_stream(config: &Config, system: SystemId, sight: &Sight, decided: &Decided) -> Vec<Finding> {
+    let name = &config.system(system).name;
+    let publication = capture::postgres::publication_name(&config.agent.id);
+    let finding = |table: &TableName| {
+        let (now, before) = (sight.seen.oids.get(table), decided.oid(name, table));
+        let replaced = before.is_some_and(|before| Some(&before) != now);
+        let sql = crate::apply::sql::quoted_table(table);
+        let what = match replaced {
+            true => format!("table {table} was replaced by another one, which publication {publication} lacks"),
+            false => format!("table {table} is no longer in publication {publication}"),
+        };
+        Finding::error(name, what).table(table).mend(format!(
+            "ALTER TABLE {sql} REPLICA IDENTITY FULL;\nALTER PUBLICATION {} ADD TABLE {sql};\nwhat was written to it \
+             meanwhile is in no stream: UPDATE {sql} SET … = … sends each row once more, rows that were deleted are to \
+             be deleted in the other systems; a table that is to replace another goes into the publication before it \
+             does",
+            crate::apply::sql::quoted(&publication),
+        ))
+    };
+    sight.unpublished.iter().map(finding).collect()
+}
