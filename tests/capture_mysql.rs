@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anechoic::capture::mysql::{self, MyCapture};
-use anechoic::capture::{Capture, CaptureSpec, WantedColumn, WantedTable};
+use anechoic::capture::{Capture, CaptureSpec, Sink, WantedColumn, WantedTable};
 use anechoic::catalog::{self, ColumnType, TableName};
 use anechoic::connect;
 use anechoic::error::{Error, Recovery, Result};
@@ -16,19 +16,19 @@ use crate::support::recorded::{Recorded, image};
 use crate::support::servers::{Db, Kind, Server};
 use crate::support::{SOON, unique};
 
-const KINDS: [Kind; 3] = [Kind::Mysql, Kind::Mariadb, Kind::Mariadb11];
+pub const KINDS: [Kind; 3] = [Kind::Mysql, Kind::Mariadb, Kind::Mariadb11];
 
 /// A database, what is wanted of it, and where its capture starts.
-struct Source {
-    db: Db,
-    spec: CaptureSpec,
+pub struct Source {
+    pub db: Db,
+    pub spec: CaptureSpec,
     // what `spec.acknowledged` listens to
     _acknowledge: tokio::sync::watch::Sender<Position>,
 }
 
 impl Source {
     /// Wants all columns of the tables that `ddl` makes, from now on.
-    async fn new(db: Db, ddl: &str, tables: &[&str]) -> Source {
+    pub async fn new(db: Db, ddl: &str, tables: &[&str]) -> Source {
         db.execute(ddl).await;
         let mut agent = connect::mysql::connect(&db.connect_config()).await.unwrap();
         let names: Vec<TableName> =
@@ -59,7 +59,7 @@ impl Source {
         Source { db, spec, _acknowledge: acknowledge }
     }
 
-    async fn create_marker(&self) {
+    pub async fn create_marker(&self) {
         let mut agent = self.agent().await;
         let marker = &self.db.marker;
         agent.try_execute(&format!("CREATE DATABASE {marker}")).await.unwrap();
@@ -72,12 +72,12 @@ impl Source {
             .await;
     }
 
-    async fn agent(&self) -> crate::support::servers::Session {
+    pub async fn agent(&self) -> crate::support::servers::Session {
         let db = &self.db;
         crate::support::servers::Session::open_as(&db.server, &db.agent, db.server.port, Some(&db.name)).await.unwrap()
     }
 
-    fn write_marker(&self, agent: &str, seq: u64) -> String {
+    pub fn write_marker(&self, agent: &str, seq: u64) -> String {
         format!(
             "INSERT INTO {}.marker VALUES ('{agent}', 0, '{:032x}', 1, {seq}, 0, 'crm', 'tx', now(6), 1) \
              ON DUPLICATE KEY UPDATE seq = {seq}, applied_at = now(6)",
@@ -85,33 +85,38 @@ impl Source {
         )
     }
 
-    async fn open(&self) -> Result<MyCapture> {
+    pub async fn open(&self) -> Result<MyCapture> {
         MyCapture::connect(&self.db.connect_config(), self.spec.clone()).await
     }
 
-    /// Reads from the start until everything committed before the call was read.
-    async fn read(&self) -> Recorded {
-        self.read_into(Recorded::default()).await
-    }
-
-    async fn read_into(&self, mut recorded: Recorded) -> Recorded {
+    /// Hands everything that was committed before the call to `sink`.
+    pub async fn read_to_end(&self, sink: &mut (impl Sink + AsRef<Recorded>)) {
         let end = self.end().await;
         let mut capture = self.open().await.unwrap_or_else(|error| panic!("{}", error.full()));
         let began = Instant::now();
-        while !recorded.position.as_ref().is_some_and(|position| position.reached(&end)) {
-            capture.read(&mut recorded).await.unwrap_or_else(|error| panic!("{}", error.full()));
-            assert!(began.elapsed() < SOON, "not at {end} but {:?}", recorded.position);
+        while !sink.as_ref().position.as_ref().is_some_and(|position| position.reached(&end)) {
+            capture.read(sink).await.unwrap_or_else(|error| panic!("{}", error.full()));
+            assert!(began.elapsed() < SOON, "not at {end} but {:?}", sink.as_ref().position);
         }
+    }
+
+    /// Reads from the start until everything committed before the call was read.
+    pub async fn read(&self) -> Recorded {
+        self.read_into(Recorded::default()).await
+    }
+
+    pub async fn read_into(&self, mut recorded: Recorded) -> Recorded {
+        self.read_to_end(&mut recorded).await;
         recorded
     }
 
-    async fn end(&self) -> Position {
+    pub async fn end(&self) -> Position {
         let mut agent = connect::mysql::connect(&self.db.connect_config()).await.unwrap();
         mysql::log_end(&mut agent).await.unwrap()
     }
 
     /// Reads until it fails.
-    async fn read_to_error(&self) -> Error {
+    pub async fn read_to_error(&self) -> Error {
         let mut recorded = Recorded::default();
         let mut capture = match self.open().await {
             Ok(capture) => capture,
@@ -127,12 +132,12 @@ impl Source {
     }
 
     /// What was read is in the journal: go on from there.
-    fn resume(&mut self, recorded: &Recorded) {
+    pub fn resume(&mut self, recorded: &Recorded) {
         self.spec.start = recorded.position.clone().unwrap();
     }
 }
 
-async fn private(kind: Kind, options: &[&str]) -> Db {
+pub async fn private(kind: Kind, options: &[&str]) -> Db {
     let server = Arc::new(Server::private(kind, options).await);
     Db::on(&server, &unique()).await
 }

@@ -99,7 +99,10 @@ async fn same(from: &Db, to: &Db, rows: u64) {
 }
 
 async fn one_transaction(from: (&'static str, Kind), to: (&'static str, Kind)) {
-    let world = World::of(&[from, to]).entity(item()).start().await;
+    transactions(from, to, World::of(&[from, to]).entity(item()).start().await).await;
+}
+
+async fn transactions(from: (&'static str, Kind), to: (&'static str, Kind), world: World) {
     let (source, target, rows) = (&world[from.0], &world[to.0], large());
     let step = async |what: &str, sql: &str, watched: &'static str, before: u64, after: u64| {
         let reader = Reader::start(target, watched).await;
@@ -150,6 +153,21 @@ async fn one_transaction_from_postgresql_to_mariadb() {
 #[tokio::test]
 async fn one_transaction_from_mariadb_to_postgresql() {
     one_transaction(MARIA, PG).await;
+}
+
+/// The log holds it as one compressed event, which is never unpacked as a whole.
+#[tokio::test]
+async fn one_compressed_transaction_from_mysql_to_postgresql() {
+    let world = World::of(&[MY, PG]).private_with("shop", &["--binlog-transaction-compression=ON"]);
+    transactions(MY, PG, world.entity(item()).start().await).await;
+}
+
+/// The same from MariaDB, whose log holds compressed rows.
+#[tokio::test]
+async fn one_compressed_transaction_from_mariadb_to_postgresql() {
+    let options = ["--log-bin-compress=ON", "--log-bin-compress-min-len=10"];
+    let world = World::of(&[MARIA, PG]).private_with("erp", &options);
+    transactions(MARIA, PG, world.entity(item()).start().await).await;
 }
 
 /// The journal takes what a target that is away will need; memory does not.

@@ -36,12 +36,7 @@ const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
 
 /// A session for statements.
 pub async fn connect(config: &ConnectConfig) -> Result<Conn> {
-    open(config, |opts| opts).await
-}
-
-/// A session that will carry the log: rows of any size come through it.
-pub async fn connect_for_log(config: &ConnectConfig) -> Result<Conn> {
-    open(config, |opts| opts.max_allowed_packet(Some(1 << 30))).await
+    open(config).await
 }
 
 /// Family, version as the server writes it, and as numbers.
@@ -59,10 +54,10 @@ fn version_numbers(version: &str) -> (u16, u16, u16) {
 }
 
 /// Connects, logs in and prepares the session, all within the configured time.
-async fn open(config: &ConnectConfig, tune: impl Fn(OptsBuilder) -> OptsBuilder) -> Result<Conn> {
+async fn open(config: &ConnectConfig) -> Result<Conn> {
     // The crate takes the process's default provider; a second installation is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let opts = tune(options(config)?);
+    let opts = options(config)?;
     // A unix socket needs no TLS, and the server's name could not be verified on it.
     let tls = if super::socket(config).is_some() { None } else { tls_options(config)? };
     let attempt = async |tls: Option<SslOpts>| {
@@ -97,7 +92,8 @@ async fn open(config: &ConnectConfig, tune: impl Fn(OptsBuilder) -> OptsBuilder)
 /// `NotValidForName` in the error, which rustls writes as a sentence that quotes the name asked for.
 const ANY_NAME: &str = "NotValidForName.invalid";
 
-fn options(config: &ConnectConfig) -> Result<OptsBuilder> {
+/// The password, read anew, where it can be sent at all.
+pub(crate) fn password(config: &ConnectConfig) -> Result<Option<String>> {
     let password = super::password(&config.password)?;
     // The crate cannot encrypt a longer one with a server's key of 2048 bits.
     let long = password.as_ref().is_some_and(|password| password.len() > 200);
@@ -107,6 +103,11 @@ fn options(config: &ConnectConfig) -> Result<OptsBuilder> {
             "use sslmode=verify-full (or require) in the url, or a shorter password",
         ));
     }
+    Ok(password)
+}
+
+fn options(config: &ConnectConfig) -> Result<OptsBuilder> {
+    let password = password(config)?;
     let mut opts = OptsBuilder::default()
         .user(Some(config.user.clone()))
         .pass(password)
@@ -152,7 +153,7 @@ fn trusting(tls: &TlsConfig) -> Result<SslOpts> {
 }
 
 /// Why there is no session, in terms of place, user and what a person can change.
-fn not_connected(error: mysql_async::Error, config: &ConnectConfig) -> Error {
+pub(crate) fn not_connected(error: mysql_async::Error, config: &ConnectConfig) -> Error {
     if let Some(refusal) = tls::refusal(&error, config) {
         return refusal;
     }

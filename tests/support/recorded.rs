@@ -23,6 +23,12 @@ impl Recorded {
     }
 }
 
+impl AsRef<Recorded> for Recorded {
+    fn as_ref(&self) -> &Recorded {
+        self
+    }
+}
+
 /// One row image: values as they print, apart by spaces.
 pub fn image(datums: Option<&[Datum<'_>]>) -> String {
     let Some(datums) = datums else { return "-".into() };

@@ -221,8 +221,7 @@ impl Reader {
                 Ok(())
             }
             kind::PREVIOUS_GTIDS => self.previous_gtids(event.data),
-            // Its events follow one by one; should they not, the transaction stays open and the
-            // next one says so.
+            // Its events come one by one, before it and behind it.
             kind::TRANSACTION_PAYLOAD => Ok(()),
             kind::INCIDENT => Err(Error::stop(
                 "the server lost events of its own log (an incident event)",
@@ -306,8 +305,7 @@ impl Reader {
         if self.transaction.is_some() {
             return Err(Error::stop(
                 "a transaction of the log has no end before the next one begins",
-                "if binlog_transaction_compression is ON, SET GLOBAL binlog_transaction_compression=OFF; \
-                 begin anew at the log's present end and compare the tables",
+                "the server's log is damaged: begin anew at its present end and compare the tables",
             ));
         }
         self.transaction = Some(Transaction {

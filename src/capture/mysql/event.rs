@@ -13,6 +13,24 @@ pub struct Event<'a> {
     pub data: &'a [u8],
 }
 
+/// Bytes of an event's header.
+pub const HEADER: usize = 19;
+
+impl<'a> Event<'a> {
+    /// `header` is whole.
+    pub fn new(header: &[u8; HEADER], data: &'a [u8]) -> Self {
+        let [t0, t1, t2, t3, kind, s0, s1, s2, s3, _, _, _, _, p0, p1, p2, p3, f0, f1] = *header;
+        Event {
+            kind,
+            timestamp: u32::from_le_bytes([t0, t1, t2, t3]),
+            server_id: u32::from_le_bytes([s0, s1, s2, s3]),
+            log_pos: u32::from_le_bytes([p0, p1, p2, p3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            data,
+        }
+    }
+}
+
 /// Made by the server for this stream, not part of the file.
 pub const ARTIFICIAL: u16 = 0x20;
 /// Who does not know this event may skip it.

@@ -6,12 +6,8 @@
 //! Protocol: MySQL `Gtid_event`, `Gtid_tagged_log_event` (a field list of the serialization
 //! library), `Previous_gtids_event`; MariaDB `GTID_EVENT`.
 
-use mysql_async::binlog::EventType;
-use mysql_async::{GnoInterval, Sid};
-
 use super::bytes::Bytes;
 use crate::change::Micros;
-use crate::error::{Error, Result};
 use crate::position::{GtidSet, GtidSource, MariadbGtid};
 
 /// What MySQL's GTID events say.
@@ -37,7 +33,7 @@ pub fn parse_gtid(kind: u8, data: &[u8]) -> Option<MysqlGtid> {
         let immediate = bytes.uint(7)?;
         if immediate & HAS_ORIGINAL == 0 { Some(immediate) } else { bytes.uint(7) }
     });
-    let id = (kind == EventType::GTID_EVENT as u8).then_some((GtidSource { uuid, tag: String::new() }, number));
+    let id = (kind == super::event::kind::GTID).then_some((GtidSource { uuid, tag: String::new() }, number));
     Some(MysqlGtid { id, committed_at: committed_at.map(|at| at as Micros) })
 }
 
@@ -129,25 +125,25 @@ pub fn parse_mariadb(server_id: u32, data: &[u8]) -> Option<DomainGtid> {
     })
 }
 
-/// The set in the form in which a dump is asked for.
-pub fn request(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
-    let mut sids = Vec::with_capacity(set.intervals.len());
+/// The set in the form in which a dump is asked for; with tags it is another one.
+pub fn encode(set: &GtidSet) -> Vec<u8> {
+    let tagged = set.intervals.keys().any(|source| !source.tag.is_empty());
+    let count = set.intervals.len() as u64;
+    let mut out = if tagged { 1 << 56 | count << 8 | 1 } else { count }.to_le_bytes().to_vec();
     for (source, intervals) in &set.intervals {
-        let intervals = intervals.iter().map(|(start, end)| GnoInterval::new(*start, *end)).collect();
-        let sid = if source.tag.is_empty() {
-            Sid::new(source.uuid)
-        } else {
-            // The crate has no other way to name a tag; the interval is replaced below.
-            let one = GtidSet { intervals: [(source.clone(), vec![(1, 2)])].into() };
-            one.to_string().parse().map_err(|error: std::io::Error| {
-                Error::stop(format!("GTID tag {:?} cannot be asked for", source.tag), "report this as a bug")
-                    .because(error)
-            })?
-        };
-        let sid = sid.with_intervals(intervals);
-        sids.push(sid);
+        out.extend(source.uuid);
+        if tagged {
+            // The length as a number of variable length; a tag has 32 letters at most.
+            out.push((source.tag.len() as u8) << 1);
+            out.extend(source.tag.as_bytes());
+        }
+        out.extend((intervals.len() as u64).to_le_bytes());
+        for (start, end) in intervals {
+            out.extend(start.to_le_bytes());
+            out.extend(end.to_le_bytes());
+        }
     }
-    Ok(sids)
+    out
 }
 
 #[cfg(test)]
@@ -170,6 +166,19 @@ mod tests {
         assert_eq!(parse_gtid(34, &data).expect("well formed").id, None);
         for cut in 0..25 {
             assert_eq!(parse_gtid(33, &data[..cut]), None);
+        }
+    }
+
+    /// As a file says it of what came before it.
+    #[test]
+    fn a_set_is_asked_for_as_the_log_writes_it() {
+        for text in [
+            "01010101-0101-0101-0101-010101010101:1-4:7, 02020202-0202-0202-0202-020202020202:5",
+            "01010101-0101-0101-0101-010101010101:1-4:tag_a:1-2:9, 02020202-0202-0202-0202-020202020202:z:5",
+        ] {
+            let set: GtidSet = text.parse().expect("valid");
+
+            assert_eq!(parse_previous(&encode(&set)), Some(set));
         }
     }
 

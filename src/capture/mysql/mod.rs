@@ -1,7 +1,7 @@
 //! MySQL and MariaDB: the binlog, read as a replica reads it.
 //!
 //! ```text
-//! stream: connection, heartbeats, checksums ──▶ binlog: transactions ──▶ table_map, decode: rows ──▶ sink
+//! wire: connection ──▶ stream, payload: events ──▶ binlog: transactions ──▶ table_map, decode: rows ──▶ sink
 //! ```
 //!
 //! MySQL resumes by its GTID set (tags included), MariaDB by the last GTID of each domain,
@@ -14,9 +14,11 @@ mod decode;
 mod event;
 mod gtid;
 mod jsonb;
+mod payload;
 mod statement;
 mod stream;
 mod table_map;
+mod wire;
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use self::stream::{From, Stream};
+use self::wire::Wire;
 use super::{Begin, Capture, CaptureSpec, Commit, RowEvent, Sink};
 use crate::catalog::TableName;
 use crate::config::ConnectConfig;
@@ -41,14 +44,14 @@ pub struct MyCapture {
 
 impl MyCapture {
     pub async fn connect(config: &ConnectConfig, spec: CaptureSpec) -> Result<Self> {
-        let mut conn = connection::connect_for_log(config).await?;
-        let (flavour, version, _) = connection::server(&mut conn).await?;
-        let (from, gtids_on) = stream::begin(&mut conn, flavour, &spec.start, &spec.identity)
+        let mut wire = Wire::connect(config).await?;
+        let (flavour, version) = (wire.flavour, wire.version.clone());
+        let (from, gtids_on) = stream::begin(&mut wire, &spec.start, &spec.identity)
             .await
             .map_err(|error| error.at(spec.start.clone()))?;
         let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?;
         let id = stream::server_id(&reader_name(&spec.agent, config, "log"), &spec.identity);
-        let stream = Stream::open(conn, flavour, id, from).await.map_err(|error| error.at(spec.start.clone()))?;
+        let stream = Stream::open(wire, id, from).await.map_err(|error| error.at(spec.start.clone()))?;
         tracing::info!(position = %spec.start, version, server_id = id, "reading the binlog");
         Ok(MyCapture { stream, reader })
     }
@@ -65,8 +68,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Capture for MyCapture {
     async fn read(&mut self, sink: &mut dyn Sink) -> Result<()> {
         let mut next = self.stream.next(PATIENCE).await?;
-        while let Some(received) = next {
-            self.reader.event(received.event(), sink)?;
+        while let Some(event) = next {
+            self.reader.event(event, sink)?;
             if sink.full() {
                 break;
             }
@@ -79,13 +82,18 @@ impl Capture for MyCapture {
 /// What the server is, for positions that mean something on one server only. MySQL: its
 /// `server_uuid`; MariaDB has none: its id and host.
 pub async fn identity(conn: &mut Conn, flavour: Flavour) -> Result<String> {
-    let query = match flavour {
+    let identity: Option<String> = conn
+        .query_first(identity_query(flavour))
+        .await
+        .map_err(|error| failed(error, "reading the server's identity"))?;
+    Ok(identity.unwrap_or_default())
+}
+
+fn identity_query(flavour: Flavour) -> &'static str {
+    match flavour {
         Flavour::Mysql => "SELECT @@server_uuid",
         Flavour::Mariadb => "SELECT CONCAT(@@server_id, '@', @@hostname, ':', @@port)",
-    };
-    let identity: Option<String> =
-        conn.query_first(query).await.map_err(|error| failed(error, "reading the server's identity"))?;
-    Ok(identity.unwrap_or_default())
+    }
 }
 
 /// The log's present end, and the identity of the server it is of.
@@ -167,22 +175,22 @@ where
     W: FnOnce() -> F,
     F: Future<Output = Result<()>>,
 {
-    let mut conn = connection::connect_for_log(config).await?;
-    let (flavour, ..) = connection::server(&mut conn).await?;
+    let mut conn = connection::connect(config).await?;
     let (start, identity) = create_position(&mut conn).await?;
+    let wire = Wire::connect(config).await?;
     let (Position::Mysql { binlog, .. } | Position::Mariadb { binlog, .. }) = &start else {
         return Err(Error::stop(format!("{start} is not a position in a binlog"), "report this as a bug"));
     };
-    let mut reader = binlog::Reader::new(flavour, agent, marker, &[], &start, false)?;
+    let mut reader = binlog::Reader::new(wire.flavour, agent, marker, &[], &start, false)?;
     // An id of its own: the capture's connection stays.
     let id = stream::server_id(&reader_name(agent, config, "proof"), &identity);
-    let mut stream = Stream::open(conn, flavour, id, From::File(binlog)).await?;
+    let mut stream = Stream::open(wire, id, From::File(binlog)).await?;
     write().await?;
     let mut proof = Proof { seen: false };
     let deadline = tokio::time::Instant::now() + PROOF;
     while !proof.seen && tokio::time::Instant::now() < deadline {
-        if let Some(received) = stream.next(Duration::from_millis(200)).await? {
-            reader.event(received.event(), &mut proof)?;
+        if let Some(event) = stream.next(Duration::from_millis(200)).await? {
+            reader.event(event, &mut proof)?;
         }
     }
     if proof.seen {

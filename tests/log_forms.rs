@@ -1,0 +1,148 @@
+//! The rarer forms of the binlog, each written by the server that has it.
+
+use anechoic::capture::{Begin, Commit, RowEvent, Sink};
+use anechoic::error::Result;
+use anechoic::marker::Marker;
+use anechoic::position::Position;
+use anechoic::value::{Datum, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::capture_mysql::{KINDS, Source, private};
+use crate::support::recorded::Recorded;
+use crate::support::servers::Kind;
+
+/// Large values by length and hash: as lines they would take more memory than the capture.
+#[derive(Default)]
+struct Hashes {
+    recorded: Recorded,
+    found: Vec<(i64, usize, u64)>,
+}
+
+impl AsRef<Recorded> for Hashes {
+    fn as_ref(&self) -> &Recorded {
+        &self.recorded
+    }
+}
+
+impl Sink for Hashes {
+    fn begin(&mut self, begin: Begin<'_>) -> Result<()> {
+        self.recorded.begin(begin)
+    }
+    fn row(&mut self, row: RowEvent<'_>) -> Result<()> {
+        let [Datum::Value(Value::Int(id)), Datum::Value(Value::Bytes(bytes))] = row.after.or(row.before).unwrap()
+        else {
+            panic!("id and bytes");
+        };
+        self.found.push((*id, bytes.len(), xxh3_64(bytes)));
+        Ok(())
+    }
+    fn truncate(&mut self, table: usize) -> Result<()> {
+        self.recorded.truncate(table)
+    }
+    fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
+        self.recorded.commit(commit)
+    }
+    fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
+        self.recorded.echo(marker, position)
+    }
+    fn passed(&mut self, position: Position) -> Result<()> {
+        self.recorded.passed(position)
+    }
+    fn full(&self) -> bool {
+        false
+    }
+}
+
+/// A packet ends at 16 MiB; a row may be of any size that the server takes.
+#[tokio::test]
+async fn rows_larger_than_a_packet_arrive_exact() {
+    for kind in KINDS {
+        // A value must not fill the redo log.
+        let redo = if kind == Kind::Mysql { "--innodb-redo-log-capacity=1G" } else { "--innodb-log-file-size=512M" };
+        let db = private(kind, &["--max-allowed-packet=256M", redo]).await;
+        let source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY, v longblob)", &["t"]).await;
+        let sizes = [10usize, 17 << 20, (16 << 20) - 50, 40 << 20, 11];
+        for (id, size) in sizes.iter().enumerate() {
+            source.db.execute(&format!("INSERT INTO t VALUES ({id}, repeat(x'00ff61{id:02}27', {size} / 5))")).await;
+        }
+        source.db.execute("UPDATE t SET v = concat(v, 'x') WHERE id = 1").await;
+
+        let mut hashes = Hashes::default();
+        source.read_to_end(&mut hashes).await;
+
+        let pattern = |id: usize, tail: &[u8]| {
+            let unit = [0, 0xff, 0x61, u8::from_str_radix(&format!("{id:02}"), 16).unwrap(), 0x27];
+            let whole = [&unit.repeat(sizes[id] / 5), tail].concat();
+            (id as i64, whole.len(), xxh3_64(&whole))
+        };
+        let mut expected: Vec<_> = (0..sizes.len()).map(|id| pattern(id, &[])).collect();
+        expected.push(pattern(1, b"x"));
+        assert_eq!(hashes.found, expected, "{}", kind.name());
+        assert_eq!(hashes.recorded.commits(), 6);
+    }
+}
+
+/// With compression on, large rows and small ones, and two transactions behind each other.
+#[tokio::test]
+async fn compressed_transactions_with_large_rows_arrive_exact() {
+    let options = ["--max-allowed-packet=256M", "--binlog-transaction-compression=ON"];
+    let db = private(Kind::Mysql, &options).await;
+    let mut source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY, v longblob)", &["t"]).await;
+    // One that compresses to little, and one that does not and takes several packets.
+    source.db.execute("BEGIN; INSERT INTO t VALUES (1, repeat('a', 40000000)), (2, 'b'), (3, ''); COMMIT").await;
+    source.db.execute("CREATE TABLE n (id int AUTO_INCREMENT PRIMARY KEY, v varbinary(1024)); INSERT INTO n (v) VALUES (random_bytes(1024))").await;
+    for _ in 0..15 {
+        source.db.execute("INSERT INTO n (v) SELECT random_bytes(1024) FROM n").await;
+    }
+    source.db.execute("INSERT INTO t SELECT 100 + id, v FROM n").await;
+    source.db.execute("INSERT INTO t VALUES (4, 'after')").await;
+
+    let mut hashes = Hashes::default();
+    source.read_to_end(&mut hashes).await;
+
+    let a = vec![b'a'; 40_000_000];
+    for (at, (id, value)) in [(1, &a[..]), (2, b"b"), (3, b"")].into_iter().enumerate() {
+        assert_eq!(hashes.found[at], (id, value.len(), xxh3_64(value)));
+    }
+    let rows = source.db.rows("SELECT id, hex(v) FROM t WHERE id > 4 ORDER BY id").await;
+    assert_eq!(rows.len(), 32_768);
+    for (row, found) in rows.iter().zip(&hashes.found[3..]) {
+        let value: Vec<u8> = {
+            let hex = row[1].as_deref().unwrap();
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        assert_eq!(*found, (row[0].as_deref().unwrap().parse().unwrap(), value.len(), xxh3_64(&value)));
+    }
+    assert_eq!(hashes.found.last(), Some(&(4, 5, xxh3_64(b"after"))));
+    assert_eq!(hashes.recorded.commits(), 3);
+    source.resume(&hashes.recorded);
+    assert_eq!(source.read().await.lines, [""; 0], "nothing comes twice");
+}
+
+/// Compressed or not, tags or not: what was read is not sent again, from any file.
+#[tokio::test]
+async fn tagged_sets_resume_over_files_and_restarts() {
+    let db = private(Kind::Mysql, &["--binlog-transaction-compression=ON"]).await;
+    let mut source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let mut seen = Vec::new();
+    for round in 0..4 {
+        let mut admin = source.db.admin().await;
+        for (at, tag) in ["", ":a", ":b_2", ":a"].iter().enumerate() {
+            admin.execute(&format!("SET gtid_next = 'AUTOMATIC{tag}'")).await;
+            admin.execute(&format!("INSERT INTO t VALUES ({})", round * 10 + at)).await;
+        }
+        admin.execute("SET gtid_next = 'AUTOMATIC'; FLUSH BINARY LOGS").await;
+        let recorded = source.read().await;
+        source.resume(&recorded);
+        seen.extend(recorded.lines.into_iter().filter(|line| line.starts_with("insert")));
+        if round == 1 {
+            source.db.server.restart().await;
+        }
+    }
+
+    let expected: Vec<String> =
+        (0..4).flat_map(|r| (0..4).map(move |i| format!("insert 0 - => Int({})", r * 10 + i))).collect();
+    assert_eq!(seen, expected);
+    let text = source.spec.start.to_string();
+    assert!(text.contains(":a:1-8") && text.contains(":b_2:1-4"), "{text}");
+}
