@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::support::eventually;
+use super::support::quarantine::until_held;
 use super::support::servers::{Kind, Rows, Session};
 use super::support::world::{Entity, Type, World};
 
@@ -22,6 +23,9 @@ const PG: (&str, Kind) = ("crm", Kind::Postgres17);
 const PG15: (&str, Kind) = ("crm", Kind::Postgres15);
 const MY: (&str, Kind) = ("shop", Kind::Mysql);
 const MARIA: (&str, Kind) = ("erp", Kind::Mariadb);
+
+/// Each writer has numbers of its own.
+static ROUND: AtomicU64 = AtomicU64::new(0);
 
 /// Writers that go on whatever the database answers: a column that is not there yet, a table
 /// that has another name just now.
@@ -38,14 +42,13 @@ impl Load {
     fn start(world: &World, statements: &[(&str, &[&str])]) -> Load {
         let mut load = Load::default();
         for (system, statements) in statements {
-            let index = world.systems.iter().position(|s| s.name == *system).unwrap() as u64;
             let db = &world[*system];
             let (server, user, name) = (db.server.clone(), db.application.clone(), db.name.clone());
             let statements: Vec<String> = statements.iter().map(|s| (*s).to_owned()).collect();
             let (stop, done) = (load.stop.clone(), load.done.clone());
             load.writers.push(tokio::spawn(async move {
                 let mut session = None;
-                for n in done.fetch_add(1, Ordering::Relaxed) * 10_000.. {
+                for n in ROUND.fetch_add(1, Ordering::Relaxed) * 10_000.. {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
@@ -54,7 +57,7 @@ impl Load {
                     }
                     let Some(open) = &mut session else { continue };
                     let sql = &statements[(n % statements.len() as u64) as usize];
-                    let ids = [("{new}", 2 * n + 1_000 + index), ("{any}", 1 + n % 20), ("{n}", n % 1000)];
+                    let ids = [("{new}", n + 1_000), ("{any}", 1 + n % 20), ("{n}", n % 1000)];
                     let sql = ids.iter().fold(sql.clone(), |sql, (name, id)| sql.replace(name, &id.to_string()));
                     match open.try_execute(&sql).await {
                         Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
@@ -120,6 +123,32 @@ async fn stopped(world: &World, system: &str, says: &[&str]) {
         }
     };
     world.agent.until(LOOKED_AGAIN, check).await;
+}
+
+async fn flowing(world: &World) {
+    let check = |status: &Value| {
+        let stands = world.systems.iter().find(|system| state(status, &system.name).0 != "streaming");
+        stands.map_or(Ok(()), |system| Err(format!("{} does not stream", system.name)))
+    };
+    world.agent.until(LOOKED_AGAIN, check).await;
+}
+
+fn edit(world: &World, from: &str, to: &str) {
+    let text = std::fs::read_to_string(world.agent.config()).unwrap();
+    assert!(text.contains(from), "{from:?} is not in\n{text}");
+    std::fs::write(world.agent.config(), text.replace(from, to)).unwrap();
+}
+
+fn renewals(world: &World) -> usize {
+    world.agent.log().matches("the flows are made anew").count()
+}
+
+/// `ALTER TABLE … MODIFY` or `ALTER COLUMN … TYPE`.
+fn retype(kind: Kind, table: &str, column: &str, ty: &str) -> String {
+    match kind.is_postgres() {
+        true => format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {ty} USING {column}::{ty}"),
+        false => format!("ALTER TABLE {table} MODIFY {column} {ty}"),
+    }
 }
 
 async fn new_columns_by_name(a: (&'static str, Kind), b: (&'static str, Kind)) {
@@ -204,4 +233,294 @@ async fn a_column_bound_by_name_that_mysql_gets_first_carries_every_value() {
 #[tokio::test]
 async fn a_column_bound_by_name_that_mariadb_gets_first_carries_every_value() {
     new_columns_by_name(MARIA, PG).await;
+}
+
+/// `item`, by lists of columns: plain names in the first system, the second has its own.
+async fn items(a: (&'static str, Kind), b: (&'static str, Kind)) -> World {
+    let item = Entity::new("item")
+        .key("id", Type::BigInt)
+        .field("name", Type::Varchar(20))
+        .field("qty", Type::Int)
+        .field("state", Type::Enum(&["new", "old"]))
+        .renamed();
+    let mut world = World::of(&[a, b]).entity(item);
+    if a.1.is_postgres() {
+        world = world
+            .ddl(a.0, "CREATE TYPE st AS ENUM ('new', 'old'); ALTER TABLE item ALTER state TYPE st USING state::st");
+    }
+    world.start().await
+}
+
+struct Items<'w> {
+    world: &'w World,
+    a: &'static str,
+    b: &'static str,
+}
+
+impl Items<'_> {
+    fn of_b(&self, sql: &str) -> String {
+        ["item", "id", "name", "qty", "state"].iter().fold(sql.to_owned(), |sql, name| {
+            let words = sql.split(' ').map(|word| {
+                let bare = word.trim_matches(['(', ')', ',']);
+                if bare == *name { word.replace(name, &format!("{name}_{}", self.b)) } else { word.to_owned() }
+            });
+            words.collect::<Vec<_>>().join(" ")
+        })
+    }
+
+    fn load(&self) -> Load {
+        self.load_named("name")
+    }
+
+    /// In the first system the name's column is called this.
+    fn load_named(&self, name: &str) -> Load {
+        let all = [
+            "INSERT INTO item ( id, name, qty, state ) VALUES ({new}, 'n{n}', {n}, 'new')",
+            "INSERT INTO item ( id, name, qty, state ) VALUES ({any}, 'n{n}', {n}, 'new')",
+            "UPDATE item SET name = 'u{n}', state = 'old' WHERE id = {any}",
+            "UPDATE item SET qty = qty + 1 WHERE id = {any}",
+            "DELETE FROM item WHERE id = {any}",
+        ];
+        let of_a = all.map(|sql| sql.replace(" name", &format!(" {name}")));
+        let of_b = all.map(|sql| self.of_b(sql));
+        let text = |all: &'_ [String; 5]| all.iter().map(|sql| sql.clone().leak() as &str).collect::<Vec<_>>();
+        Load::start(self.world, &[(self.a, &text(&of_a)), (self.b, &text(&of_b))])
+    }
+
+    async fn equal(&self) {
+        self.equal_in("id, name, qty, state").await;
+    }
+
+    async fn equal_in(&self, columns: &str) {
+        let of_a = format!("SELECT {columns} FROM item");
+        let of_b = self.of_b(&format!("SELECT {} FROM item", columns.replace("title", "name")));
+        equal(self.world, [(self.a, &of_a), (self.b, &of_b)]).await;
+    }
+
+    /// Altered amid writes; then both are equal. Returns how often the flows were made anew.
+    async fn under_load(&self, a: &[String], b: &[String]) -> usize {
+        let before = renewals(self.world);
+        let load = self.load();
+        load.pass(20).await;
+        for sql in a {
+            self.world[self.a].execute(sql).await;
+            load.pass(20).await;
+        }
+        for sql in b {
+            self.world[self.b].execute(&self.of_b(sql)).await;
+            load.pass(20).await;
+        }
+        load.stop().await;
+        self.equal().await;
+        renewals(self.world) - before
+    }
+}
+
+async fn followed(a: (&'static str, Kind), b: (&'static str, Kind)) {
+    let world = items(a, b).await;
+    let (of_a, of_b) = (a.1, b.1);
+    let items = Items { world: &world, a: a.0, b: b.0 };
+    let sql = |sql: &str| vec![sql.to_owned()];
+
+    // what no binding names changes nothing
+    let add = if of_a.is_postgres() { "" } else { " FIRST" };
+    let renewed = items.under_load(&sql(&format!("ALTER TABLE item ADD COLUMN extra int DEFAULT 3{add}")), &[]).await;
+    assert_eq!(renewed, 0, "added");
+    let renewed = items.under_load(&sql("ALTER TABLE item DROP COLUMN extra"), &[]).await;
+    assert_eq!(renewed, 0, "dropped");
+
+    // another order, a default, NOT NULL
+    if of_a.is_postgres() {
+        items.under_load(&sql("ALTER TABLE item ALTER qty SET DEFAULT 1, ALTER qty SET NOT NULL"), &[]).await;
+    } else {
+        items.under_load(&sql("ALTER TABLE item MODIFY name varchar(20) AFTER state"), &[]).await;
+        items.under_load(&sql("ALTER TABLE item MODIFY qty int NOT NULL DEFAULT 1"), &[]).await;
+    }
+
+    // wider: what the other has no room for yet is set aside until it has
+    items.under_load(&[retype(of_a, "item", "name", "varchar(200)"), retype(of_a, "item", "qty", "bigint")], &[]).await;
+    let long = "x".repeat(150);
+    world[a.0].execute("DELETE FROM item WHERE id = 1").await;
+    world[a.0].execute("INSERT INTO item (id, name, qty, state) VALUES (1, 'n', 5, 'new')").await;
+    world[a.0].execute(&format!("UPDATE item SET name = '{long}', qty = 5000000000 WHERE id = 1")).await;
+    until_held(&world, 1).await;
+    for (column, ty) in [("name", "varchar(200)"), ("qty", "bigint")] {
+        world[b.0].execute(&retype(of_b, &format!("item_{}", b.0), &format!("{column}_{}", b.0), ty)).await;
+    }
+    until_held(&world, 0).await;
+    items.equal().await;
+
+    // an enum extended at its end
+    let labels = "enum('new','old','lost')";
+    world[a.0]
+        .execute(&if of_a.is_postgres() {
+            "ALTER TYPE st ADD VALUE 'lost'".to_owned()
+        } else {
+            retype(of_a, "item", "state", labels)
+        })
+        .await;
+    world[a.0].execute("UPDATE item SET state = 'lost' WHERE id = 1").await;
+    if !of_b.is_postgres() {
+        until_held(&world, 1).await;
+        world[b.0].execute(&retype(of_b, &format!("item_{}", b.0), &format!("state_{}", b.0), labels)).await;
+        until_held(&world, 0).await;
+    }
+    items.under_load(&[], &[]).await;
+
+    // away and back: who writes meanwhile finds no table
+    let load = items.load();
+    load.pass(20).await;
+    world[a.0].execute("ALTER TABLE item RENAME TO item_away").await;
+    load.pass(20).await;
+    world[a.0].execute("ALTER TABLE item_away RENAME TO item").await;
+    load.pass(20).await;
+    flowing(&world).await;
+    load.stop().await;
+    items.equal().await;
+
+    // replaced by another table that has been kept equal to it
+    let load = items.load();
+    load.pass(20).await;
+    replace(&world, a.0).await;
+    load.pass(30).await;
+    load.stop().await;
+    flowing(&world).await;
+    items.equal().await;
+    world[a.0].execute("UPDATE item SET name = 'in the new one' WHERE id = 1").await;
+    items.equal().await;
+}
+
+/// As tools do that alter tables online: a copy, kept up to date, takes the name in one step.
+async fn replace(world: &World, system: &str) {
+    let db = &world[system];
+    let mut admin = db.admin().await;
+    if db.kind.is_postgres() {
+        db.execute("CREATE TABLE item_new (LIKE item INCLUDING ALL)").await;
+        admin.execute("ALTER TABLE item_new REPLICA IDENTITY FULL").await;
+        admin.execute(&format!("ALTER PUBLICATION anechoic_{} ADD TABLE item_new", world.agent.id)).await;
+        admin
+            .execute(
+                "BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE; INSERT INTO item_new SELECT * FROM item; \
+                 ALTER TABLE item RENAME TO item_old; ALTER TABLE item_new RENAME TO item; COMMIT",
+            )
+            .await;
+        db.execute("DROP TABLE item_old").await;
+        return;
+    }
+    admin.execute("CREATE TABLE item_new LIKE item").await;
+    let put = "REPLACE INTO item_new (id, name, qty, state) VALUES (NEW.id, NEW.name, NEW.qty, NEW.state)";
+    for (event, action) in [("INSERT", put), ("UPDATE", put), ("DELETE", "DELETE FROM item_new WHERE id = OLD.id")] {
+        let trigger = format!("CREATE TRIGGER item_{event} AFTER {event} ON item FOR EACH ROW {action}");
+        admin.execute(&trigger).await;
+    }
+    admin.execute("INSERT IGNORE INTO item_new SELECT * FROM item").await;
+    admin.execute("RENAME TABLE item TO item_old, item_new TO item").await;
+    admin.execute("DROP TABLE item_old").await;
+}
+
+#[tokio::test]
+async fn what_can_be_followed_in_postgres_is_followed() {
+    followed(PG, MY).await;
+}
+
+#[tokio::test]
+async fn what_can_be_followed_in_mysql_is_followed() {
+    followed(MY, MARIA).await;
+}
+
+#[tokio::test]
+async fn what_can_be_followed_in_mariadb_is_followed() {
+    followed(MARIA, PG15).await;
+}
+
+async fn stopped_and_mended(a: (&'static str, Kind), b: (&'static str, Kind)) {
+    let mut world = items(a, b).await;
+    let (a, of_a, b, of_b) = (a.0, a.1, b.0, b.1);
+
+    // a bound column renamed: the file says what it was called; the second time while the agent is away
+    let load = Items { world: &world, a, b }.load();
+    load.pass(30).await;
+    world[a].execute("ALTER TABLE item RENAME COLUMN name TO title").await;
+    stopped(&world, a, &["no column \"name\"", "formerly"]).await;
+    load.pass(30).await;
+    load.stop().await;
+    let load = Items { world: &world, a, b }.load_named("title");
+    load.pass(30).await;
+    world.agent.stop().await;
+    edit(&world, "\"name\" = \"name\"", "name = { column = \"title\", formerly = [\"name\"] }");
+    world.agent.start();
+    world.agent.ready().await;
+    load.pass(30).await;
+    world.agent.stop().await;
+    load.pass(30).await;
+    world[a].execute("ALTER TABLE item RENAME COLUMN title TO name").await;
+    load.stop().await;
+    let load = Items { world: &world, a, b }.load();
+    load.pass(30).await;
+    edit(
+        &world,
+        "name = { column = \"title\", formerly = [\"name\"] }",
+        "name = { column = \"name\", formerly = [\"title\"] }",
+    );
+    world.agent.start();
+    world.agent.ready().await;
+    load.pass(30).await;
+    load.stop().await;
+    Items { world: &world, a, b }.equal().await;
+
+    // another type that has no exact form in common with the other's: until that is changed too
+    let load = Items { world: &world, a, b }.load();
+    load.pass(20).await;
+    let ty = if of_a.is_postgres() { "text" } else { "varchar(30)" };
+    world[a].execute(&retype(of_a, "item", "qty", ty)).await;
+    load.pass(20).await;
+    stopped(&world, a, &["no exact common form"]).await;
+    let ty = if of_b.is_postgres() { "text" } else { "varchar(30)" };
+    world[b].execute(&retype(of_b, &format!("item_{b}"), &format!("qty_{b}"), ty)).await;
+    world.agent.ready().await;
+    load.stop().await;
+    world[a].execute("UPDATE item SET qty = '7 or more' WHERE id > 5").await;
+    Items { world: &world, a, b }.equal().await;
+
+    // a bound column dropped, and added again: it goes on with what rows have of it
+    let load = Items { world: &world, a, b }.load();
+    load.pass(20).await;
+    world[a].execute("ALTER TABLE item DROP COLUMN name").await;
+    world[a].execute("UPDATE item SET qty = 'x' WHERE id > 10").await;
+    stopped(&world, a, &["no column \"name\""]).await;
+    world[a].execute("ALTER TABLE item ADD COLUMN name varchar(20)").await;
+    world.agent.ready().await;
+    load.pass(20).await;
+    load.stop().await;
+    world.agent.wait_quiet().await;
+    world[a].execute("UPDATE item SET name = 'again'").await;
+    Items { world: &world, a, b }.equal().await;
+
+    // dropped for good: taken out of the file
+    let load = Items { world: &world, a, b }.load();
+    load.pass(20).await;
+    world[a].execute("ALTER TABLE item DROP COLUMN qty").await;
+    world[a].execute("UPDATE item SET name = 'without' WHERE id > 10").await;
+    stopped(&world, a, &["no column \"qty\""]).await;
+    world.agent.stop().await;
+    edit(&world, "\"qty\" = \"qty\"\n", "");
+    world.agent.start();
+    world.agent.ready().await;
+    load.stop().await;
+    Items { world: &world, a, b }.equal_in("id, name, state").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_in_postgres_stops_and_goes_on_after_the_named_fix() {
+    stopped_and_mended(PG, MY).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_in_mysql_stops_and_goes_on_after_the_named_fix() {
+    stopped_and_mended(MY, MARIA).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_in_mariadb_stops_and_goes_on_after_the_named_fix() {
+    stopped_and_mended(MARIA, PG15).await;
 }

@@ -33,7 +33,7 @@ use crate::status::{State, Status};
 /// While something waits for a table to change.
 const EVERY_WHILE_STOPPED: Duration = Duration::from_secs(3);
 /// While something is set aside that a wider column would take.
-const EVERY_WHILE_HELD: Duration = Duration::from_secs(10);
+const EVERY_WHILE_HELD: Duration = Duration::from_secs(5);
 /// Else: a trigger, a key or a width may have changed without a word in any log.
 const EVERY: Duration = Duration::from_secs(60);
 /// For all that one system is asked.
@@ -82,23 +82,22 @@ impl Watch {
     /// Until the wiring has to be made anew.
     pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Renewal {
         let before = fingerprint(&self.plan.model);
-        let mut next = Instant::now() + EVERY;
+        let mut looked = Instant::now();
         loop {
-            let notice = tokio::select! {
-                notice = notices.recv() => notice,
-                () = tokio::time::sleep_until(next) => None,
-            };
-            if let Some(notice) = notice {
-                let at_once = notice.unseen && (notice.half == Half::Capture || self.fruitless == 0);
-                let pause = if at_once { Duration::ZERO } else { self.pause() };
-                next = next.min(Instant::now() + pause);
+            // What is held shows on the status alone, so the pause is asked for anew.
+            let notice = tokio::time::timeout(Duration::from_secs(1), notices.recv()).await;
+            let mut at_once = false;
+            if let Ok(Some(notice)) = notice {
+                at_once = notice.unseen && (notice.half == Half::Capture || self.fruitless == 0);
                 self.stopped.insert((notice.system, notice.half), notice);
+            }
+            if !at_once && looked.elapsed() < self.pause() {
                 continue;
             }
             if let Some(renewal) = self.look(&before).await {
                 return renewal;
             }
-            next = Instant::now() + self.pause();
+            looked = Instant::now();
         }
     }
 

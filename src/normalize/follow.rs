@@ -214,7 +214,7 @@ pub fn fingerprint(model: &Model) -> String {
                 table.delete_triggers,
                 table.transactional,
                 table.replica_identity,
-                wanted.now.as_ref().map(|now| (&now.awaited, &now.formerly, now.by_name, now.oid)),
+                wanted.now.as_ref().map(|now| (&now.awaited, &now.formerly, now.by_name)),
             );
             for bound in &binding.columns {
                 // A default changes nothing: every bound column is written.
