@@ -18,6 +18,7 @@ pub mod error;
 pub mod failpoint;
 pub mod finding;
 pub mod value;
+pub mod charset;
 pub mod position;
 pub mod schema;
 pub mod catalog;

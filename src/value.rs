@@ -9,7 +9,8 @@
 //! datum = tag u8, payload              numbers little endian; text and bytes: len u32, bytes
 //! ```
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::net::Ipv6Addr;
 
 /// The canonical kind of a field: what its values are compared and carried as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,10 +32,14 @@ pub enum Kind {
     Timestamp,
     Uuid,
     Json,
+    /// Binary digits: of PostgreSQL's bit and varbit, MySQL's BIT.
+    Bits,
+    /// PostgreSQL's array, as its own text.
+    Array,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Bool,
         Kind::Int,
         Kind::Decimal,
@@ -48,6 +53,8 @@ impl Kind {
         Kind::Timestamp,
         Kind::Uuid,
         Kind::Json,
+        Kind::Bits,
+        Kind::Array,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +72,8 @@ impl Kind {
             Kind::Timestamp => "timestamp",
             Kind::Uuid => "uuid",
             Kind::Json => "json",
+            Kind::Bits => "bits",
+            Kind::Array => "array",
         }
     }
 
@@ -80,24 +89,44 @@ pub enum Value<'a> {
     Int(i64),
     /// Only above `i64::MAX`, so that every integer has one spelling.
     UInt(u64),
-    /// Optional sign, digits, optional fraction; no exponent, never NaN. Scale as the source
-    /// wrote it (`1.50`); [`decimal_eq`] and keys ignore trailing zeros.
+    /// Optional sign, digits, optional fraction; no exponent. Scale as the source wrote it
+    /// (`1.50`); [`decimal_eq`] and keys ignore trailing zeros. PostgreSQL also has `NaN`,
+    /// `Infinity` and `-Infinity` ([`is_special_decimal`]).
     Decimal(&'a str),
     Float32(f32),
     Float64(f64),
     Text(&'a str),
     Bytes(&'a [u8]),
-    /// Days since 1970-01-01, proleptic Gregorian.
+    /// Days since 1970-01-01, proleptic Gregorian; or one of the `DATE_…` that no calendar has.
     Date(i32),
     /// Microseconds since midnight; beyond one day or negative only from MySQL's TIME.
     Time(i64),
-    /// Microseconds since 1970-01-01 00:00:00, no zone.
+    /// Microseconds since 1970-01-01 00:00:00, no zone; or one of the `INSTANT_…`.
     DateTime(i64),
-    /// Microseconds since 1970-01-01 00:00:00 UTC.
+    /// Microseconds since 1970-01-01 00:00:00 UTC; or one of the `INSTANT_…`.
     Timestamp(i64),
     Uuid([u8; 16]),
     /// JSON text, numbers kept digit for digit.
     Json(&'a str),
+    /// `0` and `1`, the first digit first.
+    Bits(&'a str),
+    /// As PostgreSQL writes arrays: `{1,NULL,"a b"}`, `[0:1]={x,y}`.
+    Array(&'a str),
+}
+
+/// PostgreSQL's `infinity` and `-infinity`, MySQL's `0000-00-00`; in the order in which the
+/// servers sort them.
+pub const DATE_INFINITY: i32 = i32::MAX;
+pub const DATE_MINUS_INFINITY: i32 = i32::MIN;
+pub const DATE_ZERO: i32 = i32::MIN + 1;
+/// The same of datetimes and timestamps.
+pub const INSTANT_INFINITY: i64 = i64::MAX;
+pub const INSTANT_MINUS_INFINITY: i64 = i64::MIN;
+pub const INSTANT_ZERO: i64 = i64::MIN + 1;
+
+/// Decimals that are no numbers of digits.
+pub fn is_special_decimal(text: &str) -> bool {
+    matches!(text, "NaN" | "Infinity" | "-Infinity")
 }
 
 /// One field of a row image.
@@ -140,6 +169,8 @@ const TAG_DATETIME: u8 = 13;
 const TAG_TIMESTAMP: u8 = 14;
 const TAG_UUID: u8 = 15;
 const TAG_JSON: u8 = 16;
+const TAG_BITS: u8 = 17;
+const TAG_ARRAY: u8 = 18;
 
 /// Appends one datum in row form.
 pub fn write_datum(out: &mut Vec<u8>, datum: Datum<'_>) {
@@ -173,6 +204,8 @@ pub fn write_datum(out: &mut Vec<u8>, datum: Datum<'_>) {
         Value::Timestamp(v) => fixed(out, TAG_TIMESTAMP, &v.to_le_bytes()),
         Value::Uuid(v) => fixed(out, TAG_UUID, &v),
         Value::Json(v) => sized(out, TAG_JSON, v.as_bytes()),
+        Value::Bits(v) => sized(out, TAG_BITS, v.as_bytes()),
+        Value::Array(v) => sized(out, TAG_ARRAY, v.as_bytes()),
     }
 }
 
@@ -263,6 +296,8 @@ impl<'a> Iterator for RowIter<'a> {
             TAG_TIMESTAMP => Value::Timestamp(i64::from_le_bytes(self.array())),
             TAG_UUID => Value::Uuid(self.array()),
             TAG_JSON => Value::Json(self.text()),
+            TAG_BITS => Value::Bits(self.text()),
+            TAG_ARRAY => Value::Array(self.text()),
             tag => unreachable!("row tag {tag}: rows are checksummed and of a known format version"),
         };
         Some(Datum::Value(value))
@@ -272,6 +307,9 @@ impl<'a> Iterator for RowIter<'a> {
 /// Decimal text without a leading `+`, leading zeros or trailing fraction zeros: the form in
 /// which decimals are compared and hashed. `-0` is `0`.
 pub fn decimal_canonical(text: &str, out: &mut String) {
+    if is_special_decimal(text) {
+        return out.push_str(text);
+    }
     let (negative, digits) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -348,6 +386,19 @@ pub fn days_from_civil(year: i32, month: u32, day: u32) -> Option<i32> {
 
 pub const MICROS_PER_DAY: i64 = 86_400_000_000;
 
+/// Appends an address as PostgreSQL and MariaDB's manual write it: the longest run of two zero
+/// groups or more is `::`, an IPv4 address inside keeps its dots.
+pub fn write_inet6(address: [u8; 16], out: &mut String) {
+    let address = Ipv6Addr::from(address);
+    let _ = match address.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high > 0 => {
+            let [a, b, c, d] = (u32::from(high) << 16 | u32::from(low)).to_be_bytes();
+            write!(out, "::{a}.{b}.{c}.{d}")
+        }
+        _ => write!(out, "{address}"),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +423,8 @@ mod tests {
             Datum::Value(Value::Timestamp(-1)),
             Datum::Value(Value::Uuid([7; 16])),
             Datum::Value(Value::Json("{\"a\":1.0}")),
+            Datum::Value(Value::Bits("0101")),
+            Datum::Value(Value::Array("{1,NULL}")),
         ];
         let mut bytes = Vec::new();
         for datum in datums {
@@ -388,6 +441,16 @@ mod tests {
             assert!(decimal_eq(a, b), "{a} {b}");
         }
         assert!(!decimal_eq("1.5", "-1.5"));
+        assert!(decimal_eq("NaN", "NaN") && !decimal_eq("Infinity", "-Infinity"));
+    }
+
+    #[test]
+    fn addresses_have_one_spelling() {
+        for text in ["::", "::1", "::102", "::1.2.3.4", "::ffff:1.2.3.4", "2001:db8:0:1:1:1:1:1", "1:0:0:2::3"] {
+            let mut out = String::new();
+            write_inet6(text.parse::<Ipv6Addr>().expect("an address").octets(), &mut out);
+            assert_eq!(out, text);
+        }
     }
 
     #[test]

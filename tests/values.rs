@@ -250,6 +250,9 @@ async fn what_a_target_cannot_hold_is_set_aside_there_and_mended_by_the_next_cha
     // set, in which system, who holds it, why
     let cases: &[(&str, &str, &[&str], &str)] = &[
         ("d = 'NaN'", "crm", &["shop", "erp"], "NaN and Infinity do not exist"),
+        ("m = 'NaN'", "crm", &["shop", "erp"], "NaN and Infinity do not exist as decimals"),
+        ("day = 'infinity'", "crm", &["shop", "erp"], "infinity does not exist in MySQL"),
+        ("day = '0000-00-00'", "erp", &["crm"], "the zero date 0000-00-00 does not exist in PostgreSQL"),
         ("d = '-Infinity'", "crm", &["shop", "erp"], "NaN and Infinity do not exist"),
         ("d = 0.1", "crm", &["erp"], "not exact in single precision"),
         ("v = 'längere'", "crm", &["shop"], "7 characters into a column of at most 5"),
@@ -320,13 +323,12 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
         .field("num", Type::Numeric);
     let mut world = World::of(&THREE).entity(thing).start().await;
 
-    world["crm"].execute("INSERT INTO thing (id, num) VALUES (1, 'NaN')").await;
-    world["crm"].execute("INSERT INTO thing (id, day) VALUES (2, 'infinity')").await;
+    world["crm"].execute("INSERT INTO thing (id, at) VALUES (1, '294276-12-31 23:59:59')").await;
     for (system, base) in [("shop", 10), ("erp", 20)] {
         let mut session = world[system].session().await;
         session.execute("SET SESSION sql_mode = ''").await;
         session.execute(&format!("INSERT INTO thing (id, flag) VALUES ({base}, 2)")).await;
-        session.execute(&format!("INSERT INTO thing (id, day) VALUES ({}, '0000-00-00')", base + 1)).await;
+        session.execute(&format!("INSERT INTO thing (id, day) VALUES ({}, '2024-10-00')", base + 1)).await;
         session.execute(&format!("INSERT INTO thing (id, at) VALUES ({}, '2024-02-00 00:00:00')", base + 2)).await;
         // a good and a bad row in one transaction
         session.execute(&format!("INSERT INTO thing (id, flag) VALUES ({}, 1), ({}, 3)", base + 3, base + 4)).await;
@@ -334,7 +336,7 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
     settled(&world).await;
 
     let ids = |rows: Vec<Vec<Option<String>>>| rows.into_iter().map(|row| row[0].clone().unwrap()).collect::<Vec<_>>();
-    assert_eq!(ids(world.rows("thing", "crm").await), ["1", "13", "2", "23"]);
+    assert_eq!(ids(world.rows("thing", "crm").await), ["1", "13", "23"]);
     assert_eq!(ids(world.rows("thing", "shop").await), ["10", "11", "12", "13", "14", "23"]);
     assert_eq!(ids(world.rows("thing", "erp").await), ["13", "20", "21", "22", "23", "24"]);
     let status = world.agent.status().await.unwrap();
@@ -342,12 +344,12 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
 
     world.agent.stop().await;
     let log = world.agent.log();
-    assert_eq!(log.lines().filter(|line| line.contains("cannot be carried")).count(), 10);
+    assert_eq!(log.lines().filter(|line| line.contains("cannot be carried")).count(), 9);
     let refused = refused(&world);
     let of = |system: &str| refused.iter().filter(|r| r.starts_with(system)).count();
-    assert_eq!((of("crm"), of("shop"), of("erp")), (2, 4, 4), "{refused:#?}");
+    assert_eq!((of("crm"), of("shop"), of("erp")), (1, 4, 4), "{refused:#?}");
     for part in [
-        "crm thing 1 … column \"num\"",
+        "crm thing 1 … column \"at\"",
         "shop thing 10 … field \"flag\"",
         "shop thing 11 … column \"day\"",
         "erp thing 22 … column \"at\"",

@@ -213,6 +213,29 @@ pub enum ColumnType {
     Enum {
         labels: Vec<String>,
     },
+    /// SET: some of the labels, with commas between them, in their own order.
+    Set {
+        labels: Vec<String>,
+    },
+    /// bit, bit varying and BIT. `None`: without a limit.
+    Bits {
+        length: Option<u32>,
+        varying: bool,
+    },
+    /// YEAR: 0, and 1901 to 2155.
+    Year,
+    /// A type that PostgreSQL alone has: carried as the text that it reads and writes.
+    Verbatim,
+    /// PostgreSQL's, of any number of dimensions.
+    Array {
+        element: Box<ColumnType>,
+    },
+    /// MariaDB's INET4 and INET6, as text.
+    Inet {
+        v6: bool,
+    },
+    /// MySQL's and MariaDB's, in their own form: SRID in four bytes, low one first, then WKB.
+    Geometry,
     /// Cannot be carried yet; refused by `check` and at start where it is bound.
     Unsupported,
 }
@@ -228,18 +251,25 @@ impl ColumnType {
     pub fn kind(&self) -> Option<Kind> {
         Some(match self {
             ColumnType::Bool => Kind::Bool,
-            ColumnType::Int { .. } => Kind::Int,
+            ColumnType::Int { .. } | ColumnType::Year => Kind::Int,
             ColumnType::Decimal { .. } => Kind::Decimal,
             ColumnType::Float32 => Kind::Float32,
             ColumnType::Float64 => Kind::Float64,
-            ColumnType::Char { .. } | ColumnType::Text { .. } | ColumnType::Enum { .. } => Kind::Text,
-            ColumnType::Binary { .. } | ColumnType::Bytes { .. } => Kind::Bytes,
+            ColumnType::Char { .. }
+            | ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Set { .. }
+            | ColumnType::Verbatim
+            | ColumnType::Inet { .. } => Kind::Text,
+            ColumnType::Binary { .. } | ColumnType::Bytes { .. } | ColumnType::Geometry => Kind::Bytes,
             ColumnType::Date => Kind::Date,
             ColumnType::Time { .. } => Kind::Time,
             ColumnType::DateTime { .. } => Kind::DateTime,
             ColumnType::Timestamp { .. } => Kind::Timestamp,
             ColumnType::Uuid => Kind::Uuid,
             ColumnType::Json => Kind::Json,
+            ColumnType::Bits { .. } => Kind::Bits,
+            ColumnType::Array { .. } => Kind::Array,
             ColumnType::Unsupported => return None,
         })
     }

@@ -11,11 +11,9 @@ use mysql_async::{Conn, Params};
 
 use super::{Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Table, TableName};
 use crate::apply::sql::backquoted_table;
+use crate::charset::{self, Charset};
 use crate::connect::mysql::{Flavour, failed, server};
 use crate::error::Result;
-
-/// Character sets whose bytes are UTF-8 as they stand.
-const UTF8: [&str; 4] = ["utf8mb4", "utf8mb3", "utf8", "ascii"];
 
 /// The tables in the order asked for; `None` where there is no such base table.
 pub async fn read(conn: &mut Conn, names: &[TableName]) -> Result<Vec<Option<Table>>> {
@@ -188,7 +186,9 @@ fn column(mut row: mysql_async::Row, json: &HashSet<String>, definitions: &BTree
 }
 
 fn column_type(column: &Described, json: bool) -> ColumnType {
-    let utf8 = column.charset.as_deref().is_some_and(|charset| UTF8.contains(&charset));
+    let charset = column.charset.as_deref().and_then(charset::named);
+    let utf8 = charset == Some(Charset::Utf8);
+    let text = charset.is_some_and(|charset| charset != Charset::Binary);
     let declared = column.column_type.to_lowercase();
     // MariaDB's COMPRESSED columns have a log format of their own.
     if declared.contains("compressed*/") {
@@ -197,6 +197,7 @@ fn column_type(column: &Described, json: bool) -> ColumnType {
     let int = |bytes| ColumnType::Int { bytes, signed: !declared.contains("unsigned") };
     let digits = column.fraction.unwrap_or(0) as u8;
     let octets = column.octets.or(column.chars);
+    let labels = |set: &str| labels(&column.column_type, set);
     match column.data_type.as_str() {
         "tinyint" => int(1),
         "smallint" => int(2),
@@ -209,13 +210,19 @@ fn column_type(column: &Described, json: bool) -> ColumnType {
             }
             _ => ColumnType::Unsupported,
         },
-        "float" => ColumnType::Float32,
-        "double" => ColumnType::Float64,
+        // float(7,2) would round what is written.
+        "float" if column.scale.is_none() => ColumnType::Float32,
+        "double" if column.scale.is_none() => ColumnType::Float64,
+        "bit" => ColumnType::Bits { length: column.precision.map(|n| n as u32), varying: false },
+        "year" => ColumnType::Year,
         "longtext" if json && utf8 => ColumnType::Json,
         "json" => ColumnType::Json,
-        "char" if utf8 => ColumnType::Char { chars: column.chars.unwrap_or(0) as u32 },
-        "varchar" if utf8 => ColumnType::Text { chars: column.chars.map(|n| n as u32), bytes: None },
-        "tinytext" | "text" | "mediumtext" | "longtext" if utf8 => ColumnType::Text { chars: None, bytes: octets },
+        "char" if text => ColumnType::Char { chars: column.chars.unwrap_or(0) as u32 },
+        "varchar" if text => ColumnType::Text { chars: column.chars.map(|n| n as u32), bytes: None },
+        // Octets of another set are the server's to count.
+        "tinytext" | "text" | "mediumtext" | "longtext" if text => {
+            ColumnType::Text { chars: None, bytes: octets.filter(|_| utf8) }
+        }
         "binary" => ColumnType::Binary { bytes: octets.unwrap_or(0) as u32 },
         "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => ColumnType::Bytes { bytes: octets },
         "date" => ColumnType::Date,
@@ -223,10 +230,15 @@ fn column_type(column: &Described, json: bool) -> ColumnType {
         "datetime" => ColumnType::DateTime { digits },
         "timestamp" => ColumnType::Timestamp { digits },
         "uuid" => ColumnType::Uuid,
-        "enum" if utf8 => {
-            enum_labels(&column.column_type).map_or(ColumnType::Unsupported, |labels| ColumnType::Enum { labels })
-        }
-        // bit, year, set, geometry and its kin, vector, inet4, inet6, text in other charsets
+        "enum" if text => labels("enum(").map_or(ColumnType::Unsupported, |labels| ColumnType::Enum { labels }),
+        "set" if text => labels("set(").map_or(ColumnType::Unsupported, |labels| ColumnType::Set { labels }),
+        "inet4" => ColumnType::Inet { v6: false },
+        "inet6" => ColumnType::Inet { v6: true },
+        "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
+        | "geomcollection" | "geometrycollection" => ColumnType::Geometry,
+        // Floats of four bytes, low one first.
+        "vector" => ColumnType::Bytes { bytes: octets },
+        // Text in swe7 and in the East Asian sets of several bytes.
         _ => ColumnType::Unsupported,
     }
 }
@@ -313,9 +325,9 @@ fn action(rule: &str) -> Action {
     }
 }
 
-/// enum('a','it''s') → its labels, in order.
-fn enum_labels(column_type: &str) -> Option<Vec<String>> {
-    let inner = column_type.strip_prefix("enum(")?.rsplit_once(')')?.0;
+/// enum('a','it''s') → its labels, in order. `head` is `enum(` or `set(`.
+fn labels(column_type: &str, head: &str) -> Option<Vec<String>> {
+    let inner = column_type.strip_prefix(head)?.rsplit_once(')')?.0;
     let mut labels = Vec::new();
     let mut chars = inner.chars().peekable();
     loop {
@@ -352,16 +364,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enum_labels_keep_quotes_commas_and_backslashes() {
-        let labels = enum_labels(r"enum('a','it''s','x,y','b\\c','')").expect("well formed");
+    fn labels_keep_quotes_commas_and_backslashes() {
+        let found = labels(r"enum('a','it''s','x,y','b\\c','')", "enum(").expect("well formed");
 
-        assert_eq!(labels, ["a", "it's", "x,y", r"b\c", ""]);
-        assert_eq!(enum_labels("enum('a"), None);
-        assert_eq!(enum_labels("set('a')"), None);
+        assert_eq!(found, ["a", "it's", "x,y", r"b\c", ""]);
+        assert_eq!(labels("enum('a", "enum("), None);
+        assert_eq!(labels("set('a')", "enum("), None);
+        assert_eq!(labels("set('a')", "set("), Some(vec!["a".to_owned()]));
     }
 
     #[test]
-    fn only_text_whose_bytes_are_utf8_is_carried() {
+    fn only_text_in_a_known_character_set_is_carried() {
         let described = |data_type: &str, charset: &str| Described {
             data_type: data_type.into(),
             column_type: data_type.into(),
@@ -375,9 +388,19 @@ mod tests {
             column_type(&described("varchar", "utf8mb4"), false),
             ColumnType::Text { chars: Some(10), bytes: None }
         );
-        assert_eq!(column_type(&described("varchar", "latin1"), false), ColumnType::Unsupported);
+        assert_eq!(
+            column_type(&described("varchar", "latin1"), false),
+            ColumnType::Text { chars: Some(10), bytes: None }
+        );
+        assert_eq!(
+            column_type(&described("text", "utf8mb3"), false),
+            ColumnType::Text { chars: None, bytes: Some(40) }
+        );
+        assert_eq!(column_type(&described("text", "latin1"), false), ColumnType::Text { chars: None, bytes: None });
+        assert_eq!(column_type(&described("varchar", "swe7"), false), ColumnType::Unsupported);
         assert_eq!(column_type(&described("longtext", "utf8mb4"), true), ColumnType::Json);
-        assert_eq!(column_type(&described("year", "utf8mb4"), false), ColumnType::Unsupported);
+        let rounding = Described { scale: Some(2), ..described("float", "utf8mb4") };
+        assert_eq!(column_type(&rounding, false), ColumnType::Unsupported);
     }
 
     #[test]

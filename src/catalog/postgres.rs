@@ -31,12 +31,29 @@ pub(crate) mod oid {
     pub const TIMESTAMPTZ: u32 = 1184;
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
+    pub const BIT: u32 = 1560;
+    pub const VARBIT: u32 = 1562;
     pub const JSONB: u32 = 3802;
     /// Where OIDs of what users create begin.
     pub const FIRST_OF_USERS: u32 = 16_384;
+
+    /// Arrays of built-in types.
+    pub fn is_array(oid: u32) -> bool {
+        matches!(oid, 143 | 199 | 210 | 270..=273 | 629 | 651 | 719 | 775 | 791 | 1000..=1017 | 1019..=1022 | 1027
+            | 1028 | 1034 | 1040 | 1041 | 1115 | 1182 | 1183 | 1185 | 1187 | 1231 | 1263 | 1270 | 1561 | 1563 | 2201
+            | 2207..=2211 | 2949 | 2951 | 3221 | 3643..=3645 | 3735 | 3770 | 3807 | 3905 | 3907 | 3909 | 3911 | 3913
+            | 3927 | 4073 | 4090 | 4097 | 4192 | 5039 | 6150..=6153 | 6155 | 6157)
+    }
+
+    /// Types whose values are names or numbers of things of one database: regclass and its kin,
+    /// vectors of OIDs, expression trees.
+    pub fn is_local(oid: u32) -> bool {
+        matches!(oid, 24 | 30 | 194 | 1033 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191)
+    }
 }
 
-/// The type of values of a built-in type; `Unsupported` for everything that cannot be carried.
+/// The type of values of a built-in type; `Unsupported` for what cannot be carried. Arrays need
+/// their element's type, which only the catalog knows: see [`column`].
 pub(crate) fn column_type(oid: u32, typmod: i32) -> ColumnType {
     let length = (typmod >= 4).then(|| (typmod - 4) as u32);
     let digits = u8::try_from(typmod).map_or(6, |digits| digits.min(6));
@@ -61,7 +78,10 @@ pub(crate) fn column_type(oid: u32, typmod: i32) -> ColumnType {
         oid::TIMESTAMPTZ => ColumnType::Timestamp { digits },
         oid::UUID => ColumnType::Uuid,
         oid::JSON | oid::JSONB => ColumnType::Json,
-        _ => ColumnType::Unsupported,
+        // Their typmod is the plain length.
+        oid::BIT | oid::VARBIT => ColumnType::Bits { length: u32::try_from(typmod).ok(), varying: oid == oid::VARBIT },
+        _ if oid::is_local(oid) => ColumnType::Unsupported,
+        _ => ColumnType::Verbatim,
     }
 }
 
@@ -150,17 +170,30 @@ const TABLES: &str = "
                         FROM pg_catalog.pg_partition_tree(c.oid) m) p
     WHERE c.relkind IN ('r', 'p')";
 
+/// A domain's column is one of the type that the domain stands on: that is how its values are
+/// written and read, and the server checks the domain itself.
 const COLUMNS: &str = "
-    SELECT a.attrelid AS oid, a.attname::text AS name, a.atttypid AS type_oid, a.atttypmod AS typmod,
-           pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name, NOT a.attnotnull AS nullable,
+    SELECT a.attrelid AS oid, a.attname::text AS name, t.oid AS type_oid, b.typmod,
+           pg_catalog.format_type(t.oid, b.typmod) AS type_name,
+           NOT (a.attnotnull OR b.not_null) AS nullable,
            a.attgenerated <> '' AS generated, a.attidentity::text AS identity,
            pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default_value,
            CASE WHEN t.typtype = 'e' THEN
                (SELECT pg_catalog.array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
                 FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) END AS labels,
-           l.collname::text AS collation, l.collisdeterministic AND t.typname <> 'citext' AS binary_equality
+           l.collname::text AS collation, l.collisdeterministic AND t.typname <> 'citext' AS binary_equality,
+           CASE WHEN t.typcategory = 'A' AND t.oid NOT IN (22, 30) THEN coalesce(nullif(e.typbasetype, 0), e.oid) END AS element,
+           CASE WHEN t.typcategory = 'A' AND e.typbasetype <> 0 THEN e.typtypmod ELSE b.typmod END AS element_typmod
     FROM pg_catalog.pg_attribute a
-    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE d (oid, typmod, not_null, depth) AS (
+            SELECT a.atttypid, a.atttypmod, false, 0
+            UNION ALL
+            SELECT y.typbasetype, y.typtypmod, d.not_null OR y.typnotnull, d.depth + 1
+            FROM d JOIN pg_catalog.pg_type y ON y.oid = d.oid WHERE y.typtype = 'd')
+        SELECT d.oid, d.typmod, d.not_null FROM d ORDER BY d.depth DESC LIMIT 1) b
+    JOIN pg_catalog.pg_type t ON t.oid = b.oid
+    LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
     WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
@@ -231,9 +264,14 @@ fn column(row: &Row) -> Column {
     let identity: &str = row.get("identity");
     let default: Option<&str> = row.get("default_value");
     let labels: Option<Vec<String>> = row.get("labels");
-    let ty = match labels {
-        Some(labels) => ColumnType::Enum { labels },
-        None => column_type(row.get("type_oid"), row.get("typmod")),
+    let element: Option<u32> = row.get("element");
+    let ty = match (labels, element) {
+        (Some(labels), _) => ColumnType::Enum { labels },
+        (None, Some(element)) => match column_type(element, row.get("element_typmod")) {
+            ColumnType::Unsupported => ColumnType::Unsupported,
+            element => ColumnType::Array { element: Box::new(element) },
+        },
+        (None, None) => column_type(row.get("type_oid"), row.get("typmod")),
     };
     let collation = row.get::<_, Option<String>>("collation").map(|name| Collation {
         name,
@@ -269,6 +307,9 @@ mod tests {
         assert_eq!(column_type(oid::BPCHAR, 5), ColumnType::Char { chars: 1 });
         assert_eq!(column_type(oid::TIMESTAMPTZ, 3), ColumnType::Timestamp { digits: 3 });
         assert_eq!(column_type(oid::TIMESTAMPTZ, -1), ColumnType::Timestamp { digits: 6 });
-        assert_eq!(column_type(600, -1), ColumnType::Unsupported, "point");
+        assert_eq!(column_type(oid::BIT, 10), ColumnType::Bits { length: Some(10), varying: false });
+        assert_eq!(column_type(oid::VARBIT, -1), ColumnType::Bits { length: None, varying: true });
+        assert_eq!(column_type(600, -1), ColumnType::Verbatim, "point");
+        assert_eq!(column_type(2205, -1), ColumnType::Unsupported, "regclass");
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
+use crate::normalize::dates::Dates;
 use crate::schema::SystemId;
 
 #[derive(Debug, Clone)]
@@ -172,6 +173,8 @@ pub struct ColumnConfig {
     /// What the column was called in rows that were logged before it was renamed; an empty list
     /// says that it is a new one. `None`: nothing was said.
     pub formerly: Option<Vec<String>>,
+    /// What stands for dates that not all engines have; `None` where nothing was said.
+    pub dates: Option<Dates>,
     pub line: usize,
 }
 

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, nearest};
+use crate::normalize::dates::Special;
 
 /// A value with the line it stands on.
 #[derive(Debug, Clone)]
@@ -84,6 +85,8 @@ pub(super) struct RawColumn {
     pub format: Option<At<String>>,
     pub values: Option<Vec<(String, String)>>,
     pub formerly: Option<Vec<At<String>>>,
+    /// In the order of [`Special::ALL`].
+    pub dates: [Option<At<String>>; 3],
 }
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
@@ -95,7 +98,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("system", &["name", "url", "password_file", "password_env", "marker"]),
     ("entity", &["name", "key", "conflict", "scope", "in"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore"]),
-    ("entity.in.columns", &["column", "format", "values", "formerly"]),
+    ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
 ];
 
 fn keys_of(table: &str) -> &'static [&'static str] {
@@ -225,7 +228,8 @@ impl<'t> Reader<'t> {
             match value.get_ref() {
                 DeValue::String(column) => {
                     let column = At { value: column.to_string(), line };
-                    columns.push(RawColumn { field, column, format: None, values: None, formerly: None });
+                    let dates = [None, None, None];
+                    columns.push(RawColumn { field, column, format: None, values: None, formerly: None, dates });
                 }
                 DeValue::Table(_) => {
                     let place = format!("{}: column of {:?}", section.place, field.value);
@@ -244,11 +248,12 @@ impl<'t> Reader<'t> {
         let format = self.string(section, "format");
         let values = self.table(section, "values", &section.place).map(|map| self.values(&map));
         let formerly = section.table.contains_key("formerly").then(|| self.strings(section, "formerly"));
+        let dates = Special::ALL.map(|special| self.string(section, special.key()));
         let column = self.string(section, "column");
         if column.is_none() && !section.table.contains_key("column") {
             self.error(section.line, &section.place, "key \"column\" is missing");
         }
-        Some(RawColumn { field, column: column?, format, values, formerly })
+        Some(RawColumn { field, column: column?, format, values, formerly, dates })
     }
 
     /// Canonical value → column value; integers and booleans may stand without quotes.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
+use crate::normalize::dates::{Dates, Special, StandIn};
 use crate::normalize::filter::Filter;
 use crate::normalize::format::Format;
 use crate::schema::SystemId;
@@ -388,8 +389,11 @@ fn columns(
             reader.error(at.line, place, message);
         }
     }
+    let dates: Vec<Option<Dates>> = raw.iter().map(|column| dates(column, place, reader)).collect();
     raw.iter()
-        .map(|column| ColumnConfig {
+        .zip(dates)
+        .map(|(column, dates)| ColumnConfig {
+            dates,
             field: column.field.value.clone(),
             column: column.column.value.clone(),
             format: column.format.as_ref().map(|at| at.value.clone()),
@@ -421,6 +425,36 @@ fn mapping(column: &RawColumn, place: &str, reader: &mut Reader<'_>) {
     if column.values.as_ref().is_some_and(Vec::is_empty) {
         reader.error(column.column.line, place, format!("values of field {field:?} are empty"));
     }
+}
+
+/// What stands for `0000-00-00`, `infinity` and `-infinity`; no date may stand for two of them.
+fn dates(column: &RawColumn, place: &str, reader: &mut Reader<'_>) -> Option<Dates> {
+    let field = &column.field.value;
+    let first = column.dates.iter().flatten().next()?;
+    if column.format.is_some() || column.values.is_some() {
+        let message = format!("field {field:?} has format or values, and a stand-in for dates; one is possible");
+        reader.error(first.line, place, message);
+    }
+    let mut stand_ins = [StandIn::Itself; 3];
+    for ((special, text), stand_in) in Special::ALL.iter().zip(&column.dates).zip(&mut stand_ins) {
+        let Some(at) = text else { continue };
+        match StandIn::parse(&at.value) {
+            Some(parsed) => *stand_in = parsed,
+            None => {
+                let message = format!(
+                    "{} {:?} of field {field:?} is neither \"quarantine\" nor \"null\" nor a date such as \"9999-12-31\"",
+                    special.key(),
+                    at.value
+                );
+                reader.error(at.line, place, message);
+            }
+        }
+    }
+    let dates = stand_ins.iter().filter(|stand_in| matches!(stand_in, StandIn::At(..)));
+    if dates.clone().enumerate().any(|(at, one)| dates.clone().skip(at + 1).any(|other| one == other)) {
+        reader.error(first.line, place, format!("field {field:?} has one date stand for two others"));
+    }
+    Some(Dates(stand_ins))
 }
 
 /// Two entities in one table would have to share every change of it.

@@ -9,7 +9,10 @@ use crate::change::{Changes, Quarantined};
 use crate::http::status::timestamp;
 use crate::position::Seq;
 use crate::schema::EntitySchema;
-use crate::value::{Datum, MICROS_PER_DAY, Row, Value, civil_from_days};
+use crate::value::{
+    DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, Datum, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO,
+    MICROS_PER_DAY, Row, Value, civil_from_days,
+};
 
 /// Field → value; `None` is NULL. What the change does not carry is left out.
 pub type Image = BTreeMap<String, Option<String>>;
@@ -65,10 +68,20 @@ pub fn text(value: Value<'_>) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Int(value) => value.to_string(),
         Value::UInt(value) => value.to_string(),
-        Value::Decimal(value) | Value::Text(value) | Value::Json(value) => value.to_owned(),
+        Value::Decimal(value) | Value::Text(value) | Value::Json(value) | Value::Bits(value) | Value::Array(value) => {
+            value.to_owned()
+        }
         Value::Float32(value) => value.to_string(),
         Value::Float64(value) => value.to_string(),
         Value::Bytes(value) => hex("0x", value),
+        Value::Date(DATE_ZERO) => "0000-00-00".into(),
+        Value::Date(DATE_INFINITY) | Value::DateTime(INSTANT_INFINITY) | Value::Timestamp(INSTANT_INFINITY) => {
+            "infinity".into()
+        }
+        Value::Date(DATE_MINUS_INFINITY)
+        | Value::DateTime(INSTANT_MINUS_INFINITY)
+        | Value::Timestamp(INSTANT_MINUS_INFINITY) => "-infinity".into(),
+        Value::DateTime(INSTANT_ZERO) | Value::Timestamp(INSTANT_ZERO) => "0000-00-00T00:00:00".into(),
         Value::Date(days) => date(days.into()),
         Value::Time(micros) => clock(micros),
         Value::DateTime(micros) => instant(micros),
@@ -121,6 +134,8 @@ mod tests {
             Value::Timestamp(1),
             Value::Uuid([1; 16]),
             Value::Text("Ada"),
+            Value::Date(DATE_ZERO),
+            Value::Timestamp(INSTANT_INFINITY),
         ]
         .map(text);
 
@@ -134,6 +149,8 @@ mod tests {
                 "1970-01-01T00:00:00.000001Z",
                 "01010101-0101-0101-0101-010101010101",
                 "Ada",
+                "0000-00-00",
+                "infinity",
             ]
         );
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::array;
+use super::dates::Dates;
 use super::filter::Filter;
 use super::format::Format;
 use super::recast::recast;
@@ -65,6 +67,10 @@ pub enum Transform {
     None,
     Format(Format),
     Values(ValueMap),
+    /// A JSON column in place of an array with such elements.
+    Array(ColumnType),
+    /// A date column in which other values stand for dates that not all engines have.
+    Dates(Dates),
 }
 
 impl BoundColumn {
@@ -87,6 +93,18 @@ impl BoundColumn {
                 format.read(text).and_then(|value| convert(value, self.kind, &mut scratch))
             }
             (Transform::Format(_), _) => Err("a format needs text".into()),
+            (Transform::Array(element), Value::Json(text)) => {
+                array::from_json(text, element, &mut scratch).map(|()| Value::Array(made(&scratch)))
+            }
+            (Transform::Array(_), _) => Err("an array needs JSON".into()),
+            (Transform::Dates(dates), value) => match dates.to_canonical(value, self.engine) {
+                Ok(Datum::Value(value)) => convert(value, self.kind, &mut scratch),
+                Ok(datum) => {
+                    write_datum(out, datum);
+                    return Ok(());
+                }
+                Err(why) => Err(why),
+            },
             (Transform::Values(map), value) => map.to_canonical(value),
         };
         let canonical = canonical.map_err(|why| self.refused(&why))?;
@@ -100,14 +118,23 @@ impl BoundColumn {
         let value = match datum {
             Datum::NotSent => return Ok(datum),
             Datum::Null if self.column.nullable => return Ok(datum),
+            Datum::Null if self.zero().is_some() => return Ok(self.zero().map_or(Datum::Null, Datum::Value)),
             // MySQL and MariaDB may put their own value where a timestamp is not nullable.
             Datum::Null => return Err(self.refused("NULL into a column that is NOT NULL")),
             Datum::Value(value) => value,
         };
-        self.value_to_column(value, scratch).map(Datum::Value).map_err(|why| self.refused(&why))
+        self.value_to_column(value, scratch).map_err(|why| self.refused(&why))
     }
 
-    fn value_to_column<'a>(&'a self, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Result<Value<'a>, Refusal> {
+    /// What NULL is in this column.
+    fn zero(&self) -> Option<Value<'static>> {
+        match &self.transform {
+            Transform::Dates(dates) => dates.null(self.column.ty.kind()?, self.engine),
+            _ => None,
+        }
+    }
+
+    fn value_to_column<'a>(&'a self, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Result<Datum<'a>, Refusal> {
         let own = match &self.transform {
             Transform::None => {
                 let kind = self.column.ty.kind().ok_or("the column's type is not supported")?;
@@ -119,11 +146,28 @@ impl BoundColumn {
                 Value::Text(format.write(value, scratch)?)
             }
             Transform::Values(map) => map.to_column(value)?,
+            Transform::Array(element) => match value {
+                Value::Array(text) => {
+                    array::to_json(text, element, scratch)?;
+                    Value::Json(made(scratch))
+                }
+                _ => return Err("an array is needed to make JSON of".into()),
+            },
+            Transform::Dates(dates) => {
+                let kind = self.column.ty.kind().ok_or("the column's type is not supported")?;
+                match dates.to_column(convert(value, kind, scratch)?, self.engine)? {
+                    Datum::Value(value) => return fits(value, &self.column.ty, self.engine).map(Datum::Value),
+                    Datum::Null if !self.column.nullable => {
+                        return Err("its stand-in is NULL, and the column is NOT NULL".into());
+                    }
+                    datum => return Ok(datum),
+                }
+            }
         };
         if let (Value::Json(text), true) = (own, self.is_binary_json()) {
             json_numbers_fit(text)?;
         }
-        fits(own, &self.column.ty, self.engine)
+        fits(own, &self.column.ty, self.engine).map(Datum::Value)
     }
 
     /// MySQL parses documents; MariaDB and PostgreSQL keep every digit.
@@ -134,4 +178,9 @@ impl BoundColumn {
     fn refused(&self, why: &str) -> Error {
         Error::data(format!("{}: {why}", self.label))
     }
+}
+
+/// Of the array or JSON text that was written there.
+fn made(scratch: &[u8]) -> &str {
+    std::str::from_utf8(scratch).expect("made of text")
 }

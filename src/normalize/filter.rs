@@ -221,6 +221,7 @@ fn compare(a: Value<'_>, b: Value<'_>) -> Option<Ordering> {
         | (Value::DateTime(a), Value::DateTime(b))
         | (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(&b),
         (Value::Uuid(a), Value::Uuid(b)) => a.cmp(&b),
+        (Value::Bits(a), Value::Bits(b)) => a.cmp(b),
         _ => return None,
     })
 }
@@ -230,7 +231,17 @@ fn float_cmp(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
+/// NaN is above everything, as in PostgreSQL.
 fn decimal_cmp(a: &str, b: &str) -> Ordering {
+    let rank = |text: &str| match text {
+        "-Infinity" => -1,
+        "Infinity" => 1,
+        "NaN" => 2,
+        _ => 0,
+    };
+    if (rank(a), rank(b)) != (0, 0) {
+        return rank(a).cmp(&rank(b));
+    }
     fn parts(text: &str) -> (bool, &str, &str) {
         let digits = text.trim_start_matches(['-', '+']);
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -405,7 +416,7 @@ impl Compiler<'_> {
         let (kind, name) = (self.entity.fields[field].kind, &self.entity.fields[field].name);
         let wrong = || format!("compares {name:?}, which is of type {}, with {expr}{}", kind.name(), place(expr));
         if let Some(other) = self.field(expr)? {
-            return if self.entity.fields[other].kind == kind && kind != Kind::Json {
+            return if self.entity.fields[other].kind == kind && !matches!(kind, Kind::Json | Kind::Array) {
                 Ok(Operand::Field(other))
             } else {
                 Err(wrong())
@@ -496,7 +507,7 @@ fn literal(kind: Kind, expr: &Expr) -> Option<Operand> {
             let (text, offset) = zone(text)?;
             Operand::Fixed(Value::Timestamp(date_time(text)?.checked_sub(offset)?))
         }
-        Kind::Bytes | Kind::Json => return None,
+        Kind::Bytes | Kind::Json | Kind::Bits | Kind::Array => return None,
     })
 }
 

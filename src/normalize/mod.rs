@@ -15,7 +15,9 @@
 //! single fields would not converge with one of whole rows. A key change is a delete and an
 //! insert. A value that cannot be carried exactly sets its row aside, never the flow.
 
+pub mod array;
 pub mod binding;
+pub mod dates;
 pub mod filter;
 pub mod follow;
 pub mod format;

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::array;
 use super::binding::{Binding, BoundColumn, Transform};
+use super::dates::Dates;
 use super::filter::Filter;
 use super::follow::{Decided, Fate, Member};
 use super::format::Format;
@@ -105,6 +107,7 @@ struct DraftColumn<'c> {
     column: &'c Column,
     format: Option<Format>,
     values: Option<&'c [(String, String)]>,
+    dates: Option<Dates>,
 }
 
 impl DraftColumn<'_> {
@@ -208,7 +211,13 @@ impl<'c> Resolver<'c> {
             let listed = entity.bindings.iter().any(|other| lists(other, &column.name));
             match own.fate(&column.name, members, listed) {
                 Fate::Carried => {
-                    columns.push(DraftColumn { field: column.name.clone(), column, format: None, values: None });
+                    columns.push(DraftColumn {
+                        field: column.name.clone(),
+                        column,
+                        format: None,
+                        values: None,
+                        dates: None,
+                    });
                 }
                 Fate::LeftAlone => {}
                 Fate::Late => {
@@ -287,7 +296,13 @@ impl<'c> Resolver<'c> {
                 continue;
             };
             let format = config.format.as_deref().and_then(|text| Format::new(text).ok());
-            found.push(DraftColumn { field: config.field.clone(), column, format, values: config.values.as_deref() });
+            found.push(DraftColumn {
+                field: config.field.clone(),
+                column,
+                format,
+                values: config.values.as_deref(),
+                dates: config.dates,
+            });
         }
         found
     }
@@ -318,6 +333,27 @@ impl<'c> Resolver<'c> {
             } else if bound.format.is_some() && !matches!(ty, ColumnType::Char { .. } | ColumnType::Text { .. }) {
                 let what = format!("column {name:?} is of type {type_name}; a format needs text");
                 self.error(entity, draft.config, what, String::new());
+            } else if let Some(dates) = bound.dates {
+                self.check_dates(entity, draft, bound, dates);
+            }
+        }
+    }
+
+    fn check_dates(&mut self, entity: &EntityConfig, draft: &Draft<'_>, bound: &DraftColumn<'_>, dates: Dates) {
+        let Column { name, type_name, ty, .. } = bound.column;
+        let Some(kind @ (Kind::Date | Kind::DateTime | Kind::Timestamp)) = ty.kind() else {
+            let what = format!("column {name:?} is of type {type_name}; zero_date and infinity need a date or a time");
+            return self.error(entity, draft.config, what, String::new());
+        };
+        let engine = self.engine(draft.config.system);
+        if entity.key.contains(&bound.field) && dates.has_null() {
+            let what = format!("column {name:?} is of the key, in which NULL cannot stand for a date");
+            self.error(entity, draft.config, what, "a date of its own, or \"quarantine\"".into());
+        }
+        for (special, value) in dates.stored(kind, engine) {
+            if let Err(why) = fits(value, ty, engine) {
+                let what = format!("{} of column {name:?} does not suit it: {why}", special.key());
+                self.error(entity, draft.config, what, String::new());
             }
         }
     }
@@ -338,7 +374,9 @@ impl<'c> Resolver<'c> {
         let mut fields = Vec::new();
         for name in names {
             let kind = self.kind(entity, name, drafts);
-            if entity.key.iter().any(|key| key == name) && matches!(kind, Kind::Float32 | Kind::Float64 | Kind::Json) {
+            if entity.key.iter().any(|key| key == name)
+                && matches!(kind, Kind::Float32 | Kind::Float64 | Kind::Json | Kind::Array)
+            {
                 let what = format!("key field {name:?} is of type {}, which does not identify anything", kind.name());
                 self.error(entity, drafts[0].config, what, String::new());
             }
@@ -353,7 +391,9 @@ impl<'c> Resolver<'c> {
             drafts.iter().flat_map(|d| d.columns.iter().filter(|c| c.field == field).map(move |c| (d, c))).collect();
         let kinds: BTreeSet<Kind> = bound.iter().filter_map(|(_, column)| column.kind()).collect();
         let plain = bound.iter().filter(|(_, column)| column.format.is_none() && column.values.is_none());
-        if let Some(kind) = common_kind(&kinds, plain.map(|(_, column)| &column.column.ty)) {
+        let elements: Vec<&ColumnType> = elements(field, drafts).collect();
+        let one_class = elements.windows(2).all(|pair| array::same_class(pair[0], pair[1]));
+        if one_class && let Some(kind) = common_kind(&kinds, plain.map(|(_, column)| &column.column.ty)) {
             return kind;
         }
         let types: Vec<String> = bound
@@ -380,7 +420,7 @@ impl<'c> Resolver<'c> {
         let mut columns: Vec<BoundColumn> = Vec::new();
         for (field, spec) in schema.fields.iter().enumerate() {
             if let Some(bound) = draft.columns.iter().find(|bound| bound.field == spec.name) {
-                columns.extend(self.bound_column(entity, draft, field, spec, bound));
+                columns.extend(self.bound_column(entity, draft, field, spec, bound, drafts));
             }
         }
         self.check_key(entity, draft);
@@ -407,11 +447,18 @@ impl<'c> Resolver<'c> {
         field: usize,
         spec: &Field,
         bound: &DraftColumn<'_>,
+        drafts: &[Draft<'_>],
     ) -> Option<BoundColumn> {
         let engine = self.engine(draft.config.system);
         let transform = match (&bound.format, bound.values) {
             (Some(format), _) => Transform::Format(format.clone()),
-            (None, None) => Transform::None,
+            (None, None) => match (bound.dates, &bound.column.ty, elements(&spec.name, drafts).next()) {
+                (Some(dates), ..) => Transform::Dates(dates),
+                (None, ColumnType::Json, Some(element)) if spec.kind == Kind::Array => {
+                    Transform::Array(element.clone())
+                }
+                _ => Transform::None,
+            },
             (None, Some(pairs)) => {
                 let own = bound.column.ty.kind()?;
                 let map = ValueMap::new(pairs, spec.kind, own).and_then(|map| {
@@ -584,6 +631,16 @@ fn shared_fields(found: &[(&BindingConfig, &Table)]) -> HashSet<String> {
     count.into_iter().filter(|(_, tables)| *tables > 1).map(|(name, _)| name.to_owned()).collect()
 }
 
+/// The types of the elements of all arrays of a field.
+fn elements<'d>(field: &str, drafts: &'d [Draft<'_>]) -> impl Iterator<Item = &'d ColumnType> {
+    drafts.iter().flat_map(|draft| &draft.columns).filter(move |bound| bound.field == field).filter_map(|bound| {
+        match &bound.column.ty {
+            ColumnType::Array { element } => Some(&**element),
+            _ => None,
+        }
+    })
+}
+
 fn key_columns<'c>(entity: &EntityConfig, draft: &Draft<'c>) -> Vec<&'c Column> {
     let column = |key: &String| draft.columns.iter().find(|bound| bound.field == *key).map(|bound| bound.column);
     entity.key.iter().filter_map(column).collect()
@@ -595,6 +652,12 @@ fn common_kind<'t>(kinds: &BTreeSet<Kind>, mut plain: impl Iterator<Item = &'t C
         0 => Some(Kind::Text), // values maps alone: their canonical side is text
         1 => kinds.first().copied(),
         _ if only(&[Kind::Bool, Kind::Int]) => Some(Kind::Bool),
+        // One binary digit is a flag.
+        _ if kinds.contains(&Kind::Bool) && only(&[Kind::Bool, Kind::Int, Kind::Bits]) => {
+            plain.all(|ty| !matches!(ty, ColumnType::Bits { length, .. } if *length != Some(1))).then_some(Kind::Bool)
+        }
+        _ if only(&[Kind::Bits, Kind::Text]) => Some(Kind::Bits),
+        _ if kinds.contains(&Kind::Array) && only(&[Kind::Array, Kind::Json, Kind::Text]) => Some(Kind::Array),
         _ if only(&[Kind::Int, Kind::Decimal]) => Some(Kind::Decimal),
         _ if only(&[Kind::Float32, Kind::Float64]) => Some(Kind::Float64),
         _ if only(&[Kind::Json, Kind::Text]) => Some(Kind::Json),

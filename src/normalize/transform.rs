@@ -6,11 +6,16 @@
 //! that did so silently would leave two systems apart with no error anywhere. A reason never
 //! contains the value.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde::de::IgnoredAny;
 
 use crate::catalog::{ColumnType, DecimalLimits};
 use crate::config::Engine;
-use crate::value::{Kind, MICROS_PER_DAY, Value, civil_from_days};
+use crate::value::{
+    DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, Kind,
+    MICROS_PER_DAY, Value, civil_from_days, is_special_decimal, write_inet6,
+};
 
 /// Why a value cannot be carried; completes "field … : ".
 pub type Refusal = String;
@@ -30,7 +35,18 @@ pub fn convert<'a>(value: Value<'a>, to: Kind, scratch: &'a mut Vec<u8>) -> Resu
         | (Value::DateTime(_), Kind::DateTime)
         | (Value::Timestamp(_), Kind::Timestamp)
         | (Value::Uuid(_), Kind::Uuid)
-        | (Value::Json(_), Kind::Json) => value,
+        | (Value::Json(_), Kind::Json)
+        | (Value::Bits(_), Kind::Bits)
+        | (Value::Array(_), Kind::Array) => value,
+        (Value::Bits("0"), Kind::Bool) => Value::Bool(false),
+        (Value::Bits("1"), Kind::Bool) => Value::Bool(true),
+        (Value::Bool(flag), Kind::Bits) => Value::Bits(if flag { "1" } else { "0" }),
+        (Value::Bits(digits), Kind::Text) => Value::Text(digits),
+        (Value::Text(text), Kind::Bits) if text.bytes().all(|b| matches!(b, b'0' | b'1')) => Value::Bits(text),
+        (Value::Text(_), Kind::Bits) => return Err("the text is not of binary digits".into()),
+        (Value::Array(text), Kind::Text) => Value::Text(text),
+        (Value::Text(text), Kind::Array) if text.ends_with('}') => Value::Array(text),
+        (Value::Text(_), Kind::Array) => return Err("the text is not an array as PostgreSQL writes it".into()),
         (Value::Int(0), Kind::Bool) => Value::Bool(false),
         (Value::Int(1), Kind::Bool) => Value::Bool(true),
         (Value::Int(_) | Value::UInt(_), Kind::Bool) => return Err("an integer other than 0 and 1 is no bool".into()),
@@ -78,6 +94,9 @@ pub fn convertible(a: Kind, b: Kind) -> bool {
             || pair(Kind::Uuid, Kind::Bytes)
             || pair(Kind::Json, Kind::Text)
             || pair(Kind::DateTime, Kind::Timestamp)
+            || pair(Kind::Bits, Kind::Bool)
+            || pair(Kind::Bits, Kind::Text)
+            || pair(Kind::Array, Kind::Text)
     }
 }
 
@@ -96,6 +115,8 @@ pub fn kind_of(value: Value<'_>) -> Kind {
         Value::Timestamp(_) => Kind::Timestamp,
         Value::Uuid(_) => Kind::Uuid,
         Value::Json(_) => Kind::Json,
+        Value::Bits(_) => Kind::Bits,
+        Value::Array(_) => Kind::Array,
     }
 }
 
@@ -106,6 +127,9 @@ fn made<'a>(scratch: &'a mut Vec<u8>, text: &str, value: fn(&'a str) -> Value<'a
 }
 
 fn decimal_to_int<'a>(text: &str) -> Result<Value<'a>, Refusal> {
+    if is_special_decimal(text) {
+        return Err("NaN and Infinity are no integers".into());
+    }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.bytes().any(|b| b != b'0') {
         return Err("the number has a fraction, an integer has none".into());
@@ -167,6 +191,15 @@ pub fn fits<'a>(value: Value<'a>, ty: &ColumnType, engine: Engine) -> Result<Val
     let mysql = engine == Engine::Mysql;
     match (value, ty) {
         (Value::Int(_) | Value::UInt(_), ColumnType::Int { bytes, signed }) => int_fits(value, *bytes, *signed)?,
+        (Value::Int(year), ColumnType::Year) if year != 0 && !(1901..=2155).contains(&year) => {
+            return Err("the number is no year that the column takes (0, 1901 to 2155)".into());
+        }
+        (Value::UInt(_), ColumnType::Year) => {
+            return Err("the number is no year that the column takes (0, 1901 to 2155)".into());
+        }
+        (Value::Decimal(text), ColumnType::Decimal { limits }) if is_special_decimal(text) => {
+            special_decimal_fits(text, limits.is_some(), mysql)?;
+        }
         (Value::Decimal(text), ColumnType::Decimal { limits: Some(limits) }) => {
             return decimal_fits(text, *limits).map(Value::Decimal);
         }
@@ -179,6 +212,12 @@ pub fn fits<'a>(value: Value<'a>, ty: &ColumnType, engine: Engine) -> Result<Val
         (Value::Bytes(bytes), ColumnType::Bytes { bytes: Some(max) }) if bytes.len() as u64 > *max => {
             return Err(format!("{} bytes into a column of at most {max}", bytes.len()));
         }
+        (Value::Bits(digits), ColumnType::Bits { length: Some(length), varying }) => {
+            let count = digits.len() as u64;
+            if count > u64::from(*length) || (!varying && count < u64::from(*length)) {
+                return Err(format!("{count} binary digits into a column of {length}"));
+            }
+        }
         (Value::Date(days), _) => date_fits(days, mysql)?,
         (Value::Time(micros), ColumnType::Time { digits }) => {
             let range = if mysql { -3_020_399_000_000..=3_020_399_000_000 } else { 0..=MICROS_PER_DAY };
@@ -189,9 +228,13 @@ pub fn fits<'a>(value: Value<'a>, ty: &ColumnType, engine: Engine) -> Result<Val
         }
         (Value::DateTime(micros), ColumnType::DateTime { digits }) => instant_fits(micros, *digits, mysql)?,
         (Value::Timestamp(micros), ColumnType::Timestamp { digits }) => {
+            if micros == INSTANT_ZERO && mysql {
+                return Ok(value);
+            }
             // MySQL's timestamp counts seconds from 1; the upper end (2038 or 2106) is the server's to say.
             let seconds = micros.div_euclid(1_000_000);
-            if mysql && !(1..=i64::from(u32::MAX)).contains(&seconds) {
+            let infinite = matches!(micros, INSTANT_INFINITY | INSTANT_MINUS_INFINITY);
+            if mysql && !infinite && !(1..=i64::from(u32::MAX)).contains(&seconds) {
                 return Err("the time is beyond what a timestamp column takes (1970 to 2038, or 2106)".into());
             }
             instant_fits(micros, *digits, mysql)?;
@@ -203,6 +246,13 @@ pub fn fits<'a>(value: Value<'a>, ty: &ColumnType, engine: Engine) -> Result<Val
 
 fn no_such_float() -> Refusal {
     "NaN and Infinity do not exist in MySQL and MariaDB".into()
+}
+
+fn special_decimal_fits(text: &str, limited: bool, mysql: bool) -> Result<(), Refusal> {
+    if mysql {
+        return Err("NaN and Infinity do not exist as decimals in MySQL and MariaDB".into());
+    }
+    if limited && text != "NaN" { Err("a numeric with a precision holds no Infinity".into()) } else { Ok(()) }
 }
 
 fn int_fits(value: Value<'_>, bytes: u8, signed: bool) -> Result<(), Refusal> {
@@ -254,8 +304,31 @@ fn text_fits(text: &str, ty: &ColumnType, mysql: bool) -> Result<(), Refusal> {
         ColumnType::Enum { labels } if !labels.iter().any(|label| label == text) => {
             Err("the text is none of the column's labels".into())
         }
+        ColumnType::Set { labels } if !in_set(text, labels) => {
+            Err("the text is not some of the column's labels, each once, in their order".into())
+        }
+        ColumnType::Inet { v6 } if !is_address(text, *v6) => {
+            Err("the text is not an address as the column writes it".into())
+        }
         _ => Ok(()),
     }
+}
+
+/// The server would put labels into their order, and drop what comes twice.
+fn in_set(text: &str, labels: &[String]) -> bool {
+    let mut rest = labels.iter();
+    text.is_empty() || text.split(',').all(|part| rest.any(|label| label == part))
+}
+
+fn is_address(text: &str, v6: bool) -> bool {
+    if !v6 {
+        return text.parse::<Ipv4Addr>().is_ok_and(|address| address.to_string() == text);
+    }
+    let mut written = String::new();
+    text.parse::<Ipv6Addr>().is_ok_and(|address| {
+        write_inet6(address.octets(), &mut written);
+        written == text
+    })
 }
 
 /// A document's numbers as MySQL keeps them: integers of 64 bits, everything else doubles.
@@ -299,7 +372,7 @@ fn number_fits(number: &str) -> bool {
 }
 
 /// Sign, digits without zeros at either end, and the power of ten behind them.
-fn scientific(number: &str) -> (bool, String, i64) {
+pub(super) fn scientific(number: &str) -> (bool, String, i64) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let negative = mantissa.starts_with('-');
     let mantissa = mantissa.trim_start_matches('-');
@@ -315,6 +388,13 @@ fn scientific(number: &str) -> (bool, String, i64) {
 }
 
 fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
+    match days {
+        DATE_INFINITY | DATE_MINUS_INFINITY if mysql => return Err(no_infinity()),
+        DATE_INFINITY | DATE_MINUS_INFINITY => return Ok(()),
+        DATE_ZERO if mysql => return Ok(()),
+        DATE_ZERO => return Err(no_zero()),
+        _ => {}
+    }
     // 4713-11-24 BC and 5874897-12-31: the ends of PostgreSQL's date.
     let possible = if mysql {
         (1..=9999).contains(&civil_from_days(days).0)
@@ -324,7 +404,24 @@ fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
     if possible { Ok(()) } else { Err("the date is beyond what the column takes".into()) }
 }
 
+fn no_infinity() -> Refusal {
+    "infinity does not exist in MySQL and MariaDB (the column's infinity and minus_infinity say what stands for it)"
+        .into()
+}
+
+fn no_zero() -> Refusal {
+    "the zero date 0000-00-00 does not exist in PostgreSQL (zero_date of its column in MySQL says what stands for it)"
+        .into()
+}
+
 fn instant_fits(micros: i64, digits: u8, mysql: bool) -> Result<(), Refusal> {
+    match micros {
+        INSTANT_INFINITY | INSTANT_MINUS_INFINITY if mysql => return Err(no_infinity()),
+        INSTANT_INFINITY | INSTANT_MINUS_INFINITY => return Ok(()),
+        INSTANT_ZERO if mysql => return Ok(()),
+        INSTANT_ZERO => return Err(no_zero()),
+        _ => {}
+    }
     // PostgreSQL's begins at 4713-11-24 BC and ends beyond our microseconds.
     let possible = if mysql {
         i32::try_from(micros.div_euclid(MICROS_PER_DAY)).is_ok_and(|days| (1..=9999).contains(&civil_from_days(days).0))

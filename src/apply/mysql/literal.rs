@@ -8,7 +8,7 @@
 
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
-use crate::value::{Datum, MICROS_PER_DAY, Value, civil_from_days};
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, civil_from_days};
 
 /// Where a literal stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,34 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
     };
     match (&column.ty, value) {
         (ColumnType::Bool | ColumnType::Int { .. }, Value::Bool(v)) => out.push(b'0' + u8::from(v)),
-        (ColumnType::Int { .. }, Value::Int(v)) => out.extend_from_slice(itoa::Buffer::new().format(v).as_bytes()),
+        (ColumnType::Int { .. } | ColumnType::Year, Value::Int(v)) => {
+            out.extend_from_slice(itoa::Buffer::new().format(v).as_bytes());
+        }
         (ColumnType::Int { .. }, Value::UInt(v)) => out.extend_from_slice(itoa::Buffer::new().format(v).as_bytes()),
         (ColumnType::Decimal { .. }, Value::Decimal(v)) => decimal(column, v, place, out)?,
         (ColumnType::Float32, Value::Float32(v)) => double(column, v.into(), out)?,
         (ColumnType::Float64, Value::Float64(v)) => double(column, v, out)?,
-        (ColumnType::Char { .. } | ColumnType::Text { .. } | ColumnType::Enum { .. }, Value::Text(v))
+        (
+            ColumnType::Char { .. }
+            | ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Set { .. }
+            | ColumnType::Inet { .. },
+            Value::Text(v),
+        )
         | (ColumnType::Json, Value::Json(v)) => text(v, out),
-        (ColumnType::Binary { .. } | ColumnType::Bytes { .. }, Value::Bytes(v)) => hex(v, out),
+        (ColumnType::Binary { .. } | ColumnType::Bytes { .. } | ColumnType::Geometry, Value::Bytes(v)) => hex(v, out),
+        (ColumnType::Bits { .. }, Value::Bits(v)) => {
+            out.extend_from_slice(b"b'");
+            out.extend_from_slice(v.as_bytes());
+            out.push(b'\'');
+        }
+        // A typed literal of it is an error, the text is not.
+        (ColumnType::Date, Value::Date(DATE_ZERO)) => out.extend_from_slice(b"'0000-00-00'"),
+        (ColumnType::DateTime { .. }, Value::DateTime(INSTANT_ZERO))
+        | (ColumnType::Timestamp { .. }, Value::Timestamp(INSTANT_ZERO)) => {
+            out.extend_from_slice(b"'0000-00-00 00:00:00'");
+        }
         (ColumnType::Date, Value::Date(days)) => {
             out.extend_from_slice(b"DATE'");
             date(column, days, out)?;
@@ -210,6 +230,12 @@ mod tests {
             (ColumnType::Time { digits: 0 }, Value::Time(TIME_MAX), "TIME'838:59:59'"),
             (ColumnType::DateTime { digits: 6 }, Value::DateTime(-1), "TIMESTAMP'1969-12-31 23:59:59.999999'"),
             (ColumnType::Timestamp { digits: 0 }, Value::Timestamp(0), "TIMESTAMP'1970-01-01 00:00:00'"),
+            (ColumnType::Date, Value::Date(DATE_ZERO), "'0000-00-00'"),
+            (ColumnType::Timestamp { digits: 6 }, Value::Timestamp(INSTANT_ZERO), "'0000-00-00 00:00:00'"),
+            (ColumnType::Year, Value::Int(0), "0"),
+            (ColumnType::Bits { length: Some(3), varying: false }, Value::Bits("010"), "b'010'"),
+            (ColumnType::Set { labels: vec!["a".into()] }, Value::Text("a"), "'a'"),
+            (ColumnType::Geometry, Value::Bytes(&[1]), "x'01'"),
             (ColumnType::Uuid, Value::Uuid([0x1f; 16]), "'1f1f1f1f-1f1f-1f1f-1f1f-1f1f1f1f1f1f'"),
         ];
         for (ty, value, expected) in cases {

@@ -176,7 +176,7 @@ pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>]) -> Result
     out.extend_from_slice(b" END");
     for bound in &binding.columns {
         out.push(b',');
-        out.extend_from_slice(backquoted(&bound.column.name).as_bytes());
+        out.extend_from_slice(selected(&bound.column).as_bytes());
     }
     out.extend_from_slice(format!(" FROM {} WHERE ", backquoted_table(&binding.table.name)).as_bytes());
     for (number, key) in keys.iter().enumerate() {
@@ -185,6 +185,15 @@ pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>]) -> Result
     }
     out.extend_from_slice(b" FOR UPDATE");
     Ok(out)
+}
+
+/// How a column is read: bits as digits, everything else as it is.
+fn selected(column: &Column) -> String {
+    let name = backquoted(&column.name);
+    match &column.ty {
+        ColumnType::Bits { length, .. } => format!("LPAD(BIN({name}+0),{},'0')", length.unwrap_or(1)),
+        _ => name,
+    }
 }
 
 struct Text<'a> {
@@ -268,6 +277,7 @@ impl Text<'_> {
                     format!("CAST({value} AS DECIMAL({},{}))", limits.precision, limits.scale)
                 }
                 ColumnType::Uuid => format!("CAST({value} AS UUID)"),
+                ColumnType::Inet { v6 } => format!("CAST({value} AS INET{})", if *v6 { 6 } else { 4 }),
                 _ => match self.facts.collations.get(place).and_then(Option::as_ref) {
                     Some(collation) => format!("{value} COLLATE {collation}"),
                     None => value,

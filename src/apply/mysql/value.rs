@@ -5,7 +5,7 @@ use mysql_async::Value as Raw;
 
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
-use crate::value::{Datum, MICROS_PER_DAY, Value, days_from_civil};
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, days_from_civil};
 
 /// A value exactly as capture would have yielded it.
 pub fn decode<'a>(column: &Column, raw: &'a Raw) -> Result<Datum<'a>> {
@@ -22,16 +22,24 @@ pub fn decode<'a>(column: &Column, raw: &'a Raw) -> Result<Datum<'a>> {
     let value = match (&column.ty, raw) {
         (_, Raw::NULL) => return Ok(Datum::Null),
         (ColumnType::Bool, Raw::Int(v)) => Value::Bool(*v != 0),
-        (ColumnType::Int { .. }, Raw::Int(v)) => Value::Int(*v),
-        (ColumnType::Int { .. }, Raw::UInt(v)) => i64::try_from(*v).map_or(Value::UInt(*v), Value::Int),
+        (ColumnType::Int { .. } | ColumnType::Year, Raw::Int(v)) => Value::Int(*v),
+        (ColumnType::Int { .. } | ColumnType::Year, Raw::UInt(v)) => {
+            i64::try_from(*v).map_or(Value::UInt(*v), Value::Int)
+        }
         (ColumnType::Decimal { .. }, Raw::Bytes(v)) => Value::Decimal(text(v)?),
         (ColumnType::Float32, Raw::Float(v)) => Value::Float32(*v),
         (ColumnType::Float64, Raw::Double(v)) => Value::Float64(*v),
         (ColumnType::Char { .. }, Raw::Bytes(v)) => Value::Text(text(v)?.trim_end_matches(' ')),
-        (ColumnType::Text { .. } | ColumnType::Enum { .. }, Raw::Bytes(v)) => Value::Text(text(v)?),
+        (ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. }, Raw::Bytes(v)) => {
+            Value::Text(text(v)?)
+        }
+        (ColumnType::Inet { .. }, Raw::Bytes(v)) => Value::Text(text(v)?),
+        // Selected as digits: see `statement::selected`.
+        (ColumnType::Bits { .. }, Raw::Bytes(v)) => Value::Bits(text(v)?),
         (ColumnType::Json, Raw::Bytes(v)) => Value::Json(text(v)?),
-        (ColumnType::Binary { .. } | ColumnType::Bytes { .. }, Raw::Bytes(v)) => Value::Bytes(v),
+        (ColumnType::Binary { .. } | ColumnType::Bytes { .. } | ColumnType::Geometry, Raw::Bytes(v)) => Value::Bytes(v),
         (ColumnType::Uuid, Raw::Bytes(v)) => Value::Uuid(uuid(text(v)?).ok_or_else(unexpected)?),
+        (ColumnType::Date, Raw::Date(0, 0, 0, ..)) => Value::Date(DATE_ZERO),
         (ColumnType::Date, Raw::Date(year, month, day, ..)) => {
             Value::Date(days_from_civil((*year).into(), (*month).into(), (*day).into()).ok_or_else(no_date)?)
         }
@@ -50,6 +58,9 @@ pub fn decode<'a>(column: &Column, raw: &'a Raw) -> Result<Datum<'a>> {
 
 fn instant(raw: &Raw) -> Option<i64> {
     let Raw::Date(year, month, day, hour, minute, second, micros) = raw else { return None };
+    if *raw == Raw::Date(0, 0, 0, 0, 0, 0, 0) {
+        return Some(INSTANT_ZERO);
+    }
     let days = days_from_civil((*year).into(), (*month).into(), (*day).into())?;
     let seconds = (i64::from(*hour) * 60 + i64::from(*minute)) * 60 + i64::from(*second);
     Some(i64::from(days) * MICROS_PER_DAY + seconds * 1_000_000 + i64::from(*micros))
@@ -83,10 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn zero_dates_are_refused_by_name() {
+    fn zero_dates_are_values_and_partial_ones_are_refused_by_name() {
         let zero = Raw::Date(0, 0, 0, 0, 0, 0, 0);
-        let error = decode(&column("joined", ColumnType::Date, "date"), &zero).unwrap_err();
+        let digits = ColumnType::DateTime { digits: 0 };
+        assert_eq!(
+            decode(&column("d", ColumnType::Date, "date"), &zero).unwrap(),
+            Datum::Value(Value::Date(DATE_ZERO))
+        );
+        let read = decode(&column("d", digits, "datetime"), &zero).unwrap();
+        assert_eq!(read, Datum::Value(Value::DateTime(INSTANT_ZERO)));
 
+        let partial = Raw::Date(2024, 0, 10, 0, 0, 0, 0);
+        let error = decode(&column("joined", ColumnType::Date, "date"), &partial).unwrap_err();
         assert_eq!(error.recovery, crate::error::Recovery::Quarantine);
         assert!(error.message.contains("joined"));
     }

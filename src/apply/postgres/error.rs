@@ -6,6 +6,7 @@
 
 use tokio_postgres::error::DbError;
 
+use super::value::{REASON_HEAD, REASON_TAIL};
 use crate::apply::sql::quoted_table;
 use crate::catalog::TableName;
 use crate::error::{Error, Recovery};
@@ -16,7 +17,11 @@ pub fn classify(error: tokio_postgres::Error, table: &TableName, role: &str) -> 
         return Error::retry(format!("the connection failed while writing to {table}")).because(error);
     };
     let code = db.code().code();
-    let recovery = recovery(code);
+    let recovery = match code {
+        // Not our statement's syntax, which is prepared by then, but that of a value.
+        "42601" if ["tsvector", "tsquery"].iter().any(|ty| db.message().contains(ty)) => Recovery::Quarantine,
+        _ => recovery(code),
+    };
     let mut said = Error::new(recovery.clone(), format!("{table}: {}", message(db))).code(code);
     if recovery == Recovery::Stop {
         said = said.hint(hint(code, table, role));
@@ -65,9 +70,10 @@ fn hint(code: &str, table: &TableName, role: &str) -> String {
 /// numeric: "x"`.
 fn message(db: &DbError) -> String {
     let text = db.message();
-    let text = match db.code().code().starts_with("22") {
-        true => text.find(": \"").map_or(text, |at| &text[..at]),
-        false => text,
+    let quotes = db.code().code().starts_with("22") || db.code().code() == "42601";
+    let text = match text.find(": \"") {
+        Some(at) if quotes => own_reason(&text[at + 3..]).unwrap_or(&text[..at]),
+        _ => text,
     };
     match db.column() {
         Some(column) if !text.contains(column) => format!("{text} (column {column:?})"),
@@ -75,9 +81,22 @@ fn message(db: &DbError) -> String {
     }
 }
 
+/// A statement of ours that refuses a value does so by a cast of the reason.
+fn own_reason(quoted: &str) -> Option<&str> {
+    quoted.strip_suffix('"')?.strip_prefix(REASON_HEAD).filter(|reason| reason.ends_with(REASON_TAIL))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_of_ours_is_told_from_a_quoted_value() {
+        let quoted = format!("{REASON_HEAD}as inet{REASON_TAIL}\"");
+
+        assert_eq!(own_reason(&quoted), Some(&*format!("as inet{REASON_TAIL}")));
+        assert_eq!(own_reason("hunter2\""), None);
+    }
 
     #[test]
     fn only_data_errors_set_a_change_aside() {

@@ -1,6 +1,6 @@
 //! Statement text for PostgreSQL. Rows come as arrays, one per column, joined by `unnest`.
 
-use super::value::{Wire, cast, select};
+use super::value::{Wire, assigned, cast, select};
 use crate::apply::Write;
 use crate::apply::sql::{Shape, quoted, quoted_table};
 use crate::error::Result;
@@ -37,7 +37,7 @@ pub fn read(binding: &Binding, shape: &Shape) -> Result<String> {
     for bound in &binding.columns {
         let expression = format!("t.{}", quoted(&bound.column.name));
         columns.push_str(", ");
-        columns.push_str(&select(Wire::of(&bound.column)?, &expression));
+        columns.push_str(&select(&bound.column, &expression)?);
     }
     Ok(format!(
         "SELECT {columns} FROM {} AS t JOIN {} ON {} FOR UPDATE OF t",
@@ -72,10 +72,7 @@ impl Text<'_> {
     }
 
     fn value(&self, place: usize) -> String {
-        match cast(self.column(place)) {
-            Some(ty) => format!("s.c{}::{ty}", place + 1),
-            None => format!("s.c{}", place + 1),
-        }
+        assigned(self.column(place), &format!("s.c{}", place + 1))
     }
 
     fn table(&self) -> String {

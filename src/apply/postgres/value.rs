@@ -7,7 +7,9 @@
 
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
-use crate::value::{Datum, Value};
+use crate::value::{
+    DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, Datum, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, Value,
+};
 
 /// PostgreSQL counts from 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
@@ -50,8 +52,15 @@ impl Wire {
             | ColumnType::Char { .. }
             | ColumnType::Text { .. }
             | ColumnType::Json
-            | ColumnType::Enum { .. } => Wire::Text,
-            ColumnType::Unsupported => {
+            | ColumnType::Enum { .. }
+            | ColumnType::Bits { .. }
+            | ColumnType::Array { .. }
+            | ColumnType::Verbatim => Wire::Text,
+            ColumnType::Set { .. }
+            | ColumnType::Year
+            | ColumnType::Inet { .. }
+            | ColumnType::Geometry
+            | ColumnType::Unsupported => {
                 return Err(Error::stop(
                     format!("column {:?} has the type {}, which cannot be carried yet", column.name, column.type_name),
                     "leave the column out of the binding",
@@ -105,9 +114,40 @@ pub fn cast(column: &Column) -> Option<&str> {
         ColumnType::Char { .. } => Some("bpchar"),
         ColumnType::Text { .. } if matches!(&*column.type_name, "bpchar" | "character") => Some("bpchar"),
         ColumnType::Json => Some(if column.type_name == "json" { "json" } else { "jsonb" }),
-        ColumnType::Enum { .. } => Some(&column.type_name),
+        ColumnType::Enum { .. } | ColumnType::Verbatim | ColumnType::Array { .. } => Some(&column.type_name),
+        ColumnType::Bits { .. } => Some("varbit"),
         _ => None,
     }
+}
+
+pub(super) const REASON_HEAD: &str = "anechoic: ";
+pub(super) const REASON_TAIL: &str = ", and would be altered";
+
+/// By the type's output function, as in the log: its cast to text may be another (inet).
+fn written(expression: &str) -> String {
+    format!("pg_catalog.format('%s', {expression})")
+}
+
+/// The element as the column takes it. Types that PostgreSQL alone has read many texts as one
+/// value (`10.0.0.1/32` is `10.0.0.1`), round, or cut to their length: what would be written
+/// back otherwise than it came is refused with an error that shows none of it.
+pub fn assigned(column: &Column, element: &str) -> String {
+    let Some(ty) = cast(column) else { return element.to_owned() };
+    let same = match &column.ty {
+        ColumnType::Verbatim => format!("{} = {element}", written(&format!("{element}::{ty}"))),
+        ColumnType::Array { element: of } => match &**of {
+            ColumnType::Decimal { limits: None } | ColumnType::Json => return format!("{element}::{ty}"),
+            // 1.5 is 1.50.
+            ColumnType::Decimal { .. } => format!("{element}::{ty} = {element}::numeric[]"),
+            _ => format!("{} = {element}", written(&format!("{element}::{ty}"))),
+        },
+        _ => return format!("{element}::{ty}"),
+    };
+    let why = format!("{REASON_HEAD}the value is not as {ty} writes it{REASON_TAIL}").replace('\'', "''");
+    // The text is no number, so that the cast fails with it; `left` keeps it from being cast
+    // before there is a row.
+    let fails = format!("('{why}' || left({element}, 0))::integer::text");
+    format!("(CASE WHEN {element} IS NULL OR {same} THEN {element} ELSE {fails} END)::{ty}")
 }
 
 /// One parameter: a one-dimensional array in binary format, written element by element.
@@ -200,6 +240,8 @@ fn encode(wire: Wire, column: &Column, value: Value<'_>, out: &mut Vec<u8>) -> R
         (Wire::Int2 | Wire::Int4 | Wire::Int8, Value::UInt(_)) => return Err(out_of_range()),
         (Wire::Float4, Value::Float32(v)) => out.extend_from_slice(&v.to_bits().to_be_bytes()),
         (Wire::Float8, Value::Float64(v)) => out.extend_from_slice(&v.to_bits().to_be_bytes()),
+        (Wire::Date, Value::Date(v @ (DATE_INFINITY | DATE_MINUS_INFINITY))) => out.extend_from_slice(&v.to_be_bytes()),
+        (Wire::Date, Value::Date(DATE_ZERO)) => return Err(out_of_range()),
         (Wire::Date, Value::Date(v)) => {
             // The largest and smallest are PostgreSQL's infinities.
             let days = v.checked_sub(EPOCH_DAYS).filter(|d| *d != i32::MIN).ok_or_else(out_of_range)?;
@@ -209,24 +251,37 @@ fn encode(wire: Wire, column: &Column, value: Value<'_>, out: &mut Vec<u8>) -> R
             out.extend_from_slice(&v.to_be_bytes());
         }
         (Wire::Time, Value::Time(_)) => return Err(out_of_range()),
+        (Wire::Timestamp, Value::DateTime(v @ (INSTANT_INFINITY | INSTANT_MINUS_INFINITY)))
+        | (Wire::Timestamptz, Value::Timestamp(v @ (INSTANT_INFINITY | INSTANT_MINUS_INFINITY))) => {
+            out.extend_from_slice(&v.to_be_bytes());
+        }
+        (Wire::Timestamp, Value::DateTime(INSTANT_ZERO)) | (Wire::Timestamptz, Value::Timestamp(INSTANT_ZERO)) => {
+            return Err(out_of_range());
+        }
         (Wire::Timestamp, Value::DateTime(v)) | (Wire::Timestamptz, Value::Timestamp(v)) => {
             let micros = v.checked_sub(EPOCH_MICROS).filter(|m| *m != i64::MIN).ok_or_else(out_of_range)?;
             out.extend_from_slice(&micros.to_be_bytes());
         }
         (Wire::Uuid, Value::Uuid(v)) => out.extend_from_slice(&v),
         (Wire::Bytea, Value::Bytes(v)) => out.extend_from_slice(v),
-        (Wire::Text, Value::Text(v) | Value::Decimal(v) | Value::Json(v)) => out.extend_from_slice(v.as_bytes()),
+        (Wire::Text, Value::Text(v) | Value::Decimal(v) | Value::Json(v) | Value::Bits(v) | Value::Array(v)) => {
+            out.extend_from_slice(v.as_bytes());
+        }
         (wire, _) => return Err(refused(column, &format!("is not of the kind that {} takes", wire.sql_type()))),
     }
     Ok(())
 }
 
 /// How a column is selected so that [`decode`] can read it.
-pub fn select(wire: Wire, expression: &str) -> String {
-    match wire {
-        Wire::Text => format!("{expression}::text"),
+pub fn select(column: &Column, expression: &str) -> Result<String> {
+    Ok(match (Wire::of(column)?, &column.ty) {
+        // NULL has no text; a composite of NULLs has, though it IS NULL.
+        (_, ColumnType::Verbatim) => {
+            format!("CASE WHEN pg_catalog.num_nulls({expression}) = 0 THEN {} END", written(expression))
+        }
+        (Wire::Text, _) => format!("{expression}::text"),
         _ => expression.to_owned(),
-    }
+    })
 }
 
 /// A value in binary form, exactly as capture would have yielded it.
@@ -244,7 +299,9 @@ pub fn decode<'a>(column: &Column, raw: Option<&'a [u8]>) -> Result<Datum<'a>> {
         })
     }
     let Some(raw) = raw else { return Ok(Datum::Null) };
-    let infinite = || refused(column, "is infinite, which no other system can hold");
+    let beyond = || refused(column, "is beyond the year 294246");
+    let instant =
+        |wire, micros| if wire == Wire::Timestamp { Value::DateTime(micros) } else { Value::Timestamp(micros) };
     let text = || std::str::from_utf8(raw).map_err(|_| refused(column, "is not valid UTF-8"));
     let value = match Wire::of(column)? {
         Wire::Bool => Value::Bool(fixed::<1>(column, raw)? != [0]),
@@ -254,26 +311,23 @@ pub fn decode<'a>(column: &Column, raw: Option<&'a [u8]>) -> Result<Datum<'a>> {
         Wire::Float4 => Value::Float32(f32::from_bits(u32::from_be_bytes(fixed(column, raw)?))),
         Wire::Float8 => Value::Float64(f64::from_bits(u64::from_be_bytes(fixed(column, raw)?))),
         Wire::Date => match i32::from_be_bytes(fixed(column, raw)?) {
-            i32::MAX | i32::MIN => return Err(infinite()),
-            days => Value::Date(days.checked_add(EPOCH_DAYS).ok_or_else(infinite)?),
+            infinite @ (i32::MAX | i32::MIN) => Value::Date(infinite),
+            days => Value::Date(days.checked_add(EPOCH_DAYS).ok_or_else(beyond)?),
         },
         Wire::Time => Value::Time(i64::from_be_bytes(fixed(column, raw)?)),
         wire @ (Wire::Timestamp | Wire::Timestamptz) => match i64::from_be_bytes(fixed(column, raw)?) {
-            i64::MAX | i64::MIN => return Err(infinite()),
-            micros => {
-                let micros = micros.checked_add(EPOCH_MICROS).ok_or_else(infinite)?;
-                if wire == Wire::Timestamp { Value::DateTime(micros) } else { Value::Timestamp(micros) }
-            }
+            infinite @ (i64::MAX | i64::MIN) => instant(wire, infinite),
+            micros => instant(
+                wire,
+                micros.checked_add(EPOCH_MICROS).filter(|micros| *micros != INSTANT_INFINITY).ok_or_else(beyond)?,
+            ),
         },
         Wire::Uuid => Value::Uuid(fixed(column, raw)?),
         Wire::Bytea => Value::Bytes(raw),
         Wire::Text => match column.ty {
-            ColumnType::Decimal { .. } => match text()? {
-                "NaN" | "Infinity" | "-Infinity" => {
-                    return Err(refused(column, "is not a number that others can hold"));
-                }
-                number => Value::Decimal(number),
-            },
+            ColumnType::Decimal { .. } => Value::Decimal(text()?),
+            ColumnType::Bits { .. } => Value::Bits(text()?),
+            ColumnType::Array { .. } => Value::Array(text()?),
             ColumnType::Json => Value::Json(text()?),
             _ => Value::Text(text()?),
         },
@@ -304,6 +358,13 @@ mod tests {
             (ColumnType::Timestamp { digits: 6 }, Value::Timestamp(1_700_000_000_123_456)),
             (ColumnType::Uuid, Value::Uuid([7; 16])),
             (ColumnType::Json, Value::Json("{\"a\": 1.0}")),
+            (ColumnType::Decimal { limits: None }, Value::Decimal("NaN")),
+            (ColumnType::Date, Value::Date(DATE_INFINITY)),
+            (ColumnType::DateTime { digits: 6 }, Value::DateTime(INSTANT_MINUS_INFINITY)),
+            (ColumnType::Timestamp { digits: 6 }, Value::Timestamp(INSTANT_INFINITY)),
+            (ColumnType::Bits { length: None, varying: true }, Value::Bits("01")),
+            (ColumnType::Array { element: Box::new(ColumnType::Bool) }, Value::Array("{t}")),
+            (ColumnType::Verbatim, Value::Text("10.0.0.0/8")),
         ];
         for (ty, value) in cases {
             let column = column("c", ty, "t");
@@ -318,11 +379,13 @@ mod tests {
     fn what_a_column_cannot_hold_is_refused_before_it_is_sent() {
         let small = column("n", ColumnType::Int { bytes: 2, signed: true }, "smallint");
         let time = column("t", ColumnType::Time { digits: 6 }, "time");
+        let day = column("d", ColumnType::Date, "date");
         for (column, value) in [
             (&small, Value::Int(32_768)),
             (&small, Value::UInt(u64::MAX)),
             (&small, Value::Text("1")),
             (&time, Value::Time(-1)),
+            (&day, Value::Date(DATE_ZERO)),
         ] {
             let error = Array::new(Wire::of(column).unwrap()).push(column, Datum::Value(value)).unwrap_err();
             assert_eq!(error.recovery, crate::error::Recovery::Quarantine);

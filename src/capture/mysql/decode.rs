@@ -1,9 +1,9 @@
 //! Row images of the binlog as datums, exact and without an allocation per value.
 //!
 //! Text and bytes stay where they are, in the event; what has to be written out (decimals,
-//! JSON, padding) goes to a scratch that is reused from row to row. A value that no other
-//! system could hold, such as a zero date, neither stops the flow nor is altered: the row
-//! carries the reason instead, and goes to quarantine.
+//! JSON, padding, text of other character sets) goes to a scratch that is reused from row to
+//! row. A value that has no canonical form, such as 2024-00-10, neither stops the flow nor is
+//! altered: the row carries the reason instead, and goes to quarantine.
 //!
 //! Protocol: MySQL `Rows_event`, field formats of `rpl_utility` and `my_time`.
 
@@ -12,8 +12,9 @@ use std::ops::Range;
 
 use super::bytes::{Bytes, bit};
 use super::jsonb;
-use super::table_map::{Layout, LogColumn, LogType};
-use crate::value::{Datum, Value, days_from_civil};
+use super::table_map::{Layout, LogColumn, LogType, Reading};
+use crate::charset::Charset;
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, Value, days_from_civil, write_inet6};
 
 /// A datum on its way: text that was written out is still a range of the scratch.
 #[derive(Debug, Clone)]
@@ -22,8 +23,10 @@ pub enum Cell<'a> {
     Null,
     Value(Value<'a>),
     Decimal(Range<usize>),
-    Label(Range<usize>),
+    /// A label, or text of another character set.
+    Text(Range<usize>),
     Json(Range<usize>),
+    Bits(Range<usize>),
     Padded(Range<usize>),
 }
 
@@ -50,8 +53,9 @@ impl Scratch {
             Cell::Null => Datum::Null,
             Cell::Value(value) => Datum::Value(*value),
             Cell::Decimal(range) => Datum::Value(Value::Decimal(&self.text[range.clone()])),
-            Cell::Label(range) => Datum::Value(Value::Text(&self.text[range.clone()])),
+            Cell::Text(range) => Datum::Value(Value::Text(&self.text[range.clone()])),
             Cell::Json(range) => Datum::Value(Value::Json(&self.text[range.clone()])),
+            Cell::Bits(range) => Datum::Value(Value::Bits(&self.text[range.clone()])),
             Cell::Padded(range) => Datum::Value(Value::Bytes(&self.bytes[range.clone()])),
         }));
     }
@@ -105,7 +109,9 @@ pub fn image<'a>(
 
 fn skip(ty: &LogType, bytes: &mut Bytes<'_>) -> Option<()> {
     let count = match ty {
-        LogType::Int { bytes, .. } | LogType::Enum { bytes, .. } => usize::from(*bytes),
+        LogType::Int { bytes, .. } | LogType::Enum { bytes, .. } | LogType::Set { bytes, .. } => usize::from(*bytes),
+        LogType::Year => 1,
+        LogType::Bits { digits } => usize::from(digits.div_ceil(8)),
         LogType::Float32 => 4,
         LogType::Float64 => 8,
         LogType::Decimal { precision, scale } => decimal_bytes(*precision, *scale)?,
@@ -114,9 +120,10 @@ fn skip(ty: &LogType, bytes: &mut Bytes<'_>) -> Option<()> {
         LogType::DateTime { digits } => 5 + fraction_bytes(*digits),
         LogType::Timestamp { digits } => 4 + fraction_bytes(*digits),
         LogType::Fixed { bytes: limit, .. } => bytes.uint(if *limit > 255 { 2 } else { 1 })? as usize,
-        LogType::Sized { prefix, .. } | LogType::Jsonb { prefix } | LogType::SkipSized { prefix } => {
-            usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?
-        }
+        LogType::Sized { prefix, .. }
+        | LogType::Jsonb { prefix }
+        | LogType::Geometry { prefix }
+        | LogType::SkipSized { prefix } => usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?,
         LogType::Skip { bytes } => usize::from(*bytes),
     };
     bytes.skip(count)
@@ -137,43 +144,61 @@ fn value<'a>(column: &LogColumn, bytes: &mut Bytes<'a>, scratch: &mut Scratch) -
             let packed = bytes.uint(3)? as u32;
             Some(match days_from_civil((packed >> 9) as i32, packed >> 5 & 15, packed & 31) {
                 Some(days) => Decoded::Cell(Cell::Value(Value::Date(days))),
-                None => Decoded::Refused("is a date that does not exist, such as 0000-00-00"),
+                None if packed == 0 => Decoded::Cell(Cell::Value(Value::Date(DATE_ZERO))),
+                None => Decoded::Refused("is a date that does not exist, such as 2024-00-10"),
             })
         }
         LogType::Time { digits } => plain(Value::Time(time(bytes, *digits)?)),
         LogType::DateTime { digits } => Some(match datetime(bytes, *digits)? {
             Some(micros) => Decoded::Cell(Cell::Value(Value::DateTime(micros))),
-            None => Decoded::Refused("is a date that does not exist, such as 0000-00-00 00:00:00"),
+            None => Decoded::Refused("is a date that does not exist, such as 2024-00-10 00:00:00"),
         }),
         LogType::Timestamp { digits } => {
             let seconds = bytes.uint_be(4)? as i64;
             let micros = seconds * 1_000_000 + fraction(bytes, *digits)?;
-            // The zero timestamp; the type begins one second after 1970.
-            Some(if micros == 0 {
-                Decoded::Refused("is the zero timestamp 0000-00-00 00:00:00")
-            } else {
-                Decoded::Cell(Cell::Value(Value::Timestamp(micros)))
-            })
+            // The type begins one second after 1970.
+            plain(Value::Timestamp(if micros == 0 { INSTANT_ZERO } else { micros }))
         }
         LogType::Fixed { bytes: limit, binary } => {
             let length = bytes.uint(if *limit > 255 { 2 } else { 1 })? as usize;
             let data = bytes.take(length)?;
-            if column.uuid {
-                return Some(uuid(data));
-            }
-            if *binary {
-                return Some(Decoded::Cell(padded(data, usize::from(*limit), scratch)));
-            }
-            Some(text(data, Value::Text))
+            Some(match column.reading {
+                Reading::Uuid => uuid(data),
+                Reading::Inet4 => inet(data, false, scratch),
+                Reading::Inet6 => inet(data, true, scratch),
+                _ if *binary => Decoded::Cell(padded(data, usize::from(*limit), scratch)),
+                reading => text(reading, data, scratch),
+            })
         }
         LogType::Sized { prefix, binary } => {
             let length = usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?;
             let data = bytes.take(length)?;
-            match (binary, column.json) {
-                (true, _) => plain(Value::Bytes(data)),
-                (false, true) => Some(text(data, Value::Json)),
-                (false, false) => Some(text(data, Value::Text)),
+            if *binary { plain(Value::Bytes(data)) } else { Some(text(column.reading, data, scratch)) }
+        }
+        LogType::Geometry { prefix } => {
+            let length = usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?;
+            plain(Value::Bytes(bytes.take(length)?))
+        }
+        LogType::Year => plain(Value::Int(match bytes.u8()? {
+            0 => 0,
+            since_1900 => 1900 + i64::from(since_1900),
+        })),
+        LogType::Bits { digits } => {
+            let value = bytes.uint_be(usize::from(digits.div_ceil(8)))?;
+            let start = scratch.text.len();
+            scratch.text.extend((0..*digits).rev().map(|at| if value >> at & 1 == 1 { '1' } else { '0' }));
+            Some(Decoded::Cell(Cell::Bits(start..scratch.text.len())))
+        }
+        LogType::Set { bytes: width, labels } => {
+            let set = bytes.uint(usize::from(*width))?;
+            let start = scratch.text.len();
+            for at in (0..64).filter(|at| set >> at & 1 == 1) {
+                if scratch.text.len() > start {
+                    scratch.text.push(',');
+                }
+                scratch.text.push_str(labels.get(at)?);
             }
+            Some(Decoded::Cell(Cell::Text(start..scratch.text.len())))
         }
         LogType::Jsonb { prefix } => {
             let length = usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?;
@@ -197,14 +222,44 @@ fn value<'a>(column: &LogColumn, bytes: &mut Bytes<'a>, scratch: &mut Scratch) -
 fn label(label: &str, scratch: &mut Scratch) -> Cell<'static> {
     let start = scratch.text.len();
     scratch.text.push_str(label);
-    Cell::Label(start..scratch.text.len())
+    Cell::Text(start..scratch.text.len())
 }
 
-fn text<'a>(data: &'a [u8], make: impl Fn(&'a str) -> Value<'a>) -> Decoded<'a> {
-    match std::str::from_utf8(data) {
-        Ok(text) => Decoded::Cell(Cell::Value(make(text))),
-        Err(_) => Decoded::Refused("is text that is not UTF-8"),
+fn text<'a>(reading: Reading, data: &'a [u8], scratch: &mut Scratch) -> Decoded<'a> {
+    let charset = match reading {
+        Reading::Text(charset) => charset,
+        _ => Charset::Utf8,
+    };
+    if let Some(text) = charset.as_utf8(data) {
+        return Decoded::Cell(Cell::Value(if reading == Reading::Json {
+            Value::Json(text)
+        } else {
+            Value::Text(text)
+        }));
     }
+    let start = scratch.text.len();
+    if charset.decode(data, &mut scratch.text) {
+        return Decoded::Cell(Cell::Text(start..scratch.text.len()));
+    }
+    scratch.text.truncate(start);
+    Decoded::Refused("is text with bytes that are no character of its character set")
+}
+
+/// INET4 and INET6: bytes, of which the server cuts trailing zeros as if they were padding.
+fn inet<'a>(data: &[u8], six: bool, scratch: &mut Scratch) -> Decoded<'a> {
+    let mut address = [0; 16];
+    let Some(head) = address[..if six { 16 } else { 4 }].get_mut(..data.len()) else {
+        return Decoded::Refused("is not an address");
+    };
+    head.copy_from_slice(data);
+    let start = scratch.text.len();
+    if six {
+        write_inet6(address, &mut scratch.text);
+    } else {
+        let [a, b, c, d, ..] = address;
+        let _ = write!(scratch.text, "{a}.{b}.{c}.{d}");
+    }
+    Decoded::Cell(Cell::Text(start..scratch.text.len()))
 }
 
 /// The server cuts trailing zero bytes; cut off bytes are put back.
@@ -311,10 +366,14 @@ fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Option<i64> {
     Some(raw * [1_000_000, 10_000, 100, 1][count])
 }
 
-/// Microseconds since 1970 without zone; inner `None` where there is no such day or time.
+/// Microseconds since 1970 without zone, or the zero; inner `None` where there is no such day
+/// or time.
 fn datetime(bytes: &mut Bytes<'_>, digits: u8) -> Option<Option<i64>> {
     let packed = bytes.uint_be(5)? as i64 - 0x80_0000_0000;
     let micros = fraction(bytes, digits)?;
+    if packed == 0 && micros == 0 {
+        return Some(Some(INSTANT_ZERO));
+    }
     let (date, time) = (packed >> 17, packed & 0x1_ffff);
     let (month_count, day) = (date >> 5, date & 31);
     let civil = days_from_civil((month_count / 13) as i32, (month_count % 13) as u32, day as u32);
@@ -371,7 +430,7 @@ mod tests {
 
     fn decode<'a>(ty: LogType, data: &'a [u8], scratch: &'a mut Scratch) -> (Datum<'a>, Option<&'static str>) {
         let layout = Layout {
-            columns: vec![LogColumn { ty, place: Some(0), uuid: false, json: false }],
+            columns: vec![LogColumn { ty, place: Some(0), reading: Reading::Plain }],
             width: 1,
             absent: vec![],
         };
@@ -452,11 +511,51 @@ mod tests {
 
     #[test]
     fn dates_that_do_not_exist_refuse_their_row() {
-        assert!(value_of(LogType::Date, &[0, 0, 0]).contains("0000-00-00"));
         assert!(value_of(LogType::Date, &[0x20, 0xd0, 0x0f]).contains("does not exist"), "2024-01-00");
-        assert!(value_of(LogType::DateTime { digits: 0 }, &[0x80, 0, 0, 0, 0]).contains("does not exist"));
-        assert!(value_of(LogType::Timestamp { digits: 0 }, &[0; 4]).contains("zero timestamp"));
-        assert!(value_of(LogType::Sized { prefix: 1, binary: false }, &[1, 0xff]).contains("not UTF-8"));
+        assert!(value_of(LogType::DateTime { digits: 0 }, &[0x80, 0, 1, 0, 0]).contains("does not exist"));
+        assert!(value_of(LogType::Sized { prefix: 1, binary: false }, &[1, 0xff]).contains("no character"));
+    }
+
+    #[test]
+    fn the_zero_dates_are_values_of_their_own() {
+        assert_eq!(value_of(LogType::Date, &[0, 0, 0]), format!("Date({DATE_ZERO})"));
+        assert_eq!(
+            value_of(LogType::DateTime { digits: 6 }, &[0x80, 0, 0, 0, 0, 0, 0, 0]),
+            format!("DateTime({INSTANT_ZERO})")
+        );
+        assert_eq!(value_of(LogType::Timestamp { digits: 0 }, &[0; 4]), format!("Timestamp({INSTANT_ZERO})"));
+    }
+
+    #[test]
+    fn years_bits_and_sets_are_numbers_digits_and_labels() {
+        assert_eq!(value_of(LogType::Year, &[0]), "Int(0)");
+        assert_eq!(value_of(LogType::Year, &[255]), "Int(2155)");
+        assert_eq!(value_of(LogType::Bits { digits: 10 }, &[0b10, 1]), "Bits(\"1000000001\")");
+        assert_eq!(value_of(LogType::Bits { digits: 1 }, &[0]), "Bits(\"0\")");
+        let set = || LogType::Set { bytes: 1, labels: vec!["a".into(), "b".into(), "c".into()] };
+        assert_eq!(value_of(set(), &[0b101]), "Text(\"a,c\")");
+        assert_eq!(value_of(set(), &[0]), "Text(\"\")");
+    }
+
+    #[test]
+    fn text_of_another_character_set_is_converted_and_addresses_are_written_out() {
+        let read = |ty: LogType, reading, bytes: &[u8]| {
+            let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), reading }], width: 1, absent: vec![] };
+            let data = row(bytes);
+            let (mut scratch, mut cells) = (Scratch::default(), Vec::new());
+            image(&layout, &[1], &mut Bytes(&data), &mut scratch, &mut cells).expect("well formed");
+            let mut datums = Vec::new();
+            scratch.datums(&cells, &mut datums);
+            format!("{:?}", datums[0].value())
+        };
+        let sized = || LogType::Sized { prefix: 1, binary: false };
+        let latin1 = Reading::Text(crate::charset::named("latin1").expect("known"));
+        let fixed = |bytes| LogType::Fixed { bytes, binary: true };
+
+        assert_eq!(read(sized(), latin1, &[3, 0x80, b'a', 0xfc]), "Some(Text(\"€aü\"))");
+        assert_eq!(read(sized(), latin1, &[1, b'a']), "Some(Text(\"a\"))");
+        assert_eq!(read(fixed(4), Reading::Inet4, &[2, 10, 1]), "Some(Text(\"10.1.0.0\"))");
+        assert_eq!(read(fixed(16), Reading::Inet6, &[0]), "Some(Text(\"::\"))");
     }
 
     #[test]
@@ -470,7 +569,7 @@ mod tests {
 
     #[test]
     fn columns_that_are_not_wanted_are_stepped_over() {
-        let column = |ty, place| LogColumn { ty, place, uuid: false, json: false };
+        let column = |ty, place| LogColumn { ty, place, reading: Reading::Plain };
         let layout = Layout {
             columns: vec![
                 column(LogType::Sized { prefix: 2, binary: false }, None),
@@ -495,7 +594,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn malformed_rows_are_refused_without_panic(
-            data in proptest::collection::vec(proptest::num::u8::ANY, 0..60), kind in 0usize..12, n in 0u8..70, m in 0u8..70,
+            data in proptest::collection::vec(proptest::num::u8::ANY, 0..60), kind in 0usize..16, n in 0u8..70, m in 0u8..70,
         ) {
             let ty = [
                 LogType::Int { bytes: 8, signed: true }, LogType::Float32, LogType::Float64,
@@ -503,8 +602,11 @@ mod tests {
                 LogType::DateTime { digits: n % 7 }, LogType::Timestamp { digits: n % 7 },
                 LogType::Fixed { bytes: u16::from(n) * 8, binary: true }, LogType::Sized { prefix: n % 4 + 1, binary: false },
                 LogType::Jsonb { prefix: n % 4 + 1 }, LogType::Enum { bytes: n % 2 + 1, labels: vec![] },
+                LogType::Set { bytes: n % 8 + 1, labels: vec!["a".into()] }, LogType::Year,
+                LogType::Bits { digits: n.min(64) }, LogType::Geometry { prefix: n % 4 + 1 },
             ][kind].clone();
-            let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), uuid: n > 60, json: false }], width: 1, absent: vec![] };
+            let reading = [Reading::Plain, Reading::Uuid, Reading::Inet4, Reading::Inet6, Reading::Text(Charset::Utf16)][usize::from(n) % 5];
+            let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), reading }], width: 1, absent: vec![] };
             let mut bytes = Bytes(&data);
             let mut scratch = Scratch::default();
             let mut cells = Vec::new();

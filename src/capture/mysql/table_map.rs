@@ -11,6 +11,7 @@ use super::bytes::{Bytes, bit};
 use crate::capture::altered::Logged;
 use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::{ColumnType, TableName};
+use crate::charset::{self, Charset};
 use crate::error::{Error, Result};
 use crate::normalize::recast::leads;
 use crate::value::Kind;
@@ -56,6 +57,20 @@ pub enum LogType {
         bytes: u8,
         labels: Vec<String>,
     },
+    /// One bit per label.
+    Set {
+        bytes: u8,
+        labels: Vec<String>,
+    },
+    Year,
+    /// BIT: so many digits, the first byte first.
+    Bits {
+        digits: u8,
+    },
+    /// SRID and WKB behind a length.
+    Geometry {
+        prefix: u8,
+    },
     /// Not carried, only stepped over: so many bytes.
     Skip {
         bytes: u16,
@@ -72,10 +87,22 @@ pub struct LogColumn {
     pub ty: LogType,
     /// Its place in the row that is handed on; `None`: not wanted.
     pub place: Option<usize>,
-    /// Decoded as UUID: nothing in the log says so.
-    pub uuid: bool,
+    pub reading: Reading,
+}
+
+/// What values behind a length are, beyond what the log says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// UTF-8, or bytes.
+    Plain,
+    /// Text in another character set.
+    Text(Charset),
     /// Text that holds JSON (MariaDB).
-    pub json: bool,
+    Json,
+    /// MariaDB's, in bytes.
+    Uuid,
+    Inet4,
+    Inet6,
 }
 
 /// A table whose rows are decoded.
@@ -116,7 +143,8 @@ struct Described<'a> {
     unsigned: bool,
     collation: Option<u64>,
     name: Option<&'a str>,
-    labels: Vec<String>,
+    /// In the column's character set.
+    labels: Vec<&'a [u8]>,
 }
 
 const TINY: u8 = 1;
@@ -150,9 +178,6 @@ const VAR_STRING: u8 = 253;
 const STRING: u8 = 254;
 const GEOMETRY: u8 = 255;
 
-/// The collation "binary": bytes, not text.
-const BINARY: u64 = 63;
-
 /// Matches the log's columns with the wanted ones. `seen`: they were logged before the catalog
 /// was read.
 pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout> {
@@ -175,21 +200,21 @@ pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout
     let mut columns = Vec::with_capacity(described.len());
     for (index, (column, ty)) in described.iter().zip(&types).enumerate() {
         let place = places.iter().position(|place| *place == Some(index));
-        let mut uuid = false;
-        let mut json = false;
+        let mut reading = Reading::Plain;
         if let Some(place) = place {
             let WantedColumn { name, ty: wanted_type } = &wanted.columns[place];
             if ty.as_ref().is_some_and(|ty| column.carries(ty, wanted_type)) {
-                uuid = *wanted_type == ColumnType::Uuid;
-                json = *wanted_type == ColumnType::Json;
-            } else if !(seen && fits(place, index)) {
+                reading = column.reading(Some(wanted_type));
+            } else if seen && fits(place, index) {
+                reading = column.reading(None);
+            } else {
                 return Err(logged.other_type(name, "is of another type in the log"));
             }
         }
         let Some(ty) = ty.clone() else {
             return Err(logged.other_type(names[index], &format!("is of a type ({}) that is not known", column.kind)));
         };
-        columns.push(LogColumn { ty, place, uuid, json });
+        columns.push(LogColumn { ty, place, reading });
     }
     let absent = (0..places.len()).filter(|place| places[*place].is_none()).collect();
     Ok(Layout { columns, width: wanted.columns.len(), absent })
@@ -211,26 +236,19 @@ fn describe(mut bytes: Bytes<'_>) -> Option<(Vec<Described<'_>>, bool)> {
         let mut value = Bytes(bytes.sized()?);
         match field {
             1 => signedness(&mut columns, value.0),
-            2 => default_charset(&mut columns, &mut value)?,
-            3 => {
-                for column in columns.iter_mut().filter(|column| column.is_text()) {
-                    column.collation = Some(value.lenenc()?);
-                }
-            }
+            2 => default_charset(&mut columns, |column| column.is_text(), &mut value)?,
+            3 => charsets(&mut columns, |column| column.is_text(), &mut value)?,
             4 => {
                 for column in &mut columns {
                     column.name = Some(std::str::from_utf8(value.sized()?).ok()?);
                 }
                 named = true;
             }
-            6 => {
-                for column in columns.iter_mut().filter(|column| column.kind == ENUM) {
-                    for _ in 0..value.lenenc()? {
-                        column.labels.push(String::from_utf8_lossy(value.sized()?).into_owned());
-                    }
-                }
-            }
-            // SET labels, geometry, keys, visibility, charsets of enums: not needed.
+            5 => labels(&mut columns, SET, &mut value)?,
+            6 => labels(&mut columns, ENUM, &mut value)?,
+            10 => default_charset(&mut columns, |column| column.is_labelled(), &mut value)?,
+            11 => charsets(&mut columns, |column| column.is_labelled(), &mut value)?,
+            // Geometry, keys, visibility: not needed.
             _ => {}
         }
     }
@@ -244,15 +262,35 @@ fn signedness(columns: &mut [Described<'_>], bits: &[u8]) {
     }
 }
 
-fn default_charset(columns: &mut [Described<'_>], value: &mut Bytes<'_>) -> Option<()> {
+fn default_charset(
+    columns: &mut [Described<'_>],
+    of: impl Fn(&Described<'_>) -> bool,
+    value: &mut Bytes<'_>,
+) -> Option<()> {
     let default = value.lenenc()?;
     let mut others = Vec::new();
     while !value.is_empty() {
         others.push((value.lenenc()?, value.lenenc()?));
     }
-    for (index, column) in columns.iter_mut().filter(|column| column.is_text()).enumerate() {
+    for (index, column) in columns.iter_mut().filter(|column| of(column)).enumerate() {
         let own = others.iter().find(|(at, _)| *at == index as u64);
         column.collation = Some(own.map_or(default, |(_, collation)| *collation));
+    }
+    Some(())
+}
+
+fn charsets(columns: &mut [Described<'_>], of: impl Fn(&Described<'_>) -> bool, value: &mut Bytes<'_>) -> Option<()> {
+    for column in columns.iter_mut().filter(|column| of(column)) {
+        column.collation = Some(value.lenenc()?);
+    }
+    Some(())
+}
+
+fn labels<'a>(columns: &mut [Described<'a>], kind: u8, value: &mut Bytes<'a>) -> Option<()> {
+    for column in columns.iter_mut().filter(|column| column.kind == kind) {
+        for _ in 0..value.lenenc()? {
+            column.labels.push(value.sized()?);
+        }
     }
     Some(())
 }
@@ -298,8 +336,34 @@ impl<'a> Described<'a> {
         matches!(self.kind, STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | BLOB_COMPRESSED | VARCHAR_COMPRESSED)
     }
 
-    fn is_binary(&self) -> bool {
-        self.collation == Some(BINARY)
+    fn is_labelled(&self) -> bool {
+        matches!(self.kind, ENUM | SET)
+    }
+
+    fn charset(&self) -> Option<Charset> {
+        self.collation.and_then(charset::of_collation)
+    }
+
+    /// The labels as text; `None` where they are in a set that is not known.
+    fn labels(&self) -> Option<Vec<String>> {
+        let charset = self.charset()?;
+        let label = |bytes: &&[u8]| {
+            let mut text = String::new();
+            charset.decode(bytes, &mut text).then_some(text)
+        };
+        self.labels.iter().map(label).collect()
+    }
+
+    /// How values are read that are wanted as that; `None`: as what they were.
+    fn reading(&self, wanted: Option<&ColumnType>) -> Reading {
+        match (wanted, self.charset()) {
+            (Some(ColumnType::Uuid), _) => Reading::Uuid,
+            (Some(ColumnType::Json), _) => Reading::Json,
+            (Some(ColumnType::Inet { v6: false }), _) => Reading::Inet4,
+            (Some(ColumnType::Inet { v6: true }), _) => Reading::Inet6,
+            (_, None | Some(Charset::Utf8 | Charset::Binary)) => Reading::Plain,
+            (_, Some(charset)) => Reading::Text(charset),
+        }
     }
 
     /// `None` where the length of its values is not known.
@@ -307,7 +371,7 @@ impl<'a> Described<'a> {
         let int = |bytes| LogType::Int { bytes, signed: !self.unsigned };
         let digits = self.meta.min(6) as u8;
         let prefix = if self.meta > 255 { 2 } else { 1 };
-        let binary = self.is_binary();
+        let binary = self.charset() == Some(Charset::Binary);
         Some(match self.kind {
             TINY => int(1),
             SHORT => int(2),
@@ -325,14 +389,23 @@ impl<'a> Described<'a> {
             VARCHAR | VAR_STRING => LogType::Sized { prefix, binary },
             TINY_BLOB..=BLOB => LogType::Sized { prefix: self.meta.clamp(1, 4) as u8, binary },
             JSON => LogType::Jsonb { prefix: self.meta.clamp(1, 4) as u8 },
-            ENUM => LogType::Enum { bytes: self.meta.clamp(1, 2) as u8, labels: self.labels.clone() },
-            YEAR => LogType::Skip { bytes: 1 },
+            ENUM => match self.labels() {
+                Some(labels) => LogType::Enum { bytes: self.meta.clamp(1, 2) as u8, labels },
+                None => LogType::Skip { bytes: self.meta.clamp(1, 2) },
+            },
+            SET => match self.labels() {
+                Some(labels) => LogType::Set { bytes: self.meta.clamp(1, 8) as u8, labels },
+                None => LogType::Skip { bytes: self.meta.clamp(1, 8) },
+            },
+            YEAR => LogType::Year,
             TIME => LogType::Skip { bytes: 3 },
             TIMESTAMP => LogType::Skip { bytes: 4 },
             DATETIME => LogType::Skip { bytes: 8 },
-            SET => LogType::Skip { bytes: self.meta.min(8) },
-            BIT => LogType::Skip { bytes: (self.meta >> 8) + u16::from(self.meta & 0xff != 0) },
-            GEOMETRY | VECTOR | BLOB_COMPRESSED => LogType::SkipSized { prefix: self.meta.clamp(1, 4) as u8 },
+            // Whole bytes, and the bits beyond them.
+            BIT => LogType::Bits { digits: ((self.meta >> 8) * 8 + (self.meta & 0xff)).min(64) as u8 },
+            GEOMETRY => LogType::Geometry { prefix: self.meta.clamp(1, 4) as u8 },
+            VECTOR => LogType::Sized { prefix: self.meta.clamp(1, 4) as u8, binary: true },
+            BLOB_COMPRESSED => LogType::SkipSized { prefix: self.meta.clamp(1, 4) as u8 },
             VARCHAR_COMPRESSED => LogType::SkipSized { prefix },
             _ => return None,
         })
@@ -340,13 +413,14 @@ impl<'a> Described<'a> {
 
     /// Values of the log's type can be read as the type that the column was given since.
     fn becomes(&self, ty: &LogType, wanted: &ColumnType) -> bool {
-        let kinds = (kind_of(ty, self.collation.is_some_and(is_utf8)), wanted.kind());
+        let kinds = (kind_of(ty, self.charset().is_some()), wanted.kind());
         self.carries(ty, wanted) || matches!(kinds, (Some(former), Some(present)) if leads(former, present))
     }
 
     /// Values of the log's type are, exactly, values of the kind that is wanted.
     fn carries(&self, ty: &LogType, wanted: &ColumnType) -> bool {
-        let utf8 = self.collation.is_some_and(is_utf8);
+        let charset = self.charset();
+        let utf8 = charset == Some(Charset::Utf8);
         match ty {
             LogType::Int { .. } => matches!(wanted, ColumnType::Int { .. }),
             LogType::Float32 => *wanted == ColumnType::Float32,
@@ -356,24 +430,31 @@ impl<'a> Described<'a> {
             LogType::Time { .. } => matches!(wanted, ColumnType::Time { .. }),
             LogType::DateTime { .. } => matches!(wanted, ColumnType::DateTime { .. }),
             LogType::Timestamp { .. } => matches!(wanted, ColumnType::Timestamp { .. }),
-            LogType::Fixed { bytes: 16, .. } if *wanted == ColumnType::Uuid => true,
+            LogType::Fixed { bytes: 16, .. } if matches!(wanted, ColumnType::Uuid | ColumnType::Inet { v6: true }) => {
+                true
+            }
+            LogType::Fixed { bytes: 4, .. } if *wanted == (ColumnType::Inet { v6: false }) => true,
             LogType::Fixed { binary, .. } | LogType::Sized { binary, .. } => match wanted {
-                ColumnType::Char { .. } | ColumnType::Text { .. } => utf8,
+                ColumnType::Char { .. } | ColumnType::Text { .. } => charset.is_some() && !binary,
                 ColumnType::Binary { .. } | ColumnType::Bytes { .. } => *binary,
                 ColumnType::Json => matches!(ty, LogType::Sized { .. }) && utf8,
                 _ => false,
             },
             LogType::Jsonb { .. } => *wanted == ColumnType::Json,
             LogType::Enum { .. } => matches!(wanted, ColumnType::Enum { .. }),
+            LogType::Set { .. } => matches!(wanted, ColumnType::Set { .. }),
+            LogType::Year => *wanted == ColumnType::Year,
+            LogType::Bits { .. } => matches!(wanted, ColumnType::Bits { .. }),
+            LogType::Geometry { .. } => *wanted == ColumnType::Geometry,
             LogType::Skip { .. } | LogType::SkipSized { .. } => false,
         }
     }
 }
 
 /// What a column's values are before any mapping; `None`: not carried.
-fn kind_of(ty: &LogType, utf8: bool) -> Option<Kind> {
+fn kind_of(ty: &LogType, text: bool) -> Option<Kind> {
     Some(match ty {
-        LogType::Int { .. } => Kind::Int,
+        LogType::Int { .. } | LogType::Year => Kind::Int,
         LogType::Float32 => Kind::Float32,
         LogType::Float64 => Kind::Float64,
         LogType::Decimal { .. } => Kind::Decimal,
@@ -382,23 +463,12 @@ fn kind_of(ty: &LogType, utf8: bool) -> Option<Kind> {
         LogType::DateTime { .. } => Kind::DateTime,
         LogType::Timestamp { .. } => Kind::Timestamp,
         LogType::Fixed { binary: true, .. } | LogType::Sized { binary: true, .. } => Kind::Bytes,
-        LogType::Fixed { .. } | LogType::Sized { .. } if utf8 => Kind::Text,
-        LogType::Enum { .. } => Kind::Text,
+        LogType::Fixed { .. } | LogType::Sized { .. } if text => Kind::Text,
+        LogType::Enum { .. } | LogType::Set { .. } => Kind::Text,
         LogType::Jsonb { .. } => Kind::Json,
+        LogType::Bits { .. } => Kind::Bits,
         _ => return None,
     })
-}
-
-/// Collations whose text is UTF-8 as it stands: of ascii, utf8mb3 and utf8mb4.
-fn is_utf8(collation: u64) -> bool {
-    // MariaDB's NO PAD twins lie 1024 above.
-    let base = if (1024..2048).contains(&collation) { collation - 1024 } else { collation };
-    matches!(base,
-        11 | 65                                     // ascii
-        | 33 | 76 | 83 | 192..=215 | 223            // utf8mb3
-        | 45 | 46 | 224..=247 | 255..=350           // utf8mb4
-        | 576..=578 | 608..=610                     // MariaDB's own of both
-        | 2048..=2559) // MariaDB's UCA 14.0.0 of both
 }
 
 /// Every wanted column is present in a row image.
@@ -510,9 +580,31 @@ pub mod tests {
         assert!(stop(&[(3, &[], ""), (15, &[80, 0], "")], &[2, 1, 45]).contains("binlog_row_metadata=FULL"));
         assert!(stop(&[(3, &[], "id")], &[]).contains("\"c\" of d.t is not in the log"));
         assert!(stop(&[(3, &[], "id"), (3, &[], "c")], &[]).contains("another type"));
-        // latin1: its bytes would be read as something else
-        assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 8]).contains("another type"));
+        // bytes, and gbk, whose bytes nobody here can read
+        assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 63]).contains("another type"));
+        assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 28]).contains("another type"));
         assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c"), (99, &[], "x")], &[2, 1, 45]).contains("not known"));
+    }
+
+    #[test]
+    fn text_and_labels_are_read_in_the_columns_own_character_set() {
+        // texts: latin1; labels: enum latin1, set utf8mb4
+        let extra = [2, 1, 8, 10, 3, 8, 1, 45, 6, 3, 1, 1, 0xf6, 5, 4, 1, 2, 0xc3, 0xb6];
+        let columns: &[(u8, &[u8], &str)] =
+            &[(3, &[], "id"), (15, &[80, 0], "c"), (254, &[247, 1], "e"), (254, &[248, 1], "s")];
+        let data = table_map(9, "d", "t", columns, &extra);
+        let label = || vec!["ö".to_owned()];
+
+        let wanted = wanted(&[
+            ("c", TEXT),
+            ("e", ColumnType::Enum { labels: label() }),
+            ("s", ColumnType::Set { labels: label() }),
+        ]);
+        let layout = layout(head(&data).expect("well formed"), &wanted, false).expect("matches");
+
+        assert_eq!(layout.columns[1].reading, Reading::Text(charset::named("latin1").expect("known")));
+        assert_eq!(layout.columns[2].ty, LogType::Enum { bytes: 1, labels: label() });
+        assert_eq!(layout.columns[3].ty, LogType::Set { bytes: 1, labels: label() });
     }
 
     proptest::proptest! {

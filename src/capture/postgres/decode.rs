@@ -1,12 +1,14 @@
 //! Column values: from the server's text form to [`Value`], in place.
 //!
 //! The text form is the one that the session's settings fix (ISO dates, UTC, shortest floats
-//! that read back exactly, bytea in hex). What has no place in our values (infinity, NaN in a
-//! decimal) is refused: a row for quarantine. What is not of the column's type at all is
-//! malformed and stops the flow.
+//! that read back exactly, bytea in hex). What has no place in our values is refused: a row for
+//! quarantine. What is not of the column's type at all is malformed and stops the flow.
 
-use crate::catalog::postgres::oid;
-use crate::value::{MICROS_PER_DAY, Value, days_from_civil};
+use crate::catalog::ColumnType;
+use crate::value::{
+    DATE_INFINITY, DATE_MINUS_INFINITY, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, MICROS_PER_DAY, Value,
+    days_from_civil, is_special_decimal,
+};
 
 /// How a column's text is read; from the type that the log gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,27 +28,32 @@ pub enum Format {
     Timestamp,
     Uuid,
     Json,
+    Bits,
+    Array,
 }
 
 impl Format {
-    /// `None` for types that are not built in; an enum's labels are read as text.
-    pub fn of(type_oid: u32) -> Option<Format> {
-        Some(match type_oid {
-            oid::BOOL => Format::Bool,
-            oid::INT2 | oid::INT4 | oid::INT8 => Format::Int,
-            oid::NUMERIC => Format::Decimal,
-            oid::FLOAT4 => Format::Float32,
-            oid::FLOAT8 => Format::Float64,
-            oid::TEXT | oid::VARCHAR => Format::Text,
-            oid::BPCHAR => Format::Char,
-            oid::BYTEA => Format::Bytes,
-            oid::DATE => Format::Date,
-            oid::TIME => Format::Time,
-            oid::TIMESTAMP => Format::DateTime,
-            oid::TIMESTAMPTZ => Format::Timestamp,
-            oid::UUID => Format::Uuid,
-            oid::JSON | oid::JSONB => Format::Json,
-            _ => return None,
+    pub fn of(ty: &ColumnType) -> Option<Format> {
+        Some(match ty {
+            ColumnType::Bool => Format::Bool,
+            ColumnType::Int { .. } => Format::Int,
+            ColumnType::Decimal { .. } => Format::Decimal,
+            ColumnType::Float32 => Format::Float32,
+            ColumnType::Float64 => Format::Float64,
+            ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Verbatim => Format::Text,
+            ColumnType::Char { .. } => Format::Char,
+            ColumnType::Binary { .. } | ColumnType::Bytes { .. } => Format::Bytes,
+            ColumnType::Date => Format::Date,
+            ColumnType::Time { .. } => Format::Time,
+            ColumnType::DateTime { .. } => Format::DateTime,
+            ColumnType::Timestamp { .. } => Format::Timestamp,
+            ColumnType::Uuid => Format::Uuid,
+            ColumnType::Json => Format::Json,
+            ColumnType::Bits { .. } => Format::Bits,
+            ColumnType::Array { .. } => Format::Array,
+            // Of MySQL and MariaDB alone.
+            ColumnType::Set { .. } | ColumnType::Year | ColumnType::Inet { .. } | ColumnType::Geometry => return None,
+            ColumnType::Unsupported => return None,
         })
     }
 }
@@ -82,6 +89,10 @@ pub fn value(format: Format, bytes: &mut [u8]) -> Result<Value<'_>> {
         Format::Timestamp => Value::Timestamp(timestamp(bytes)?),
         Format::Uuid => Value::Uuid(uuid(bytes).ok_or(Malformed)?),
         Format::Json => Value::Json(text(bytes)?),
+        Format::Bits if !bytes.iter().all(|byte| matches!(byte, b'0' | b'1')) => return Err(Malformed),
+        Format::Bits => Value::Bits(text(bytes)?),
+        Format::Array if !bytes.ends_with(b"}") => return Err(Malformed),
+        Format::Array => Value::Array(text(bytes)?),
     })
 }
 
@@ -111,17 +122,16 @@ fn int(bytes: &[u8]) -> Option<i64> {
 }
 
 fn decimal(bytes: &[u8]) -> Result<&str> {
-    match bytes {
-        b"NaN" => return Err(Trouble::Refused("NaN in a decimal")),
-        b"Infinity" | b"-Infinity" => return Err(Trouble::Refused("infinity in a decimal")),
-        _ => {}
+    let text = text(bytes)?;
+    if is_special_decimal(text) {
+        return Ok(text);
     }
     let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
     let points = digits.iter().filter(|&&byte| byte == b'.').count();
     if points > 1 || digits.len() == points || !digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') {
         return Err(Trouble::Malformed);
     }
-    text(bytes)
+    Ok(text)
 }
 
 /// `\x6162` → `ab`, into the bytes where it stood.
@@ -153,29 +163,38 @@ const HEX: [u8; 256] = {
 };
 
 fn date(bytes: &[u8]) -> Result<i32> {
-    finite(bytes)?;
+    match bytes {
+        b"infinity" => return Ok(DATE_INFINITY),
+        b"-infinity" => return Ok(DATE_MINUS_INFINITY),
+        _ => {}
+    }
     let (bytes, before_christ) = era(bytes);
     calendar_day(bytes, before_christ).ok_or(Trouble::Malformed)
 }
 
 fn date_time(bytes: &[u8]) -> Result<i64> {
-    finite(bytes)?;
+    if let Some(infinite) = infinite(bytes) {
+        return Ok(infinite);
+    }
     let (bytes, before_christ) = era(bytes);
     micros(bytes, before_christ)
 }
 
 /// The session's zone is UTC: every instant ends in `+00`.
 fn timestamp(bytes: &[u8]) -> Result<i64> {
-    finite(bytes)?;
+    if let Some(infinite) = infinite(bytes) {
+        return Ok(infinite);
+    }
     let (bytes, before_christ) = era(bytes);
     let bytes = bytes.strip_suffix(b"+00").ok_or(Trouble::Malformed)?;
     micros(bytes, before_christ)
 }
 
-fn finite(bytes: &[u8]) -> Result<()> {
+fn infinite(bytes: &[u8]) -> Option<i64> {
     match bytes {
-        b"infinity" | b"-infinity" => Err(Trouble::Refused("an infinite date or time")),
-        _ => Ok(()),
+        b"infinity" => Some(INSTANT_INFINITY),
+        b"-infinity" => Some(INSTANT_MINUS_INFINITY),
+        _ => None,
     }
 }
 
@@ -193,7 +212,10 @@ fn micros(bytes: &[u8], before_christ: bool) -> Result<i64> {
     };
     let (days, time) = parts().ok_or(Trouble::Malformed)?;
     let midnight = i64::from(days).checked_mul(MICROS_PER_DAY);
-    midnight.and_then(|midnight| midnight.checked_add(time)).ok_or(Trouble::Refused("a time beyond the year 294246"))
+    midnight
+        .and_then(|midnight| midnight.checked_add(time))
+        .filter(|micros| (INSTANT_ZERO + 1..INSTANT_INFINITY).contains(micros))
+        .ok_or(Trouble::Refused("a time beyond the year 294246"))
 }
 
 /// `2024-02-29`; years have four digits or more, and there is no year 0.
@@ -259,7 +281,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Format; 14] = [
+    const ALL: [Format; 16] = [
         Format::Bool,
         Format::Int,
         Format::Decimal,
@@ -274,6 +296,8 @@ mod tests {
         Format::Timestamp,
         Format::Uuid,
         Format::Json,
+        Format::Bits,
+        Format::Array,
     ];
 
     fn check(format: Format, text: &str, expected: Value<'_>) {
@@ -299,21 +323,26 @@ mod tests {
         check(Format::Time, "24:00:00", Value::Time(MICROS_PER_DAY));
         check(Format::Time, "00:00:00.1", Value::Time(100_000));
         check(Format::DateTime, "1969-12-31 23:59:59.999999", Value::DateTime(-1));
-        check(Format::Timestamp, "294247-01-10 04:00:54.775807+00", Value::Timestamp(i64::MAX));
+        check(Format::Timestamp, "294247-01-10 04:00:54.775806+00", Value::Timestamp(i64::MAX - 1));
+        check(Format::Decimal, "NaN", Value::Decimal("NaN"));
+        check(Format::Decimal, "-Infinity", Value::Decimal("-Infinity"));
+        check(Format::Date, "infinity", Value::Date(DATE_INFINITY));
+        check(Format::Timestamp, "-infinity", Value::Timestamp(INSTANT_MINUS_INFINITY));
+        check(Format::DateTime, "infinity", Value::DateTime(INSTANT_INFINITY));
+        check(Format::Bits, "0101", Value::Bits("0101"));
+        check(Format::Bits, "", Value::Bits(""));
+        check(Format::Array, "[0:1]={1,NULL}", Value::Array("[0:1]={1,NULL}"));
         let uuid = [0xa0, 0xee, 0xbc, 0x99, 0x9c, 0x0b, 0x4e, 0xf8, 0xbb, 0x6d, 0x6b, 0xb9, 0xbd, 0x38, 0x0a, 0x11];
         check(Format::Uuid, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", Value::Uuid(uuid));
     }
 
     #[test]
     fn what_cannot_be_carried_is_refused_not_malformed() {
-        for (format, text) in [
-            (Format::Decimal, "NaN"),
-            (Format::Decimal, "-Infinity"),
-            (Format::Date, "infinity"),
-            (Format::Timestamp, "-infinity"),
-            (Format::DateTime, "294276-12-31 23:59:59.999999"),
-        ] {
-            assert!(matches!(value(format, &mut text.as_bytes().to_vec()), Err(Trouble::Refused(_))), "{text}");
+        for text in ["294276-12-31 23:59:59.999999", "294247-01-10 04:00:54.775807"] {
+            assert!(
+                matches!(value(Format::DateTime, &mut text.as_bytes().to_vec()), Err(Trouble::Refused(_))),
+                "{text}"
+            );
         }
         assert!(matches!(value(Format::Text, &mut [0xff]), Err(Trouble::Refused(_))));
     }
@@ -335,6 +364,8 @@ mod tests {
             (Format::Timestamp, "2024-01-01 00:00:00+02"),
             (Format::Timestamp, "2024-01-01 00:00:00"),
             (Format::Uuid, "a0eebc999c0b4ef8bb6d6bb9bd380a11"),
+            (Format::Bits, "012"),
+            (Format::Array, "1"),
         ] {
             assert_eq!(value(format, &mut text.as_bytes().to_vec()), Err(Trouble::Malformed), "{text}");
         }

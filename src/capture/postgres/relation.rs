@@ -92,27 +92,24 @@ pub fn map(
 /// How a column's values are read; `Err`: what it is instead. `former`: its type may have been
 /// changed since.
 fn format(wanted: &WantedColumn, found: &RelationColumn, former: bool) -> std::result::Result<Format, String> {
-    let of_users = found.type_oid >= oid::FIRST_OF_USERS;
-    if let ColumnType::Enum { .. } = wanted.ty {
-        // Labels are text; the catalog has said that it is an enum.
-        return match Format::of(found.type_oid) {
-            None if of_users => Ok(Format::Text),
-            Some(Format::Text) => Ok(Format::Text),
-            Some(Format::Char) if former => Ok(Format::Char),
-            _ => Err(format!("of type {}", found.type_oid)),
-        };
-    }
     let ty = column_type(found.type_oid, found.typmod);
+    let array = oid::is_array(found.type_oid);
     let becomes = |kind: Option<Kind>| {
         kind == wanted.ty.kind() || former && matches!((kind, wanted.ty.kind()), (Some(a), Some(b)) if leads(a, b))
     };
-    match Format::of(found.type_oid) {
-        // Without a length it is never padded.
-        Some(Format::Char) if !matches!(ty, ColumnType::Char { .. }) && becomes(ty.kind()) => Ok(Format::Text),
-        Some(format) if becomes(ty.kind()) => Ok(format),
+    let read = match &wanted.ty {
+        // The catalog has said what a type that users made is: an enum, a domain on something.
+        of_users if found.type_oid >= oid::FIRST_OF_USERS => return Ok(Format::of(of_users).unwrap_or(Format::Text)),
+        ColumnType::Array { .. } => array,
+        ColumnType::Verbatim => ty == ColumnType::Verbatim && !array,
+        ColumnType::Enum { .. } if matches!(ty, ColumnType::Char { .. }) => former,
+        _ => ty != ColumnType::Verbatim && becomes(ty.kind()),
+    };
+    match Format::of(if array { &wanted.ty } else { &ty }) {
+        Some(format) if read => Ok(format),
         _ => Err(match ty.kind() {
-            Some(kind) => kind.name().to_owned(),
-            None => format!("of a type that cannot be carried (OID {})", found.type_oid),
+            Some(kind) if ty != ColumnType::Verbatim => kind.name().to_owned(),
+            _ => format!("of another type (OID {})", found.type_oid),
         }),
     }
 }
@@ -209,7 +206,9 @@ mod tests {
         for (table, part) in [
             (wanted("id", &[("id", INT), ("nom", TEXT)]), "\"nom\""),
             (wanted("id", &[("id", INT), ("name", TEXT)]), "decimal in the log"),
-            (wanted("id", &[("id", ColumnType::Enum { labels: Vec::new() })]), "of type 23"),
+            (wanted("id", &[("id", ColumnType::Enum { labels: Vec::new() })]), "int in the log"),
+            (wanted("id", &[("id", ColumnType::Verbatim)]), "int in the log"),
+            (wanted("id", &[("id", ColumnType::Array { element: Box::new(INT) })]), "int in the log"),
             (wanted("name", &[("id", INT)]), "replica identity"),
         ] {
             let error = map_one(&found, table).unwrap_err();
@@ -218,6 +217,20 @@ mod tests {
             assert!(error.message.contains(part), "{}", error.message);
             assert!(error.message.contains("public.contacts") && !error.hint.is_empty());
         }
+    }
+
+    #[test]
+    fn arrays_and_types_of_postgresql_alone_are_read_as_text() {
+        let array = || ColumnType::Array { element: Box::new(INT) };
+        let found =
+            relation(b'f', &[("id", true, oid::INT4), ("a", true, 1007), ("net", true, 869), ("own", true, 70_000)]);
+
+        let columns = [("id", INT), ("a", array()), ("net", ColumnType::Verbatim), ("own", array())];
+        let mapping = map_one(&found, wanted("id", &columns)).unwrap();
+
+        assert_eq!(mapping.formats[1..], [Some(Format::Array), Some(Format::Text), Some(Format::Array)]);
+        let error = map_one(&found, wanted("id", &[("a", ColumnType::Verbatim)])).unwrap_err();
+        assert!(error.message.contains("OID 1007"), "{}", error.message);
     }
 
     #[test]

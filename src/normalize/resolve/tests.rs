@@ -99,6 +99,14 @@ fn types_meet_in_a_kind_that_is_exact_for_both() {
         (ColumnType::Json, TEXT, Kind::Json),
         (ColumnType::DateTime { digits: 6 }, ColumnType::Timestamp { digits: 0 }, Kind::Timestamp),
         (label, TEXT, Kind::Text),
+        (ColumnType::Bool, bits(1), Kind::Bool),
+        (bits(8), TEXT, Kind::Bits),
+        (ColumnType::Year, INT, Kind::Int),
+        (array(INT), ColumnType::Json, Kind::Array),
+        (array(INT), TEXT, Kind::Array),
+        (ColumnType::Geometry, ColumnType::Bytes { bytes: None }, Kind::Bytes),
+        (ColumnType::Verbatim, TEXT, Kind::Text),
+        (ColumnType::Set { labels: vec!["a".into()] }, TEXT, Kind::Text),
     ] {
         assert_eq!(kind_of_pair(crm.clone(), shop.clone()), Ok(kind));
         assert_eq!(kind_of_pair(shop, crm), Ok(kind));
@@ -109,10 +117,40 @@ fn types_meet_in_a_kind_that_is_exact_for_both() {
         (ColumnType::Uuid, ColumnType::Char { chars: 32 }),
         (ColumnType::Uuid, ColumnType::Binary { bytes: 18 }),
         (TEXT, ColumnType::Bytes { bytes: None }),
+        (ColumnType::Bool, bits(2)),
+        (array(INT), array(TEXT)),
+        (array(INT), INT),
+        (ColumnType::Geometry, TEXT),
     ] {
         let said = kind_of_pair(crm, shop).unwrap_err();
         assert!(said.contains("field \"v\" has types that have no exact common form"), "{said}");
     }
+}
+
+fn bits(length: u32) -> ColumnType {
+    ColumnType::Bits { length: Some(length), varying: false }
+}
+
+fn array(element: ColumnType) -> ColumnType {
+    ColumnType::Array { element: Box::new(element) }
+}
+
+#[test]
+fn a_stand_in_for_a_date_suits_its_column() {
+    let pair = |map: &str, ty: ColumnType| {
+        let bindings = format!(
+            "[entity.in.crm]\ntable = \"c\"\ncolumns = {{ id = \"id\", v = \"v\" }}\n[entity.in.shop]\ntable = \"c\"\n\
+             columns = {{ id = \"id\", v = {{ column = \"v\", {map} }} }}\n"
+        );
+        let crm = table("public.c", vec![column("id", INT), column("v", ty.clone())]);
+        let shop = table("shop.c", vec![column("id", INT), column("v", ty)]);
+        resolved(&bindings, crm, shop).map(drop)
+    };
+
+    assert_eq!(pair("infinity = \"9999-12-31\", zero_date = \"null\"", ColumnType::Date), Ok(()));
+    let instant = ColumnType::Timestamp { digits: 0 };
+    assert!(pair("infinity = \"9999-12-31\"", instant).unwrap_err().contains("infinity of column \"v\" does not suit"));
+    assert!(pair("zero_date = \"null\"", TEXT).unwrap_err().contains("need a date or a time"));
 }
 
 #[test]

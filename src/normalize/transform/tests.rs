@@ -92,6 +92,12 @@ fn each_pair_of_types_is_exact_both_ways() {
         ),
         (ColumnType::Json, Kind::Json, Value::Json("{\"a\":1.0}"), Value::Json("{\"a\":1.0}")),
         (TEXT, Kind::Json, Value::Text("[1e400]"), Value::Json("[1e400]")),
+        (bits(1, false), Kind::Bool, Value::Bits("1"), Value::Bool(true)),
+        (bits(1, false), Kind::Bool, Value::Bits("0"), Value::Bool(false)),
+        (TEXT, Kind::Bits, Value::Text("0101"), Value::Bits("0101")),
+        (TEXT, Kind::Array, Value::Text("[0:0]={1}"), Value::Array("[0:0]={1}")),
+        (ColumnType::Verbatim, Kind::Text, Value::Text("10.0.0.0/8"), Value::Text("10.0.0.0/8")),
+        (ColumnType::Year, Kind::Int, Value::Int(0), Value::Int(0)),
     ] {
         for engine in [PG, MY] {
             let column = bound(engine, ty.clone(), kind, Transform::None);
@@ -118,6 +124,14 @@ fn null_and_not_sent_stay_apart() {
 
 fn decimal(precision: u16, scale: u16) -> ColumnType {
     ColumnType::Decimal { limits: Some(DecimalLimits { precision, scale }) }
+}
+
+fn bits(length: u32, varying: bool) -> ColumnType {
+    ColumnType::Bits { length: Some(length), varying }
+}
+
+fn set() -> ColumnType {
+    ColumnType::Set { labels: vec!["a".into(), "b".into(), "c".into()] }
 }
 
 /// (engine, column, canonical kind, value, what the column gets or a part of the reason)
@@ -164,6 +178,41 @@ fn a_column_takes_what_it_can_hold_and_refuses_the_rest() {
         (MY, ColumnType::Timestamp { digits: 6 }, Value::Timestamp(999_999), Err("beyond")),
         (MY, ColumnType::Timestamp { digits: 6 }, Value::Timestamp(day(2107, 1, 1)), Err("beyond")),
         (PG, ColumnType::Timestamp { digits: 6 }, Value::Timestamp(i64::MAX), Ok("Timestamp(9223372036854775807)")),
+        (PG, ColumnType::Timestamp { digits: 0 }, Value::Timestamp(i64::MIN), Ok("Timestamp(-9223372036854775808)")),
+        (MY, ColumnType::Timestamp { digits: 6 }, Value::Timestamp(i64::MAX), Err("infinity does not exist")),
+        (MY, ColumnType::DateTime { digits: 6 }, Value::DateTime(i64::MIN), Err("infinity does not exist")),
+        (MY, ColumnType::Date, Value::Date(DATE_INFINITY), Err("infinity does not exist")),
+        (PG, ColumnType::Date, Value::Date(DATE_MINUS_INFINITY), Ok("Date(-2147483648)")),
+        (PG, ColumnType::Date, Value::Date(DATE_ZERO), Err("zero date")),
+        (MY, ColumnType::Date, Value::Date(DATE_ZERO), Ok("Date(-2147483647)")),
+        (PG, ColumnType::DateTime { digits: 0 }, Value::DateTime(INSTANT_ZERO), Err("zero date")),
+        (MY, ColumnType::DateTime { digits: 0 }, Value::DateTime(INSTANT_ZERO), Ok("DateTime(-9223372036854775807)")),
+        (
+            MY,
+            ColumnType::Timestamp { digits: 0 },
+            Value::Timestamp(INSTANT_ZERO),
+            Ok("Timestamp(-9223372036854775807)"),
+        ),
+        (PG, NUMERIC, Value::Decimal("-Infinity"), Ok("Decimal(\"-Infinity\")")),
+        (PG, decimal(4, 2), Value::Decimal("NaN"), Ok("Decimal(\"NaN\")")),
+        (PG, decimal(4, 2), Value::Decimal("Infinity"), Err("holds no Infinity")),
+        (MY, decimal(4, 2), Value::Decimal("NaN"), Err("do not exist")),
+        (MY, ColumnType::Year, Value::Int(0), Ok("Int(0)")),
+        (MY, ColumnType::Year, Value::Int(2155), Ok("Int(2155)")),
+        (MY, ColumnType::Year, Value::Int(70), Err("no year")),
+        (MY, ColumnType::Year, Value::UInt(1 << 63), Err("no year")),
+        (MY, bits(4, false), Value::Bits("0101"), Ok("Bits(\"0101\")")),
+        (MY, bits(4, false), Value::Bits("101"), Err("3 binary digits into a column of 4")),
+        (PG, bits(4, true), Value::Bits("101"), Ok("Bits(\"101\")")),
+        (PG, bits(4, true), Value::Bits("10101"), Err("5 binary digits")),
+        (MY, set(), Value::Text("a,c"), Ok("Text(\"a,c\")")),
+        (MY, set(), Value::Text(""), Ok("Text(\"\")")),
+        (MY, set(), Value::Text("c,a"), Err("in their order")),
+        (MY, set(), Value::Text("a,a"), Err("each once")),
+        (MY, set(), Value::Text("A"), Err("labels")),
+        (MY, ColumnType::Inet { v6: true }, Value::Text("2001:db8::1"), Ok("Text(\"2001:db8::1\")")),
+        (MY, ColumnType::Inet { v6: true }, Value::Text("2001:DB8::1"), Err("not an address")),
+        (MY, ColumnType::Inet { v6: false }, Value::Text("10.0.0.01"), Err("not an address")),
     ];
     for (engine, ty, value, expected) in cases {
         let column = bound(engine, ty.clone(), kind_of(value), Transform::None);
@@ -185,6 +234,10 @@ fn what_has_no_exact_form_is_refused_without_showing_it() {
         (BYTES, Kind::Uuid, Value::Bytes(b"hunter2")),
         (TEXT, Kind::Json, Value::Text("{hunter2}")),
         (TEXT, Kind::Json, Value::Text("1 2")),
+        (TEXT, Kind::Bits, Value::Text("hunter2")),
+        (TEXT, Kind::Array, Value::Text("hunter2")),
+        (bits(2, false), Kind::Bool, Value::Bits("10")),
+        (NUMERIC, Kind::Int, Value::Decimal("NaN")),
     ] {
         let reason = canonical(&bound(PG, ty, kind, Transform::None), value).unwrap_err();
         assert!(!reason.contains("hunter2") && !reason.contains("42"), "{reason}");
