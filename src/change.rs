@@ -408,6 +408,24 @@ pub struct Quarantined {
     pub folded: bool,
 }
 
+/// A transaction that its system has prepared (XA), and not yet decided. Its log has shown the
+/// rows, and is not read again from before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    pub system: Arc<str>,
+    /// As the database writes it: `X'6162',X'',1`.
+    pub xid: Arc<str>,
+    /// Of the log behind the rows, and the base there.
+    pub position: Position,
+    pub base: Seq,
+    pub schema: Arc<Schema>,
+    pub changes: u64,
+    /// `None`: it wrote nothing of ours. It is known nevertheless, so that its commit is.
+    pub spool: Option<SpoolRef>,
+    /// Changes that could not be brought into canonical form.
+    pub refused: Vec<Refused>,
+}
+
 /// One durable record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -427,6 +445,16 @@ pub enum Record {
         entity: Arc<str>,
         key_hash: u128,
         by: Seq,
+    },
+    /// Also says, like `Position`, how far the log was read.
+    Prepared(Prepared),
+    /// A prepared transaction was rolled back, or had nothing to journal. Where it had, the entry
+    /// that refers to its spool says so. Also says how far the log was read.
+    Decided {
+        system: Arc<str>,
+        xid: Arc<str>,
+        position: Position,
+        base: Seq,
     },
 }
 

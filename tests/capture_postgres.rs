@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anechoic::capture::postgres::{self, PgCapture, publication_name, quoted, slot_name};
-use anechoic::capture::{Capture, CaptureSpec, Sink, WantedColumn, WantedTable};
+use anechoic::capture::{Capture, CaptureSpec, Commit, Sink, WantedColumn, WantedTable};
 use anechoic::catalog::{self, ColumnType, TableName};
 use anechoic::config::{ConnectConfig, TlsMode};
 use anechoic::connect;
@@ -73,7 +73,15 @@ impl Source {
         let (start, identity) = postgres::create_position(&agent, &agent_id, &db.name).await.unwrap();
         let (acknowledge, acknowledged) = watch::channel(start.clone());
         let identity = Arc::from(identity);
-        let spec = CaptureSpec { agent: agent_id, marker, tables, start, identity, acknowledged };
+        let spec = CaptureSpec {
+            agent: agent_id,
+            marker,
+            tables,
+            start,
+            identity,
+            prepared: Default::default(),
+            acknowledged,
+        };
         Source { db, spec, acknowledge }
     }
 
@@ -466,8 +474,14 @@ impl Sink for Narrow {
     fn truncate(&mut self, table: usize) -> Result<()> {
         self.recorded.truncate(table)
     }
-    fn commit(&mut self, commit: anechoic::capture::Commit<'_>) -> Result<()> {
+    fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
         self.recorded.commit(commit)
+    }
+    fn prepare(&mut self, _: &str, _: Position) -> Result<()> {
+        Ok(())
+    }
+    fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
+        Ok(())
     }
     fn echo(&mut self, marker: &anechoic::marker::Marker, position: Position) -> Result<()> {
         self.recorded.echo(marker, position)

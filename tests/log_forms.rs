@@ -1,7 +1,7 @@
 //! The rarer forms of the binlog, each written by the server that has it.
 
 use anechoic::capture::{Begin, Commit, RowEvent, Sink};
-use anechoic::error::Result;
+use anechoic::error::{Recovery, Result};
 use anechoic::marker::Marker;
 use anechoic::position::Position;
 use anechoic::value::{Datum, Value};
@@ -41,6 +41,12 @@ impl Sink for Hashes {
     }
     fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
         self.recorded.commit(commit)
+    }
+    fn prepare(&mut self, xid: &str, position: Position) -> Result<()> {
+        self.recorded.prepare(xid, position)
+    }
+    fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()> {
+        self.recorded.decide(xid, committed, commit)
     }
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.recorded.echo(marker, position)
@@ -145,4 +151,70 @@ async fn tagged_sets_resume_over_files_and_restarts() {
     assert_eq!(seen, expected);
     let text = source.spec.start.to_string();
     assert!(text.contains(":a:1-8") && text.contains(":b_2:1-4"), "{text}");
+}
+
+/// Rows of an XA transaction are known when it is prepared and count when it is committed, also
+/// to a capture that begins in between.
+#[tokio::test]
+async fn xa_transactions_count_when_they_are_committed() {
+    for (kind, options) in [
+        (Kind::Mysql, vec![]),
+        (Kind::Mysql, vec!["--binlog-transaction-compression=ON"]),
+        (Kind::Mariadb, vec![]),
+        (Kind::Mariadb11, vec!["--log-bin-compress=ON", "--log-bin-compress-min-len=10"]),
+    ] {
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)";
+        let mut source = Source::new(private(kind, &options).await, ddl, &["t"]).await;
+        let (mut one, mut two) = (source.db.session().await, source.db.session().await);
+        one.execute("XA START 'a', 'branch', 7; INSERT INTO t VALUES (1), (2)").await;
+        two.execute("XA START 'it''s'; INSERT INTO t VALUES (3); XA END 'it''s'; XA PREPARE 'it''s'").await;
+        one.execute("INSERT INTO other VALUES (1); XA END 'a', 'branch', 7; XA PREPARE 'a', 'branch', 7").await;
+        two.execute("XA COMMIT 'it''s'; XA START 'd'; INSERT INTO other VALUES (2); XA END 'd'; XA PREPARE 'd'").await;
+        source.db.execute("XA START 'p'; INSERT INTO t VALUES (4); XA END 'p'; XA COMMIT 'p' ONE PHASE").await;
+        let first = source.read().await;
+        source.resume(&first);
+        one.execute("XA COMMIT 'a', 'branch', 7").await;
+        two.execute(
+            "XA ROLLBACK 'd'; XA START 'e'; INSERT INTO t VALUES (9); XA END 'e'; XA PREPARE 'e'; XA ROLLBACK 'e'",
+        )
+        .await;
+        let second = source.read().await;
+        source.resume(&second);
+
+        let its = "X'69742773',X'',1";
+        let expected = [
+            "begin",
+            "insert 0 - => Int(3)",
+            &format!("prepare {its}"),
+            "begin",
+            "insert 0 - => Int(1)",
+            "insert 0 - => Int(2)",
+            "prepare X'61',X'6272616e6368',7",
+            &format!("commit {its}"),
+            "begin",
+            "prepare X'64',X'',1",
+            "begin",
+            "insert 0 - => Int(4)",
+            "commit",
+        ];
+        assert_eq!(first.lines, expected, "{}", kind.name());
+        let expected = [
+            "commit X'61',X'6272616e6368',7",
+            "rollback X'64',X'',1",
+            "begin",
+            "insert 0 - => Int(9)",
+            "prepare X'65',X'',1",
+            "rollback X'65',X'',1",
+        ];
+        assert_eq!(second.lines, expected, "{}", kind.name());
+        assert_eq!(source.read().await.lines, [""; 0], "{}", kind.name());
+
+        // Prepared before the capture's position: its rows are in no place that will be read.
+        one.execute("XA START 'x'; INSERT INTO t VALUES (10); XA END 'x'; XA PREPARE 'x'").await;
+        source.spec.start = source.end().await;
+        one.execute("XA COMMIT 'x'").await;
+        let error = source.read_to_error().await;
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.full().contains("XA RECOVER"), "{}", error.full());
+    }
 }

@@ -29,3 +29,4 @@ mod restart;
 mod tls;
 mod values;
 mod wholeness;
+mod xa;

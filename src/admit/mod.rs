@@ -33,8 +33,8 @@ pub use store::DiskStore;
 pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
-    Address, Body, Captured, Change, ChangeWriter, Changes, Decision, Entry, Fate, Micros, Op, Origin, Quarantined,
-    Record, SpoolRef, Verdict, fold,
+    Address, Body, Captured, Change, ChangeWriter, Changes, Decision, Entry, Fate, Micros, Op, Origin, Prepared,
+    Quarantined, Record, SpoolRef, Verdict, fold,
 };
 use crate::error::{Error, Result};
 use crate::normalize::binding::Role;
@@ -283,6 +283,15 @@ impl Arbiter {
             Record::Released { system, key_hash, .. } => {
                 if let Some(system) = self.topology.find(system) {
                     self.holds.release(system, *key_hash);
+                }
+            }
+            Record::Prepared(Prepared { system, position, base, .. })
+            | Record::Decided { system, position, base, .. } => {
+                if let Some(system) = self.topology.find(system) {
+                    let followed = &mut self.systems[system.index()];
+                    followed.position = Some(position.clone());
+                    followed.seen = followed.seen.max(*base);
+                    self.forget()?;
                 }
             }
             Record::Refused(_) => {}

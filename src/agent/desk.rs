@@ -11,6 +11,7 @@
 //! clock ──────Tick─────▶ └──────┘
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,15 @@ use tracing::{error, info, warn};
 
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
-use crate::change::{Address, Captured, Entry, Quarantined, Record, Refused, SpoolRef};
+use crate::change::{
+    Address, Body, Captured, ChangeWriter, Changes, Entry, Micros, Prepared, Quarantined, Record, Refused, SpoolRef,
+};
 use crate::config::JournalConfig;
-use crate::error::{Recovery, Result};
+use crate::error::{Error, Recovery, Result};
 use crate::journal::{Journal, PositionRecord, Writer};
 use crate::normalize::Collected;
 use crate::position::{Position, Seq};
-use crate::schema::{Schema, SystemId};
+use crate::schema::{Schema, SystemId, Translation};
 use crate::status::{Status, now};
 
 /// Taken in together before one sync.
@@ -48,11 +51,18 @@ pub enum Message {
     /// first, because messages keep their order.
     Resume {
         system: SystemId,
-        reply: oneshot::Sender<PositionRecord>,
+        reply: oneshot::Sender<Resumed>,
     },
     /// An applier's question; answered after the sync that covers it.
     Ask(Ask),
     Tick,
+}
+
+/// Where a capture goes on.
+pub struct Resumed {
+    pub at: PositionRecord,
+    /// Transactions that were prepared before that, and are not decided.
+    pub prepared: BTreeSet<Arc<str>>,
 }
 
 impl From<Ask> for Message {
@@ -79,6 +89,8 @@ pub struct SystemDesk {
     pub taken: watch::Sender<Position>,
     /// Highest marker seq seen in the system's own log.
     pub seen: watch::Sender<Seq>,
+    /// Prepared transactions by xid, until they are decided.
+    prepared: BTreeMap<Arc<str>, Prepared>,
     /// As the journal has it, or will with the next sync.
     recorded: (Position, Seq),
     recorded_at: Instant,
@@ -91,6 +103,7 @@ impl SystemDesk {
         SystemDesk {
             name,
             receives,
+            prepared: BTreeMap::new(),
             acknowledged: watch::Sender::new(at.position.clone()),
             taken: watch::Sender::new(at.position.clone()),
             seen: watch::Sender::new(at.base),
@@ -125,6 +138,39 @@ struct Archive {
     schema: Arc<Schema>,
     /// Appended since the last sync.
     fresh: Vec<Entry>,
+}
+
+impl Archive {
+    /// A transaction that was prepared under another configuration, as the present one has it.
+    fn recast(&self, prepared: Prepared) -> Result<Prepared> {
+        let Some(translation) = Translation::between(&prepared.schema, &self.schema) else { return Ok(prepared) };
+        let spool = self.journal.spool();
+        let (mut writer, mut out, mut changes) = (spool.create()?, ChangeWriter::default(), 0);
+        if let Some(spool) = &prepared.spool {
+            self.chunks(spool, &mut |chunk| {
+                for change in Changes::new(chunk) {
+                    if translation.is_rekeyed(change.entity) {
+                        let (xid, entity) = (&prepared.xid, &prepared.schema.entity(change.entity).name);
+                        return Err(Error::stop(
+                            format!(
+                                "XA transaction {xid} of {} was prepared with another key of {entity}",
+                                prepared.system
+                            ),
+                            "start with the former key, let the transaction be decided, then change the key",
+                        ));
+                    }
+                    translation.translate(&change, &mut out);
+                }
+                changes += std::mem::take(&mut out.count);
+                writer.write(&out.bytes)?;
+                out.bytes.clear();
+                Ok(())
+            })?;
+        }
+        let spool = prepared.spool.is_some().then(|| writer.finish()).transpose()?;
+        // Refused ones stay as they were written: they are read with their own schema.
+        Ok(Prepared { schema: self.schema.clone(), changes, spool, ..prepared })
+    }
 }
 
 impl Bodies for Archive {
@@ -162,6 +208,8 @@ pub struct Desk {
     waiting: Vec<Waiting>,
     appended: bool,
     bytes: usize,
+    /// Of prepared transactions that were not journaled; they go after the next sync.
+    dropped: Vec<SpoolRef>,
     /// Live quarantine records, for those who ask.
     quarantine: watch::Sender<Vec<Quarantined>>,
     /// The journal is full, and nothing may go: sources read no further.
@@ -176,8 +224,9 @@ impl Desk {
         writer: Writer,
         journal: Journal,
         schema: Arc<Schema>,
-        systems: Vec<SystemDesk>,
+        mut systems: Vec<SystemDesk>,
         held: Vec<Quarantined>,
+        prepared: Vec<Prepared>,
         status: Arc<Status>,
         retention: JournalConfig,
     ) -> Result<Self> {
@@ -205,7 +254,16 @@ impl Desk {
             "journal replayed"
         );
         let needed_from = arbiter.needed_from();
-        let desk = Desk {
+        let mut recast = Vec::new();
+        for prepared in prepared {
+            let Some(system) = systems.iter_mut().find(|system| system.name == prepared.system) else { continue };
+            let xid = prepared.xid.clone();
+            let changed = prepared.schema.id != archive.schema.id;
+            let prepared = if changed { archive.recast(prepared)? } else { prepared };
+            recast.extend(changed.then(|| Record::Prepared(prepared.clone())));
+            system.prepared.insert(xid, prepared);
+        }
+        let mut desk = Desk {
             arbiter,
             writer,
             archive,
@@ -217,9 +275,12 @@ impl Desk {
             waiting: Vec::new(),
             appended: false,
             bytes: 0,
+            dropped: Vec::new(),
             quarantine: watch::Sender::new(Vec::new()),
             full: watch::Sender::new(false),
         };
+        desk.append(recast)?;
+        desk.commit()?;
         desk.show_quarantine();
         Ok(desk)
     }
@@ -266,12 +327,17 @@ impl Desk {
     fn take(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Collected { system, items } => items.into_iter().try_for_each(|item| match item {
-                Collected::Transaction(captured) => self.captured(system, captured),
+                Collected::Transaction(captured) => self.captured(system, captured, None),
+                Collected::Prepared(prepared) => self.prepared(system, prepared),
+                Collected::Decided { xid, committed, txid, committed_at, position, base } => {
+                    self.decided(system, &xid, committed, txid, committed_at, position, base)
+                }
                 Collected::Passed { position, base } => self.passed(system, position, base),
             }),
             Message::Resume { system, reply } => {
                 // A source that went away meanwhile does not need the answer.
-                let _ = reply.send(self.systems[system.index()].at.clone());
+                let SystemDesk { at, prepared, .. } = &self.systems[system.index()];
+                let _ = reply.send(Resumed { at: at.clone(), prepared: prepared.keys().cloned().collect() });
                 Ok(())
             }
             Message::Ask(Ask::Quarantine { records, reply }) => {
@@ -294,18 +360,82 @@ impl Desk {
         }
     }
 
-    fn captured(&mut self, system: SystemId, captured: Captured) -> Result<()> {
+    /// Kept until it is decided: from here on the log is not read again from before it.
+    fn prepared(&mut self, system: SystemId, prepared: Prepared) -> Result<()> {
+        self.passed(system, prepared.position.clone(), prepared.base)?;
+        self.append(vec![Record::Prepared(prepared.clone())])?;
+        let desk = &mut self.systems[system.index()];
+        desk.recorded();
+        let replaced = desk.prepared.insert(prepared.xid.clone(), prepared);
+        self.dropped.extend(replaced.and_then(|replaced| replaced.spool));
+        Ok(())
+    }
+
+    /// A committed one takes its place in the order now, with the base of now.
+    fn decided(
+        &mut self,
+        system: SystemId,
+        xid: &Arc<str>,
+        committed: bool,
+        txid: Arc<str>,
+        committed_at: Micros,
+        position: Position,
+        base: Seq,
+    ) -> Result<()> {
+        let desk = &mut self.systems[system.index()];
+        let Some(prepared) = desk.prepared.remove(xid) else { return self.passed(system, position, base) };
+        if let Some(spool) = prepared.spool.clone().filter(|_| committed) {
+            let capture = &self.status.systems[system.index()].capture;
+            let refused = prepared.refused.len() as u64;
+            capture.transactions.add(1);
+            capture.changes.add(prepared.changes + refused);
+            capture.refused.add(refused);
+            let captured = Captured {
+                system,
+                position,
+                base,
+                txid,
+                committed_at,
+                schema: prepared.schema.clone(),
+                changes: prepared.changes,
+                body: Body::Spooled(spool),
+                refused: prepared.refused.clone(),
+            };
+            return self.captured(system, captured, Some(&prepared));
+        }
+        self.passed(system, position, base)?;
+        self.drop_prepared(system, &prepared)
+    }
+
+    fn drop_prepared(&mut self, system: SystemId, prepared: &Prepared) -> Result<()> {
+        let PositionRecord { position, base, .. } = self.systems[system.index()].at.clone();
+        let (system_name, xid) = (prepared.system.clone(), prepared.xid.clone());
+        self.append(vec![Record::Decided { system: system_name, xid, position, base }])?;
+        self.systems[system.index()].recorded();
+        self.dropped.extend(prepared.spool.clone());
+        Ok(())
+    }
+
+    fn captured(&mut self, system: SystemId, captured: Captured, prepared: Option<&Prepared>) -> Result<()> {
         let at = &mut self.systems[system.index()].at;
         at.position = captured.position.clone();
         at.base = captured.base;
         self.bytes += match &captured.body {
-            crate::change::Body::Inline(bytes) => bytes.len() + 256,
-            crate::change::Body::Spooled(_) => 256,
+            Body::Inline(bytes) => bytes.len() + 256,
+            Body::Spooled(_) => 256,
         };
         let (base, committed_at) = (captured.base, captured.committed_at);
-        let admitted = self.arbiter.captured(captured, &self.archive)?;
+        let mut admitted = self.arbiter.captured(captured, &self.archive)?;
         self.count(system, &admitted, committed_at);
+        let journaled = admitted.records.iter().any(|record| matches!(record, Record::Entry(_)));
+        let left_over = prepared.filter(|_| !journaled);
+        if left_over.is_some() {
+            admitted.records.retain(|record| !matches!(record, Record::Position { .. }));
+        }
         self.append(admitted.records)?;
+        if let Some(prepared) = left_over {
+            self.drop_prepared(system, prepared)?;
+        }
         let desk = &mut self.systems[system.index()];
         desk.seen.send_if_modified(|seen| std::mem::replace(seen, base) != base);
         desk.recorded();
@@ -404,6 +534,12 @@ impl Desk {
         }
         if self.systems.iter().all(|desk| desk.at.base == desk.recorded.1) {
             self.needed_from = self.arbiter.needed_from();
+        }
+        for spool in self.dropped.drain(..) {
+            // A file that stays is removed when the journal is opened again.
+            if let Err(error) = self.archive.journal.spool().discard(&spool) {
+                warn!(error = %error.full(), "a spool file could not be removed");
+            }
         }
         self.archive.fresh.clear();
         self.bytes = 0;

@@ -133,6 +133,7 @@ impl Agent {
             model.schema.clone(),
             systems,
             recovered.quarantined,
+            recovered.prepared,
             self.status.clone(),
             config.journal.clone(),
         )?;

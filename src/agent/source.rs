@@ -11,14 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::desk::Message;
+use super::desk::{Message, Resumed};
 use super::watch::{Half, Notice};
 use crate::capture::mysql::MyCapture;
 use crate::capture::postgres::PgCapture;
 use crate::capture::{Capture, CaptureSpec, is_altered, is_unseen};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result, backoff};
-use crate::journal::{Journal, PositionRecord};
+use crate::journal::Journal;
 use crate::normalize::resolve::Model;
 use crate::normalize::{Collected, Normalizer};
 use crate::position::{Position, Seq};
@@ -89,7 +89,7 @@ impl Source {
     /// One connection, from where the desk is.
     async fn stream(&self, stop: &CancellationToken, attempt: &mut u32) -> Result<()> {
         self.wait_while_full(stop).await;
-        let at = self.resume().await?;
+        let Resumed { at, prepared } = self.resume().await?;
         let system = self.config.system(self.system);
         let spec = CaptureSpec {
             agent: self.config.agent.id.clone(),
@@ -97,6 +97,7 @@ impl Source {
             tables: self.model.wanted[self.system.index()].clone(),
             start: at.position.clone(),
             identity: at.identity.clone(),
+            prepared,
             acknowledged: self.acknowledged.clone(),
         };
         let connecting = async {
@@ -135,7 +136,7 @@ impl Source {
             let items: Vec<Collected> = normalizer.drain().collect();
             let now = crate::status::now();
             status.heard.set(now);
-            let behind = items.iter().any(|item| matches!(item, Collected::Transaction(_)));
+            let behind = items.iter().any(|item| matches!(item, Collected::Transaction(_) | Collected::Decided { .. }));
             status.lag.set(if behind { now - status.last_commit.get() } else { 0 });
             self.hand_on(items, status).await?;
         }
@@ -145,16 +146,13 @@ impl Source {
 
     async fn hand_on(&self, items: Vec<Collected>, status: &crate::status::CaptureStatus) -> Result<()> {
         let Some(last) = items.last() else { return Ok(()) };
-        let position = match last {
-            Collected::Transaction(captured) => captured.position.to_string(),
-            Collected::Passed { position, .. } => position.to_string(),
-        };
+        let position = last.position().to_string();
         *status.position.lock().expect("never held across a panic") = position;
         let message = Message::Collected { system: self.system, items };
         self.desk.send(message).await.map_err(|_| desk_is_gone())
     }
 
-    async fn resume(&self) -> Result<PositionRecord> {
+    async fn resume(&self) -> Result<Resumed> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Resume { system: self.system, reply };
         self.desk.send(message).await.map_err(|_| desk_is_gone())?;

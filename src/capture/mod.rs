@@ -16,6 +16,7 @@ pub mod postgres;
 
 pub use altered::{is_altered, is_unseen};
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -80,6 +81,8 @@ pub struct CaptureSpec {
     pub start: Position,
     /// `identity` of the record that `start` came from: what the server must still be.
     pub identity: Arc<str>,
+    /// Transactions that were prepared before `start` and are not decided, by [`Sink::prepare`].
+    pub prepared: BTreeSet<Arc<str>>,
     /// Moves when the journal has synced; the only thing that may be acknowledged.
     pub acknowledged: watch::Receiver<Position>,
 }
@@ -121,6 +124,11 @@ pub trait Sink: Send {
     /// TRUNCATE of a wanted table.
     fn truncate(&mut self, table: usize) -> Result<()>;
     fn commit(&mut self, commit: Commit<'_>) -> Result<()>;
+    /// What began is prepared (XA) under this name, and waits to be decided. Told of every
+    /// prepared transaction, with or without rows of ours.
+    fn prepare(&mut self, xid: &str, position: Position) -> Result<()>;
+    /// A prepared transaction is committed, at this place of the order, or rolled back.
+    fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()>;
     /// A transaction of ours, whole.
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()>;
     /// The log was read to here with nothing in flight: idle, or only foreign traffic passed.

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::change::{Address, Body, Decision, Entry, Origin, Quarantined, Record, Refused, SpoolRef, Verdict};
+use crate::change::{
+    Address, Body, Decision, Entry, Origin, Prepared, Quarantined, Record, Refused, SpoolRef, Verdict,
+};
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position, Seq};
 use crate::schema::{EntitySchema, Field, Schema};
 use crate::value::Kind;
@@ -24,6 +26,8 @@ const POSITION: u8 = 2;
 const QUARANTINE: u8 = 3;
 const REFUSED: u8 = 4;
 const RELEASED: u8 = 5;
+const PREPARED: u8 = 6;
+const DECIDED: u8 = 7;
 
 /// Why bytes could not be read as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,8 @@ pub fn schema_of(record: &Record) -> Option<&Arc<Schema>> {
         Record::Entry(entry) => Some(&entry.schema),
         Record::Quarantine(held) => Some(&held.schema),
         Record::Refused(refused) => Some(&refused.schema),
-        Record::Position { .. } | Record::Released { .. } => None,
+        Record::Prepared(prepared) => Some(&prepared.schema),
+        Record::Position { .. } | Record::Released { .. } | Record::Decided { .. } => None,
     }
 }
 
@@ -87,6 +92,14 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_str(out, entity);
             out.extend_from_slice(&key_hash.to_le_bytes());
             put_u64(out, *by);
+        }
+        Record::Prepared(prepared) => put_prepared(out, prepared),
+        Record::Decided { system, xid, position, base } => {
+            out.push(DECIDED);
+            put_str(out, system);
+            put_str(out, xid);
+            put_position(out, position);
+            put_u64(out, *base);
         }
     }
     let len = (out.len() - start - 4) as u32;
@@ -169,6 +182,28 @@ fn put_quarantined(out: &mut Vec<u8>, held: &Quarantined) {
     put_u64(out, u64::from(held.attempts));
     put_i64(out, held.at);
     out.push(u8::from(held.folded));
+}
+
+/// Its refused changes are of its own schema and transaction: only what they alone have.
+fn put_prepared(out: &mut Vec<u8>, prepared: &Prepared) {
+    out.push(PREPARED);
+    put_str(out, &prepared.system);
+    put_str(out, &prepared.xid);
+    put_position(out, &prepared.position);
+    put_u64(out, prepared.base);
+    out.extend_from_slice(&prepared.schema.id.to_le_bytes());
+    put_u64(out, prepared.changes);
+    out.push(u8::from(prepared.spool.is_some()));
+    if let Some(spool) = &prepared.spool {
+        put_u64(out, spool.id);
+        put_u64(out, spool.bytes);
+    }
+    put_u64(out, prepared.refused.len() as u64);
+    for refused in &prepared.refused {
+        put_str(out, &refused.txid);
+        put_bytes(out, &refused.change);
+        put_str(out, &refused.reason);
+    }
 }
 
 fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
@@ -396,12 +431,46 @@ impl<'a> Decoder<'a> {
                 key_hash: u128::from_le_bytes(self.array()?),
                 by: self.u64()?,
             },
+            PREPARED => Record::Prepared(self.prepared()?),
+            DECIDED => Record::Decided {
+                system: self.name()?,
+                xid: self.str()?.into(),
+                position: self.position()?,
+                base: self.u64()?,
+            },
             _ => return Err(Malformed::Content("is of an unknown kind")),
         };
         match self.at == end {
             true => Ok(record),
             false => Err(Malformed::Content("is not as long as it says")),
         }
+    }
+
+    fn prepared(&mut self) -> Decoded<Prepared> {
+        let mut prepared = Prepared {
+            system: self.name()?,
+            xid: self.str()?.into(),
+            position: self.position()?,
+            base: self.u64()?,
+            schema: self.schema_ref()?,
+            changes: self.u64()?,
+            spool: match self.bool()? {
+                false => None,
+                true => Some(SpoolRef { id: self.u64()?, bytes: self.u64()? }),
+            },
+            refused: Vec::new(),
+        };
+        for _ in 0..self.count()? {
+            prepared.refused.push(Refused {
+                system: prepared.system.clone(),
+                position: Some(prepared.position.clone()),
+                txid: self.str()?.into(),
+                schema: prepared.schema.clone(),
+                change: self.slice()?,
+                reason: self.str()?.to_owned(),
+            });
+        }
+        Ok(prepared)
     }
 
     fn entry(&mut self, seq: Seq) -> Decoded<Entry> {

@@ -20,7 +20,7 @@ use super::spool::Spool;
 use super::state::{PositionRecord, State};
 use super::writer::{self, Writer};
 use super::{Journal, Mark, Options, Segment, Shared, now};
-use crate::change::Quarantined;
+use crate::change::{Prepared, Quarantined};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::Schema;
@@ -36,6 +36,8 @@ pub struct Recovered {
     pub positions: BTreeMap<Arc<str>, PositionRecord>,
     /// The live ones: the last of each system and key, unless released.
     pub quarantined: Vec<Quarantined>,
+    /// Transactions that their systems have prepared and not yet decided.
+    pub prepared: Vec<Prepared>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     pub torn: Option<Torn>,
@@ -67,7 +69,7 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
     let mut tail = recover(&last, &file)?;
 
     tail.state.drop_spools_before(segments[0].header.number);
-    let spool = Spool::open(dir.join("spool"), options.compress, &tail.state.spools)?;
+    let spool = Spool::open(dir.join("spool"), options.compress, &tail.state.live_spools())?;
     disk::sync_dir(dir).on_disk("sync", dir)?;
     let id = last.header.journal;
     let recovered = Recovered {
@@ -76,6 +78,7 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
         head: tail.head,
         positions: tail.state.positions.clone(),
         quarantined: tail.state.quarantined().cloned().collect(),
+        prepared: tail.state.prepared().cloned().collect(),
         refused: tail.state.refused,
         torn: tail.torn.clone(),
     };

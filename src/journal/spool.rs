@@ -1,8 +1,9 @@
 //! Bodies too large to hold: one file each, beside the order.
 //!
 //! A spool is written while its transaction is still running, synced before the entry that
-//! refers to it is appended, and removed with the segment that holds that entry. One that no
-//! entry refers to is what a crash or a rollback left, and goes when the journal is opened.
+//! refers to it is appended, and removed with the segment that holds that entry. That of a
+//! prepared transaction is referred to by a record until the transaction is decided. One that
+//! nothing refers to is what a crash or a rollback left, and goes when the journal is opened.
 //!
 //! ```text
 //! file  = magic "anespool", chunk*, end

@@ -1,4 +1,5 @@
-//! What of the journal's past is still live: source positions, held keys, spool files.
+//! What of the journal's past is still live: source positions, held keys, prepared transactions,
+//! spool files.
 //!
 //! Kept by the writer record by record and written at the start of each segment. So a restart
 //! reads one segment, however long the retention, and a segment may go without taking a live
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{Decoder, Malformed, Names, put_i64, put_position, put_record, put_schema, put_str, put_u64};
-use crate::change::{Body, Changes, Entry, Origin, Quarantined, Record};
+use crate::change::{Body, Changes, Entry, Origin, Prepared, Quarantined, Record};
 use crate::position::{Position, Seq};
 use crate::schema::Schema;
 
@@ -33,6 +34,8 @@ pub struct State {
     quarantined: BTreeMap<HeldKey, Quarantined>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
+    /// By system and xid.
+    prepared: BTreeMap<(Arc<str>, Arc<str>), Prepared>,
     /// Spool file → segment with the entry that refers to it.
     pub spools: BTreeMap<u64, u64>,
 }
@@ -54,23 +57,42 @@ impl State {
             }
             Record::Refused(_) => self.refused += 1,
             Record::Released { system, entity, key_hash, by } => self.release(system, entity, *key_hash, *by),
+            Record::Prepared(prepared) => {
+                self.reach(&prepared.system, &prepared.position, prepared.base);
+                let mut prepared = prepared.clone();
+                // Copied: a slice would keep the whole frame in memory that it was read from.
+                for refused in &mut prepared.refused {
+                    refused.change = Bytes::copy_from_slice(&refused.change);
+                }
+                self.prepared.insert((prepared.system.clone(), prepared.xid.clone()), prepared);
+            }
+            Record::Decided { system, xid, position, base } => {
+                self.reach(system, position, *base);
+                self.prepared.remove(&(system.clone(), xid.clone()));
+            }
+        }
+    }
+
+    /// The log of a system was read to here.
+    fn reach(&mut self, system: &Arc<str>, position: &Position, base: Seq) {
+        match self.positions.get_mut(system) {
+            Some(record) => {
+                record.position.clone_from(position);
+                record.base = base;
+            }
+            None => {
+                let record = PositionRecord { position: position.clone(), base, identity: "".into() };
+                self.positions.insert(system.clone(), record);
+            }
         }
     }
 
     fn apply_entry(&mut self, entry: &Entry, segment: u64) {
         if let (Origin::System(system), Some(position)) = (&entry.origin, &entry.position) {
-            match self.positions.get_mut(system) {
-                Some(record) => {
-                    record.position.clone_from(position);
-                    record.base = entry.base;
-                }
-                None => {
-                    let record = PositionRecord { position: position.clone(), base: entry.base, identity: "".into() };
-                    self.positions.insert(system.clone(), record);
-                }
-            }
+            self.reach(system, position, entry.base);
         }
         if let Body::Spooled(spool) = &entry.body {
+            self.prepared.retain(|_, prepared| prepared.spool.as_ref() != Some(spool));
             self.spools.insert(spool.id, segment);
         }
     }
@@ -89,6 +111,17 @@ impl State {
         self.quarantined.values()
     }
 
+    /// Prepared and not yet decided.
+    pub fn prepared(&self) -> impl Iterator<Item = &Prepared> {
+        self.prepared.values()
+    }
+
+    /// The spool files that something refers to.
+    pub fn live_spools(&self) -> BTreeMap<u64, u64> {
+        let prepared = self.prepared().filter_map(|prepared| prepared.spool.as_ref());
+        self.spools.iter().map(|(id, segment)| (*id, *segment)).chain(prepared.map(|spool| (spool.id, 0))).collect()
+    }
+
     /// Forgets the spool files of segments before `segment`, and says which they were.
     pub fn drop_spools_before(&mut self, segment: u64) -> Vec<u64> {
         let gone: Vec<u64> = self.spools.iter().filter(|(_, s)| **s < segment).map(|(id, _)| *id).collect();
@@ -100,7 +133,9 @@ impl State {
 
     /// The schemas that the checkpoint carries, so that its records can be read.
     pub fn schemas(&self) -> Schemas {
-        self.quarantined.values().map(|held| (held.schema.id, held.schema.clone())).collect()
+        let held = self.quarantined.values().map(|held| &held.schema);
+        let prepared = self.prepared.values().map(|prepared| &prepared.schema);
+        held.chain(prepared).map(|schema| (schema.id, schema.clone())).collect()
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -117,6 +152,8 @@ impl State {
         }
         put_u64(&mut out, self.quarantined.len() as u64);
         self.quarantined.values().for_each(|held| put_record(&mut out, &Record::Quarantine(held.clone())));
+        put_u64(&mut out, self.prepared.len() as u64);
+        self.prepared.values().for_each(|prepared| put_record(&mut out, &Record::Prepared(prepared.clone())));
         put_u64(&mut out, self.refused);
         put_u64(&mut out, self.spools.len() as u64);
         let (mut last_id, mut last_segment) = (0, 0);
@@ -150,6 +187,13 @@ impl State {
         for _ in 0..decoder.count()? {
             let record = decoder.record(0)?;
             state.apply(&record, 0);
+        }
+        // As they are, not applied: the positions above are younger than theirs.
+        for _ in 0..decoder.count()? {
+            let Record::Prepared(prepared) = decoder.record(0)? else {
+                return Err(Malformed::Content("is not of a prepared transaction"));
+            };
+            state.prepared.insert((prepared.system.clone(), prepared.xid.clone()), prepared);
         }
         state.refused = decoder.u64()?;
         let (mut id, mut segment) = (0, 0);

@@ -167,7 +167,8 @@ impl Writer {
         if matches!(record, Record::Entry(_)) {
             self.head += 1;
         }
-        self.notify |= !matches!(record, Record::Position { .. });
+        let silent = matches!(record, Record::Position { .. } | Record::Prepared(_) | Record::Decided { .. });
+        self.notify |= !silent;
         self.state.apply(record, self.segment.header.number);
         Ok(())
     }

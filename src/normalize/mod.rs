@@ -30,7 +30,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::capture::{Begin, Commit, RowEvent, Sink};
-use crate::change::{Body, Captured, ChangeWriter, Micros, Op, Refused};
+use crate::change::{Body, Captured, ChangeWriter, Micros, Op, Prepared, Refused};
 use crate::error::{Error, Result};
 use crate::journal::{Spool, SpoolWriter};
 use crate::marker::Marker;
@@ -53,11 +53,33 @@ const REFUSED_MAX: usize = 1000;
 #[derive(Debug)]
 pub enum Collected {
     Transaction(Captured),
+    Prepared(Prepared),
+    /// A prepared transaction is committed or rolled back.
+    Decided {
+        xid: Arc<str>,
+        committed: bool,
+        txid: Arc<str>,
+        committed_at: Micros,
+        position: Position,
+        base: Seq,
+    },
     /// The log was read to here with nothing to journal.
     Passed {
         position: Position,
         base: Seq,
     },
+}
+
+impl Collected {
+    /// How far the log was read.
+    pub fn position(&self) -> &Position {
+        match self {
+            Collected::Transaction(Captured { position, .. })
+            | Collected::Prepared(Prepared { position, .. })
+            | Collected::Decided { position, .. }
+            | Collected::Passed { position, .. } => position,
+        }
+    }
 }
 
 /// The sink of one system's capture. Made anew, with the base of the durable position, each
@@ -151,11 +173,9 @@ impl Normalizer {
     pub fn drain(&mut self) -> std::vec::Drain<'_, Collected> {
         self.collected_bytes = 0;
         self.count();
-        if let Some(Collected::Transaction(Captured { position, .. }) | Collected::Passed { position, .. }) =
-            self.collected.last()
-        {
+        if let Some(last) = self.collected.last() {
             let shown = &self.status.systems[self.system.index()].capture.position;
-            *shown.lock().expect("nobody panics while holding a status text") = position.to_string();
+            *shown.lock().expect("nobody panics while holding a status text") = last.position().to_string();
         }
         self.collected.drain(..)
     }
@@ -473,6 +493,50 @@ impl Sink for Normalizer {
         self.tally.filtered += filtered;
         self.tally.drift += drift;
         self.tally.refused += refused;
+        self.tally.last_commit = Some(commit.committed_at);
+        Ok(())
+    }
+
+    /// Its changes count when they are decided.
+    fn prepare(&mut self, xid: &str, position: Position) -> Result<()> {
+        let changes = self.transaction.spooled + self.transaction.writer.count;
+        let mut refused = std::mem::take(&mut self.transaction.refused);
+        refused.iter_mut().for_each(|refused| refused.position = Some(position.clone()));
+        // On disk, however small it is: the log is not read again from before it.
+        let spool = match changes == 0 && refused.is_empty() {
+            true => None,
+            false => {
+                if !self.transaction.writer.is_empty() || self.transaction.spooling.is_none() {
+                    self.spool_chunk()?;
+                }
+                self.transaction.spooling.take().map(SpoolWriter::finish).transpose()?
+            }
+        };
+        self.collected.push(Collected::Prepared(Prepared {
+            system: self.name.clone(),
+            xid: xid.into(),
+            position,
+            base: self.base,
+            schema: self.schema.clone(),
+            changes,
+            spool,
+            refused,
+        }));
+        self.tally.changes += self.transaction.filtered;
+        self.tally.filtered += self.transaction.filtered;
+        self.tally.drift += self.transaction.drift;
+        Ok(())
+    }
+
+    fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()> {
+        self.collected.push(Collected::Decided {
+            xid: xid.into(),
+            committed,
+            txid: commit.txid.into(),
+            committed_at: commit.committed_at,
+            position: commit.position,
+            base: self.base,
+        });
         self.tally.last_commit = Some(commit.committed_at);
         Ok(())
     }

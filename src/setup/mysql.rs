@@ -13,7 +13,7 @@ use crate::check::mysql::Facts;
 use crate::check::needs::Needs;
 use crate::config::Config;
 use crate::connect::mysql::{connect, failed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::SystemId;
 
@@ -66,11 +66,28 @@ pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, kno
     }
     if ensured.findings.is_empty() && !known.positioned {
         let base = mark(&mut conn, config, system, needs, known).await?;
+        undecided(&mut conn).await?;
         let (position, identity) = create_position(&mut conn).await?;
         ensured.done.push(format!("position {position}"));
         ensured.position = Some(NewPosition { position, identity, base });
     }
     Ok(ensured)
+}
+
+/// What is prepared and not decided lies before the position, and its commit behind it. Where
+/// the role may not ask, the capture notices.
+async fn undecided(conn: &mut Conn) -> Result<()> {
+    let prepared: Vec<mysql_async::Row> = match conn.query("XA RECOVER").await {
+        Err(mysql_async::Error::Server(_)) => return Ok(()),
+        prepared => prepared.map_err(|e| failed(e, "asking for prepared transactions"))?,
+    };
+    match prepared.len() {
+        0 => Ok(()),
+        count => Err(Error::retry(format!(
+            "{count} XA transactions are prepared and not decided: their rows would be missed"
+        ))
+        .hint("XA RECOVER lists them; the log is read from when all are committed or rolled back")),
+    }
 }
 
 /// The base of a system that is new to the journal. It gets nothing of what came before it, so

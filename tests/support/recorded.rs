@@ -75,6 +75,18 @@ impl Sink for Recorded {
         Ok(())
     }
 
+    fn prepare(&mut self, xid: &str, position: Position) -> Result<()> {
+        self.lines.push(format!("prepare {xid}"));
+        self.position = Some(position);
+        Ok(())
+    }
+
+    fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()> {
+        self.lines.push(format!("{} {xid}", if committed { "commit" } else { "rollback" }));
+        self.position = Some(commit.position);
+        Ok(())
+    }
+
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.lines.push(format!("echo {}", marker.seq));
         self.position = Some(position);

@@ -39,6 +39,7 @@ impl Ways {
             tables: Vec::new(),
             start: start.clone(),
             identity: Arc::from(identity),
+            prepared: Default::default(),
             acknowledged: tokio::sync::watch::channel(start).1,
         };
         Ways { postgres, spec }

@@ -3,6 +3,8 @@
 //! ```text
 //! GTID ──▶ [BEGIN] ──▶ table map, rows … ──▶ XID | COMMIT      a transaction
 //! GTID ──▶ one statement                                       DDL and the like
+//! GTID ──▶ [XA START] ──▶ rows … ──▶ XA PREPARE                 undecided, until
+//! GTID ──▶ XA COMMIT | XA ROLLBACK
 //! ```
 //!
 //! A position is taken only where a transaction ends: inside one, MariaDB 11 sends no offsets
@@ -13,7 +15,8 @@
 
 mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::bytes::Bytes;
 use super::decode::{Cell, Scratch};
@@ -84,6 +87,8 @@ pub struct Reader {
     binlog: BinlogPosition,
     server_uuid: String,
     transaction: Option<Transaction>,
+    /// Prepared and not decided, by xid.
+    prepared: BTreeSet<Arc<str>>,
     /// The position moved since the sink heard of it.
     moved: bool,
     scratch: Scratch,
@@ -118,6 +123,7 @@ impl Reader {
             binlog: BinlogPosition::default(),
             server_uuid: String::new(),
             transaction: None,
+            prepared: BTreeSet::new(),
             moved: false,
             scratch: Scratch::default(),
             txid: String::new(),
@@ -147,6 +153,12 @@ impl Reader {
             }
         }
         Ok(reader)
+    }
+
+    /// Knows what was prepared before the start.
+    pub fn with_prepared(mut self, prepared: &BTreeSet<Arc<str>>) -> Self {
+        self.prepared.clone_from(prepared);
+        self
     }
 
     /// Where the last whole transaction ends.
@@ -340,7 +352,7 @@ impl Reader {
                     transaction.open = true;
                     false
                 }
-                Statement::Commit | Statement::Rollback | Statement::XaDecided => true,
+                Statement::Commit | Statement::Rollback | Statement::XaDecided { .. } => true,
                 _ => transaction.standalone || !transaction.open,
             };
             return if ends { self.end(event.timestamp, sink) } else { Ok(()) };
@@ -355,7 +367,11 @@ impl Reader {
                 transaction.xa = true;
                 Ok(())
             }
-            Statement::Commit | Statement::XaDecided => self.end(event.timestamp, sink),
+            Statement::Commit => self.end(event.timestamp, sink),
+            Statement::XaDecided { committed, xid } => {
+                let xid = xid.ok_or_else(|| malformed("the xid of an XA transaction"))?;
+                self.decide(&xid, committed, event.timestamp, sink)
+            }
             Statement::Rollback if transaction.begun => Err(Error::stop(
                 "a transaction with rows of bound tables ends in ROLLBACK: it mixes engines that can roll back with such that cannot",
                 "ALTER TABLE … ENGINE=InnoDB for every table that takes part",
@@ -416,14 +432,37 @@ impl Reader {
     }
 
     fn xa_prepare(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {
-        let one_phase = event.data.first() == Some(&1);
-        match &self.transaction {
-            Some(transaction) if transaction.begun && !one_phase => Err(Error::stop(
-                "an XA transaction wrote to bound tables: its rows are in the log before it is decided",
-                "write bound tables without XA, or with XA COMMIT … ONE PHASE",
-            )),
-            _ => self.end(event.timestamp, sink),
+        let (one_phase, xid) = parse_xa_prepare(event.data).ok_or_else(|| malformed("xa prepare"))?;
+        if one_phase || self.transaction.as_ref().is_none_or(|transaction| transaction.repeated) {
+            return self.end(event.timestamp, sink);
         }
+        // Also where it wrote nothing of ours: so its commit is known to be nobody's.
+        self.begin(sink)?;
+        self.close();
+        self.moved = false;
+        self.prepared.insert(xid.as_str().into());
+        sink.prepare(&xid, self.position())
+    }
+
+    fn decide(&mut self, xid: &str, committed: bool, timestamp: u32, sink: &mut dyn Sink) -> Result<()> {
+        if !self.prepared.contains(xid) {
+            // Whoever wants no rows is not concerned.
+            if committed && !self.tables.is_empty() {
+                return Err(Error::stop(
+                    format!(
+                        "XA transaction {xid} was prepared before the log was read, and is committed now: what it wrote is not known"
+                    ),
+                    "begin anew at the log's present end, when XA RECOVER lists nothing, and compare the tables",
+                ));
+            }
+            return self.end(timestamp, sink);
+        }
+        self.prepared.remove(xid);
+        let Some(transaction) = self.close() else { return Ok(()) };
+        let committed_at = self.committed_at(&transaction, timestamp);
+        write_txid(&transaction.id, &mut self.txid);
+        self.moved = false;
+        sink.decide(xid, committed, Commit { position: self.position(), txid: &self.txid, committed_at })
     }
 
     /// Hands the transaction on as begun, once.
@@ -438,22 +477,7 @@ impl Reader {
     }
 
     fn end(&mut self, timestamp: u32, sink: &mut dyn Sink) -> Result<()> {
-        let Some(transaction) = self.transaction.take() else { return Ok(()) };
-        match transaction.id {
-            Id::Mysql { source, number } => {
-                if self.tracking {
-                    self.gtids.add(&source, number);
-                }
-            }
-            Id::Mariadb { domain, gtid } => {
-                self.domains.insert(domain, gtid);
-            }
-            Id::Anonymous { .. } => {}
-        }
-        if self.mapped.len() > 10_000 {
-            self.mapped.clear();
-        }
-        self.moved = true;
+        let Some(transaction) = self.close() else { return Ok(()) };
         if transaction.repeated {
             return Ok(());
         }
@@ -463,15 +487,50 @@ impl Reader {
         }
         if transaction.begun {
             self.moved = false;
-            let committed_at = match self.flavour {
-                Flavour::Mysql => transaction.committed_at,
-                // Whole seconds; the end knows the later one.
-                Flavour::Mariadb => transaction.committed_at.max(Micros::from(timestamp) * 1_000_000),
-            };
+            let committed_at = self.committed_at(&transaction, timestamp);
             sink.commit(Commit { position: self.position(), txid: &self.txid, committed_at })?;
         }
         Ok(())
     }
+
+    /// Counts the transaction as read.
+    fn close(&mut self) -> Option<Transaction> {
+        let transaction = self.transaction.take()?;
+        match &transaction.id {
+            Id::Mysql { source, number } => {
+                if self.tracking {
+                    self.gtids.add(source, *number);
+                }
+            }
+            Id::Mariadb { domain, gtid } => {
+                self.domains.insert(*domain, *gtid);
+            }
+            Id::Anonymous { .. } => {}
+        }
+        if self.mapped.len() > 10_000 {
+            self.mapped.clear();
+        }
+        self.moved = true;
+        Some(transaction)
+    }
+
+    fn committed_at(&self, transaction: &Transaction, timestamp: u32) -> Micros {
+        match self.flavour {
+            Flavour::Mysql => transaction.committed_at,
+            // Whole seconds; the end knows the later one.
+            Flavour::Mariadb => transaction.committed_at.max(Micros::from(timestamp) * 1_000_000),
+        }
+    }
+}
+
+/// Whether it is a commit in one phase, and the xid.
+fn parse_xa_prepare(data: &[u8]) -> Option<(bool, String)> {
+    let mut bytes = Bytes(data);
+    let one_phase = bytes.u8()? != 0;
+    let format = i32::from_le_bytes(bytes.array()?);
+    let (global, branch) = (bytes.uint(4)? as usize, bytes.uint(4)? as usize);
+    let (global, branch) = (bytes.take(global)?, bytes.take(branch)?);
+    Some((one_phase, statement::xid(format, global, branch)))
 }
 
 /// The 64-bit offset that these 32 bits stand for, at or behind `before`.

@@ -49,7 +49,8 @@ impl MyCapture {
         let (from, gtids_on) = stream::begin(&mut wire, &spec.start, &spec.identity)
             .await
             .map_err(|error| error.at(spec.start.clone()))?;
-        let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?;
+        let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?
+            .with_prepared(&spec.prepared);
         let id = stream::server_id(&reader_name(&spec.agent, config, "log"), &spec.identity);
         let stream = Stream::open(wire, id, from).await.map_err(|error| error.at(spec.start.clone()))?;
         tracing::info!(position = %spec.start, version, server_id = id, "reading the binlog");
@@ -225,6 +226,12 @@ impl Sink for Proof {
         Ok(())
     }
     fn commit(&mut self, _: Commit<'_>) -> Result<()> {
+        Ok(())
+    }
+    fn prepare(&mut self, _: &str, _: Position) -> Result<()> {
+        Ok(())
+    }
+    fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
         Ok(())
     }
     fn echo(&mut self, _: &Marker, _: Position) -> Result<()> {

@@ -41,7 +41,11 @@ pub enum Statement {
     RollbackTo,
     Savepoint,
     XaStart,
-    XaDecided,
+    /// The xid as [`xid`] writes it; `None` where it could not be read.
+    XaDecided {
+        committed: bool,
+        xid: Option<String>,
+    },
     /// Schema and table, where they could be read.
     Truncate(Option<(Option<String>, String)>),
     /// May have changed rows, as text.
@@ -63,15 +67,46 @@ pub fn classify(text: &str) -> Statement {
         "SAVEPOINT" | "RELEASE" => Statement::Savepoint,
         "XA" => match second().as_str() {
             "START" | "BEGIN" => Statement::XaStart,
-            "END" => Statement::Savepoint,
             // COMMIT and ROLLBACK of a prepared one: a transaction of their own.
-            _ => Statement::XaDecided,
+            verb @ ("COMMIT" | "ROLLBACK") => {
+                let rest = word(skip_comments(rest)).1;
+                Statement::XaDecided { committed: verb == "COMMIT", xid: parse_xid(rest) }
+            }
+            _ => Statement::Savepoint,
         },
         "TRUNCATE" => Statement::Truncate(truncated(rest)),
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO" | "SELECT" | "VALUES"
         | "EXECUTE" | "HANDLER" | "TABLE" | "(" => Statement::Write,
         _ => Statement::Other,
     }
+}
+
+/// A prepared transaction's name, as the servers write it.
+pub fn xid(format: i32, global: &[u8], branch: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(2 * (global.len() + branch.len()) + 20);
+    for part in [global, branch] {
+        text.push_str("X'");
+        for byte in part {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text.push_str("',");
+    }
+    let _ = write!(text, "{format}");
+    text
+}
+
+/// `X'6162',X'',1`, the same whoever wrote it.
+fn parse_xid(text: &str) -> Option<String> {
+    let mut parts = text.trim().trim_end_matches(';').splitn(3, ',').map(str::trim);
+    let mut bytes = || {
+        let hex = parts.next()?.strip_prefix(['X', 'x'])?.strip_prefix('\'')?.strip_suffix('\'')?;
+        let digit = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+        (0..hex.len()).step_by(2).map(digit).collect::<Option<Vec<u8>>>()
+    };
+    let (global, branch) = (bytes()?, bytes()?);
+    let format = parts.next()?.split_whitespace().next()?.parse().ok()?;
+    Some(xid(format, &global, &branch))
 }
 
 /// The beginning of a statement for messages: its verbs and names, none of its values.
@@ -153,7 +188,13 @@ mod tests {
             ("ROLLBACK TO `s`", Statement::RollbackTo),
             ("SAVEPOINT `s`", Statement::Savepoint),
             ("XA START X'61',X'',1", Statement::XaStart),
-            ("XA COMMIT X'61',X'',1", Statement::XaDecided),
+            ("XA COMMIT X'61',X'',1", Statement::XaDecided { committed: true, xid: Some(xid(1, b"a", b"")) }),
+            (
+                "XA ROLLBACK X'4A',X'0aFF',-7",
+                Statement::XaDecided { committed: false, xid: Some("X'4a',X'0aff',-7".into()) },
+            ),
+            ("XA COMMIT 'a'", Statement::XaDecided { committed: true, xid: None }),
+            ("XA END X'61',X'',1", Statement::Savepoint),
             ("/* app */ insert into t values (1)", Statement::Write),
             ("-- x\nUPDATE t SET a=1", Statement::Write),
             ("/*!50000 DELETE */ FROM t", Statement::Write),

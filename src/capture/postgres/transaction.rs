@@ -416,6 +416,12 @@ mod tests {
             self.0.push(format!("commit {}", commit.position));
             Ok(())
         }
+        fn prepare(&mut self, _: &str, _: Position) -> Result<()> {
+            Ok(())
+        }
+        fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
+            Ok(())
+        }
         fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
             self.0.push(format!("echo {} {position}", marker.seq));
             Ok(())
@@ -443,6 +449,7 @@ mod tests {
                 now: None,
             }],
             start: position.clone(),
+            prepared: Default::default(),
             identity: "1/1".into(),
             acknowledged: watch::channel(position).1,
         };

@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use super::disk::fault::{self, Fault};
 use super::*;
 use crate::change::{
-    Address, Body, ChangeWriter, Decision, Encoded, Entry, Op, Origin, Quarantined, Record, Refused, SpoolRef, Verdict,
+    Address, Body, ChangeWriter, Decision, Encoded, Entry, Op, Origin, Prepared, Quarantined, Record, Refused,
+    SpoolRef, Verdict,
 };
 use crate::error::Recovery;
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position};
@@ -481,9 +482,31 @@ fn any_record() -> impl Strategy<Value = Record> {
             .prop_map(|(system, position, base, identity)| Record::Position { system, position, base, identity }),
         1 => quarantined.prop_map(Record::Quarantine),
         1 => refused.prop_map(Record::Refused),
+        1 => (any_name(), any_name(), any_position(), any::<u64>())
+            .prop_map(|(system, xid, position, base)| Record::Decided { system, xid, position, base }),
+        1 => any_prepared().prop_map(Record::Prepared),
         1 => (any_name(), any_name(), any::<u128>(), any::<u64>())
             .prop_map(|(system, entity, key_hash, by)| Record::Released { system, entity, key_hash, by }),
     ]
+}
+
+fn any_prepared() -> impl Strategy<Value = Prepared> {
+    let refused = prop::collection::vec((any_name(), any_bytes(), ".{0,9}"), 0..3);
+    (any_name(), any_name(), any_position(), any::<[u64; 2]>(), any_schema(), refused).prop_map(
+        |(system, xid, position, [base, changes], schema, refused)| {
+            let refused = refused.into_iter().map(|(txid, change, reason)| Refused {
+                system: system.clone(),
+                position: Some(position.clone()),
+                txid,
+                schema: schema.clone(),
+                change,
+                reason,
+            });
+            let refused = refused.collect();
+            // Files of the spool are another test's business.
+            Prepared { system, xid, position, base, schema, changes, spool: None, refused }
+        },
+    )
 }
 
 proptest! {
@@ -513,6 +536,7 @@ proptest! {
         writer.sync().expect("sync");
         let records: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
         prop_assert_eq!(&all(&journal), &records);
+        let prepared: Vec<Prepared> = writer.state().prepared().cloned().collect();
         let state = (writer.state().positions.clone(), writer.state().quarantined().cloned().collect::<Vec<_>>());
         drop((writer, journal));
 
@@ -520,6 +544,7 @@ proptest! {
 
         prop_assert_eq!(all(&journal), records);
         prop_assert_eq!((recovered.positions, recovered.quarantined), state);
+        prop_assert_eq!(recovered.prepared, prepared);
     }
 
     #[test]

@@ -58,6 +58,56 @@ fn what_no_entry_refers_to_is_gone_after_a_restart() {
     assert_eq!(chunks(&journal, &kept), [noise(1, 1000)]);
 }
 
+fn prepared(xid: &str, index: u64, spool: &SpoolRef) -> Record {
+    Record::Prepared(Prepared {
+        system: "shop".into(),
+        xid: xid.into(),
+        position: Position::Memory { index },
+        base: 3,
+        schema: schema(),
+        changes: 1,
+        spool: Some(spool.clone()),
+        refused: Vec::new(),
+    })
+}
+
+/// Over restarts and segments, and not a moment longer.
+#[test]
+fn a_prepared_transaction_keeps_its_spool_until_it_is_decided() {
+    let dir = TempDir::new().expect("dir");
+    let (mut writer, journal, _) = opened(dir.path());
+    let committed = spooled(&journal, &[noise(1, 1000)]);
+    let rolled_back = spooled(&journal, &[noise(2, 1000)]);
+    let waiting = spooled(&journal, &[noise(3, 1000)]);
+    for (index, (xid, spool)) in [("a", &committed), ("b", &rolled_back), ("c", &waiting)].into_iter().enumerate() {
+        writer.append(&prepared(xid, index as u64 + 1, spool)).expect("append");
+    }
+    for seq in 1..=100 {
+        writer.append(&large(seq, 3000)).expect("append");
+    }
+    writer.retain(100, i64::MAX / 2, Duration::from_secs(1)).expect("retain");
+    writer.sync().expect("sync");
+    drop((writer, journal));
+
+    let (mut writer, journal, recovered) = opened(dir.path());
+    let xids = |prepared: &[Prepared]| prepared.iter().map(|p| p.xid.to_string()).collect::<Vec<_>>();
+    assert_eq!(xids(&recovered.prepared), ["a", "b", "c"]);
+    assert_eq!(recovered.positions["shop"].position, Position::Memory { index: 3 });
+    assert_eq!(chunks(&journal, &waiting), [noise(3, 1000)]);
+    let decided =
+        Record::Decided { system: "shop".into(), xid: "b".into(), position: Position::Memory { index: 9 }, base: 4 };
+    writer.append(&refer(101, &committed)).expect("append");
+    writer.append(&decided).expect("append");
+    writer.sync().expect("sync");
+    drop((writer, journal));
+
+    let (_writer, journal, recovered) = opened(dir.path());
+    assert_eq!(xids(&recovered.prepared), ["c"]);
+    assert_eq!(recovered.positions["shop"].position, Position::Memory { index: 9 });
+    assert_eq!(files(dir.path()), [committed.id.to_string(), waiting.id.to_string()]);
+    assert_eq!(chunks(&journal, &committed), [noise(1, 1000)]);
+}
+
 #[test]
 fn a_spool_goes_with_the_segment_of_its_entry() {
     let dir = TempDir::new().expect("dir");

@@ -60,10 +60,12 @@ impl Reader {
             return Ok(());
         }
         let first = !std::mem::replace(&mut transaction.rows_seen, true);
+        let xa = transaction.xa;
         let id = Bytes(event.data).uint(6).ok_or_else(|| malformed("rows"))?;
         match self.mapped.get(&id) {
             Some(Mapped::Wanted { .. }) => self.wanted_rows(id, event, sink),
-            Some(Mapped::Marker { .. }) if first => {
+            // We commit in one phase: what is prepared is not ours.
+            Some(Mapped::Marker { .. }) if first && !xa => {
                 let marker = self.marker_row(id, event)?;
                 if let (Some(marker), Some(transaction)) = (marker, &mut self.transaction) {
                     transaction.echo = Some(marker);

@@ -24,6 +24,14 @@ impl Sink for Lines {
         self.0.push(format!("commit {}", commit.position));
         Ok(())
     }
+    fn prepare(&mut self, xid: &str, position: Position) -> Result<()> {
+        self.0.push(format!("prepare {xid} {position}"));
+        Ok(())
+    }
+    fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()> {
+        self.0.push(format!("decide {xid} {committed} {}", commit.position));
+        Ok(())
+    }
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.0.push(format!("echo {} {position}", marker.seq));
         Ok(())
@@ -202,6 +210,45 @@ fn mariadb_transactions_have_no_begin() {
     assert_eq!(lines, expected);
 }
 
+fn xa_prepare(one_phase: u8, global: &[u8]) -> (u8, Vec<u8>) {
+    let length = (global.len() as u32).to_le_bytes();
+    (kind::XA_PREPARE, [&[one_phase][..], &1i32.to_le_bytes(), &length, &[0; 4], global].concat())
+}
+
+/// Rows of what is prepared are not committed; the decision has a place of its own in the order.
+#[test]
+fn prepared_rows_wait_for_their_decision() {
+    let mut reader = reader(Flavour::Mysql);
+    let start = |number, xid: &str| [gtid(number), query(&format!("XA START X'{xid}',X'',1"))];
+    let end = |xid: &str| query(&format!("XA END X'{xid}',X'',1"));
+    let mut events = Vec::new();
+    events.extend(start(5, "61"));
+    events.extend([map(9, "t"), insert(9, 1), end("61"), xa_prepare(0, b"a")]);
+    events.extend(start(6, "62"));
+    events.extend([map(8, "x"), insert(8, 1), end("62"), xa_prepare(0, b"b")]);
+    events.extend(start(7, "63"));
+    events.extend([map(9, "t"), insert(9, 3), end("63"), xa_prepare(1, b"c")]);
+    events.extend([gtid(8), query("XA ROLLBACK X'62',X'',1"), gtid(9), query("XA COMMIT X'61',X'',1")]);
+
+    let (lines, done) = feed(&mut reader, events);
+
+    done.expect("understood");
+    let expected = [
+        format!("begin {UUID}:5"),
+        "Insert Value(Int(1))".to_owned(),
+        format!("prepare X'61',X'',1 {UUID}:1-5"),
+        format!("begin {UUID}:6"),
+        format!("prepare X'62',X'',1 {UUID}:1-6"),
+        format!("begin {UUID}:7"),
+        "Insert Value(Int(3))".to_owned(),
+        format!("commit {UUID}:1-7"),
+        format!("decide X'62',X'',1 false {UUID}:1-8"),
+        format!("decide X'61',X'',1 true {UUID}:1-9"),
+    ];
+    assert_eq!(lines, expected);
+    assert!(reader.prepared.is_empty());
+}
+
 #[test]
 fn what_is_not_understood_stops() {
     let image = (kind::WRITE_ROWS, [&9u64.to_le_bytes()[..6], &[1, 0], &[2, 0], &[1], &[0], &[0]].concat());
@@ -210,7 +257,8 @@ fn what_is_not_understood_stops() {
         (vec![gtid(5), query("BEGIN"), map(9, "t"), image], "binlog_row_image=FULL"),
         (vec![gtid(5), query("BEGIN"), map(9, "t"), (kind::PARTIAL_UPDATE_ROWS, insert(9, 1).1)], "binlog_row_value"),
         (vec![gtid(5), query("BEGIN"), map(9, "t"), insert(9, 1), query("ROLLBACK")], "InnoDB"),
-        (vec![gtid(5), query("XA START X'61'"), map(9, "t"), insert(9, 1), (kind::XA_PREPARE, vec![0])], "XA"),
+        (vec![gtid(5), query("XA START X'61'"), map(9, "t"), insert(9, 1), (kind::XA_PREPARE, vec![0])], "xa prepare"),
+        (vec![gtid(5), query("XA COMMIT X'61',X'',1")], "prepared before the log was read"),
         (vec![gtid(5), query("BEGIN"), gtid(6)], "no end"),
         (vec![(kind::INCIDENT, vec![1, 0])], "incident"),
         (vec![(99, vec![])], "not known"),
