@@ -260,8 +260,20 @@ pub struct Refused {
 pub enum Origin {
     /// A local transaction of that system.
     System(Arc<str>),
-    /// The agent itself: a retry of a held key, a row completed, a load, a resolve.
+    /// Rows that the agent read from that system's tables: older than anything in its log.
+    Copied(Arc<str>),
+    /// The agent itself: a retry of a held key, a row completed, a resolve.
     Agent,
+}
+
+impl Origin {
+    /// The system whose rows these are, which has them already.
+    pub fn system(&self) -> Option<&Arc<str>> {
+        match self {
+            Origin::System(name) | Origin::Copied(name) => Some(name),
+            Origin::Agent => None,
+        }
+    }
 }
 
 /// To which systems the accepted changes of an entry go.
@@ -353,6 +365,11 @@ impl Entry {
         }
     }
 
+    /// Rows read from a system's tables.
+    pub fn is_copy(&self) -> bool {
+        matches!(self.origin, Origin::Copied(_))
+    }
+
     pub fn is_retry(&self) -> bool {
         self.origin == Origin::Agent && matches!(self.to, Address::Only(_)) && &*self.txid == RETRY
     }
@@ -360,7 +377,7 @@ impl Entry {
     /// The fate of change number `index` in system `system`. Bindings and roles are the
     /// caller's business; decisions are looked up by a cursor that only moves forward.
     pub fn fate(&self, index: u64, system: &str, cursor: &mut usize) -> Fate<'_> {
-        let is_origin = matches!(&self.origin, Origin::System(name) if &**name == system);
+        let is_origin = self.origin.system().is_some_and(|name| &**name == system);
         if let Address::Only(names) = &self.to
             && !names.iter().any(|n| &**n == system)
         {

@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on panics; seeds are printed
 
+#[path = "world/copy.rs"]
+mod copy;
 #[path = "world/model.rs"]
 mod model;
 #[path = "world/run.rs"]
@@ -52,12 +54,15 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         sum.crashes += tally.crashes;
         sum.commits += tally.commits;
         sum.held += tally.held;
+        sum.copied += tally.copied;
+        sum.lost += tally.lost;
     }
 
     println!("{} schedules: {sum:?}", seeds.end - seeds.start);
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
     if seeds.end - seeds.start > 100 {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
+        assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
     }
 }
 
@@ -104,6 +109,12 @@ fn one_slot_per_key_where_bindings_differ_is_caught() {
 fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
     let bugs = Bugs { held_base_not_lowered: true, ..Bugs::default() };
     must_diverge("held base not lowered", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn a_copied_row_that_wins_like_a_live_one_is_caught() {
+    let bugs = Bugs { copies_are_live: true, ..Bugs::default() };
+    must_diverge("copies are live", Planted { bugs, ..Planted::default() });
 }
 
 #[test]

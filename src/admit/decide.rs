@@ -3,7 +3,7 @@
 //! ```text
 //! l none, or l.seq <= base, or l is our own and not everywhere    for the others
 //! l is our own and everywhere                                     everywhere
-//! the policy prefers the change to l                              everywhere
+//! l was copied, or the policy prefers the change to l             everywhere
 //! else                                                            rejected
 //! ```
 //!
@@ -61,6 +61,8 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
         let Some(latest) = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > *base) else { continue };
         if latest.origin() == *system {
             everywhere |= latest.everywhere() && !bugs.own_everywhere_left_out;
+        } else if latest.copied() && !bugs.copies_are_live {
+            everywhere = true;
         } else if layout.policy.prefers(new, Version { origin: latest.origin() }) {
             conflict = true;
             everywhere |= !bugs.won_everywhere_left_out;
@@ -98,6 +100,21 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
         return Ok(Ruling::Revived { everywhere, deletion: deletion.seq() });
     }
     Ok(Ruling::Accepted { slots: carried, everywhere, conflict })
+}
+
+/// What becomes of a row that was copied from `case.system` at its low watermark, `case.base`: the
+/// slots that it takes, or `None` where it loses to a version that the system had not seen, or is
+/// about to lose. Its own versions it has: what is read is at least as new.
+pub(super) fn decide_copy(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotStore) -> Result<Option<u128>> {
+    let carried = case.layout.carried(change);
+    for slot in bits(carried) {
+        let latest = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > case.base);
+        let own = |l: &Slot| l.origin() == case.system && !l.everywhere() && !l.deleted();
+        if latest.is_some_and(|l| !own(&l)) && !case.bugs.copies_are_live {
+            return Ok(None);
+        }
+    }
+    Ok(Some(carried))
 }
 
 /// The slots of a journaled change, as its entry tells them. A row that is revived exists, with

@@ -25,6 +25,7 @@ pub struct Slot(pub u64);
 
 const EVERYWHERE: u64 = 1;
 const DELETED: u64 = 2;
+const COPIED: u64 = 4;
 
 impl Slot {
     pub fn new(seq: Seq, origin: SystemId, everywhere: bool, deleted: bool) -> Self {
@@ -49,6 +50,15 @@ impl Slot {
     /// The row was deleted by it.
     pub fn deleted(self) -> bool {
         self.0 & DELETED != 0
+    }
+
+    /// A row that was read from `origin`, not written there: it yields to every live change.
+    pub fn copy(seq: Seq, origin: SystemId) -> Self {
+        Slot(Slot::new(seq, origin, false, false).0 | COPIED)
+    }
+
+    pub fn copied(self) -> bool {
+        self.0 & COPIED != 0
     }
 }
 

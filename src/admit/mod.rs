@@ -14,6 +14,7 @@
 //! *Base is exact*: a change is concurrent with a version when its system's own log had not
 //! shown that version's marker before it. No clock and no before image takes part in that.
 
+mod copy;
 mod decide;
 pub mod held;
 pub mod index;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use copy::{Copied, Copies};
 pub use held::HeldKey;
 use index::slot_key;
 pub use index::{MemoryStore, Slot, SlotStore};
@@ -63,6 +65,8 @@ pub struct Bugs {
     pub held_base_not_lowered: bool,
     /// Appliers write only the columns that changed.
     pub only_changed_columns: bool,
+    /// A copied row wins and loses as if it had been written just now.
+    pub copies_are_live: bool,
 }
 
 /// What the arbiter reads of the journal while it decides.
@@ -130,6 +134,8 @@ pub struct Arbiter {
     head: Seq,
     systems: Vec<Followed>,
     holds: Holds,
+    /// Low watermarks of chunks that are being read: what they have not seen stays in the index.
+    chunks: Vec<Seq>,
     bugs: Bugs,
 }
 
@@ -196,7 +202,16 @@ impl Arbiter {
         let entities = topology.schema.entities.iter().zip(&topology.entities);
         let layouts = entities.map(|(entity, t)| Layout::new(entity, t, systems, bugs.one_slot)).collect();
         let unknown = Followed { seen: 0, addressed: 0, pending_from: 0, position: None, identity: "".into() };
-        Arbiter { layouts, store, head: 0, systems: vec![unknown; systems], holds: Holds::default(), bugs, topology }
+        Arbiter {
+            layouts,
+            store,
+            head: 0,
+            systems: vec![unknown; systems],
+            holds: Holds::default(),
+            chunks: Vec::new(),
+            bugs,
+            topology,
+        }
     }
 
     /// Ends the replay. `head` counts where the oldest records are gone; the position records
@@ -301,10 +316,10 @@ impl Arbiter {
 
     fn replay_entry(&mut self, entry: &Entry, bodies: &dyn Bodies) -> Result<()> {
         self.head = self.head.max(entry.seq);
-        let origin = match &entry.origin {
-            Origin::System(name) => self.topology.find(name),
-            Origin::Agent => None,
-        };
+        if let Origin::Copied(source) = &entry.origin {
+            return self.replay_copy(entry, source, bodies);
+        }
+        let origin = entry.origin.system().and_then(|name| self.topology.find(name));
         if let (Some(system), Some(position)) = (origin, &entry.position) {
             let followed = &mut self.systems[system.index()];
             followed.position = Some(position.clone());
@@ -651,7 +666,7 @@ impl Arbiter {
     }
 
     fn forget(&mut self) -> Result<()> {
-        let floor = self.floor();
+        let floor = self.chunks.iter().map(|base| base + 1).fold(self.floor(), Seq::min);
         self.store.forget_below(floor, self.holds.pinned())
     }
 }

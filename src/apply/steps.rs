@@ -480,7 +480,7 @@ impl Steps {
         if let Address::Only(names) = &entry.to {
             return names.contains(&self.routes.name);
         }
-        let own = matches!(&entry.origin, Origin::System(name) if *name == self.routes.name);
+        let own = entry.origin.system().is_some_and(|name| *name == self.routes.name);
         let Body::Inline(body) = &entry.body else {
             return !own || !entry.decisions.is_empty();
         };
@@ -542,7 +542,7 @@ impl Steps {
         let last = self.work.entries.last().expect("begun only with something in hand");
         let origin = match &last.origin {
             Origin::System(name) => name.to_string(),
-            Origin::Agent => "agent".to_owned(),
+            Origin::Copied(_) | Origin::Agent => "agent".to_owned(),
         };
         Marker { seq: last.seq, part: 0, origin, txid: last.txid.to_string(), ..current.clone() }
     }

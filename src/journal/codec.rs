@@ -114,6 +114,10 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
             out.push(1);
             put_str(out, name);
         }
+        Origin::Copied(name) => {
+            out.push(2);
+            put_str(out, name);
+        }
     }
     put_optional_position(out, entry.position.as_ref());
     put_u64(out, entry.base);
@@ -476,9 +480,11 @@ impl<'a> Decoder<'a> {
     fn entry(&mut self, seq: Seq) -> Decoded<Entry> {
         Ok(Entry {
             seq,
-            origin: match self.bool()? {
-                false => Origin::Agent,
-                true => Origin::System(self.name()?),
+            origin: match self.u8()? {
+                0 => Origin::Agent,
+                1 => Origin::System(self.name()?),
+                2 => Origin::Copied(self.name()?),
+                _ => return Err(Malformed::Content("has an origin of an unknown kind")),
             },
             position: self.optional_position()?,
             base: self.u64()?,

@@ -17,6 +17,7 @@ use anechoic::schema::{Schema, SystemId};
 use anechoic::value::{Datum, Value};
 use bytes::Bytes;
 
+use super::copy::Chunk;
 use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, bindings, schema};
 
 /// What goes wrong on purpose.
@@ -36,11 +37,14 @@ pub struct Tally {
     pub crashes: u64,
     pub commits: u64,
     pub held: u64,
+    /// Rows of chunks that were journaled, and that lost.
+    pub copied: u64,
+    pub lost: u64,
 }
 
 /// The journal: every record ever appended, how many are synced, how many were dropped.
 #[derive(Default)]
-struct Log {
+pub struct Log {
     records: Vec<Record>,
     durable: usize,
     dropped: usize,
@@ -53,7 +57,7 @@ struct Log {
 }
 
 impl Log {
-    fn append(&mut self, records: Vec<Record>) {
+    pub fn append(&mut self, records: Vec<Record>) {
         for record in records {
             if std::env::var("ANECHOIC_TRACE").is_ok() {
                 println!("  {}", shown(&record));
@@ -135,9 +139,9 @@ impl Bodies for Log {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Capture {
-    at: usize,
-    base: Seq,
+pub struct Capture {
+    pub at: usize,
+    pub base: Seq,
 }
 
 #[derive(Debug)]
@@ -154,16 +158,20 @@ struct Applier {
 pub struct World {
     pub random: Random,
     planted: Planted,
-    schema: Arc<Schema>,
+    pub schema: Arc<Schema>,
     names: Vec<Arc<str>>,
-    systems: Vec<System>,
-    captures: Vec<Capture>,
+    pub systems: Vec<System>,
+    pub captures: Vec<Capture>,
     appliers: Vec<Option<Applier>>,
-    arbiter: Arbiter,
-    log: Log,
-    now: i64,
-    value: i64,
-    keys: usize,
+    pub arbiter: Arbiter,
+    pub log: Log,
+    pub now: i64,
+    pub value: i64,
+    pub keys: usize,
+    /// Rows were there before; they are copied, chunk by chunk, until a chunk lost none.
+    loads: bool,
+    pub loaded: bool,
+    pub chunk: Option<Chunk>,
     refusals: bool,
     faults: bool,
     limits: Limits,
@@ -201,6 +209,8 @@ impl World {
         let keys = 1 + random.below(4);
         let limits = Limits { changes: 1 + random.below(12) as u64, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
         let refusals = random.percent(50);
+        // Fields that the authority has not would have to come from others.
+        let loads = !uneven && random.percent(40);
         let mut world = World {
             arbiter: arbiter(&systems, &names, &schema, planted),
             captures: vec![Capture::default(); count],
@@ -214,12 +224,18 @@ impl World {
             now: 0,
             value: 0,
             keys,
+            loads,
+            loaded: !loads,
+            chunk: None,
             refusals,
             faults: true,
             limits,
             tally: Tally::default(),
             counted: [0; 3],
         };
+        if loads {
+            world.fill();
+        }
         world.start_appliers();
         world
     }
@@ -252,6 +268,9 @@ impl World {
 
     fn step(&mut self) -> std::result::Result<(), String> {
         self.now += 50_000;
+        if self.loads && self.random.percent(10) {
+            return self.load();
+        }
         let system = self.random.below(self.systems.len());
         match self.random.below(100) {
             0..18 => self.write(system),
@@ -367,7 +386,7 @@ impl World {
         }
     }
 
-    fn encode(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
+    pub fn encode(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
         let int = |v: Option<i64>| v.map_or(Datum::Null, |v| Datum::Value(Value::Int(v)));
         match change {
             Local::Event(amount) => {
@@ -529,6 +548,7 @@ impl World {
         }
         self.arbiter.resume(self.log.head());
         self.captures = at;
+        self.chunk = None;
         if self.planted.base_from_marker_table {
             for (capture, system) in self.captures.iter_mut().zip(&self.systems) {
                 capture.base = system.marker.seq;
@@ -565,8 +585,16 @@ impl World {
                     busy |= self.systems[system].open.is_some();
                 }
             }
-            if !busy && before == (self.log.records.len(), self.captures.iter().map(|c| c.at).sum()) {
+            if busy || before != (self.log.records.len(), self.captures.iter().map(|c| c.at).sum()) {
+                continue;
+            }
+            if self.loaded {
                 return Ok(());
+            }
+            // What lost is read again, now that its system has seen why.
+            self.chunk = None;
+            for _ in 0..3 {
+                self.load()?;
             }
         }
         unreachable!("returns when nothing moves or not soon enough")
@@ -662,7 +690,7 @@ impl World {
         Ok(())
     }
 
-    fn hash(&self, key: i64) -> u128 {
+    pub fn hash(&self, key: i64) -> u128 {
         let mut writer = ChangeWriter::default();
         self.encode(&mut writer, 7, &Local::Contact { op: Op::Insert, key, before: None, after: Some([None; FIELDS]) });
         Changes::new(&writer.take()).next().unwrap().key_hash

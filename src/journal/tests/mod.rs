@@ -425,7 +425,8 @@ fn any_schema() -> impl Strategy<Value = Arc<Schema>> {
 }
 
 fn any_entry() -> impl Strategy<Value = Record> {
-    let origin = prop_oneof![Just(Origin::Agent), any_name().prop_map(Origin::System)];
+    let origin =
+        prop_oneof![Just(Origin::Agent), any_name().prop_map(Origin::System), any_name().prop_map(Origin::Copied)];
     let to = prop_oneof![Just(Address::Others), prop::collection::vec(any_name(), 0..4).prop_map(Address::Only)];
     let body = prop_oneof![
         any_bytes().prop_map(Body::Inline),

@@ -1,0 +1,153 @@
+//! Rows that were read from a system's tables: they are older than anything live.
+//!
+//! A chunk is read between two moments of the system's log. From the first, its low watermark,
+//! comes its base: the highest marker that the log had shown. A row loses to every version with
+//! a higher seq that did not come from that system, and to whatever its own log changed
+//! meanwhile; the caller names those keys. Where it is journaled it is entered as a copy, so
+//! that a live change that has not seen it wins everywhere.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::decide::{self, Case};
+use super::{Admitted, Arbiter, Bodies, Counts, Slot, walk};
+use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Micros, Origin, Record};
+use crate::error::Result;
+use crate::position::Seq;
+use crate::schema::{Schema, SystemId, SystemSet, Translation};
+
+/// Rows of one chunk, as inserts of one entity.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    pub system: SystemId,
+    /// Of the low watermark.
+    pub base: Seq,
+    /// Names the load in the audit trail.
+    pub txid: Arc<str>,
+    pub read_at: Micros,
+    pub schema: Arc<Schema>,
+    /// Encoded changes.
+    pub rows: bytes::Bytes,
+    /// Systems that are to have them; all that bind the entity where absent.
+    pub to: Option<Vec<Arc<str>>>,
+}
+
+/// What became of a chunk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    pub admitted: Admitted,
+    /// Rows that were journaled.
+    pub taken: u64,
+    /// Keys of rows that lost to something that is live.
+    pub lost: Vec<u128>,
+}
+
+impl Arbiter {
+    /// A chunk of that system is about to be read: what its log has not shown by now stays in the
+    /// index until [`close_chunk`](Self::close_chunk). Returns its base.
+    pub fn open_chunk(&mut self, system: SystemId) -> Seq {
+        let base = self.seen(system);
+        self.chunks.push(base);
+        base
+    }
+
+    pub fn close_chunk(&mut self, base: Seq) {
+        if let Some(at) = self.chunks.iter().position(|open| *open == base) {
+            self.chunks.swap_remove(at);
+        }
+    }
+
+    /// Admits the rows of a chunk. `changed`: keys that the system's own log has changed since
+    /// the low watermark.
+    pub fn copied(&mut self, copied: Copied, changed: &HashSet<u128>) -> Result<Copies> {
+        let Copied { system, base, .. } = copied;
+        let name = self.topology.systems[system.index()].clone();
+        let seq = self.head + 1;
+        let mut out = Copies::default();
+        let mut counts = vec![Counts::default(); self.layouts.len()];
+        let mut addressed = vec![0; self.systems.len()];
+        let (mut kept, mut to) = (ChangeWriter::default(), SystemSet::EMPTY);
+        for change in Changes::new(&copied.rows) {
+            let layout = &self.layouts[change.entity.index()];
+            if changed.contains(&change.key_hash) && !self.bugs.copies_are_live {
+                out.lost.push(change.key_hash);
+                continue;
+            }
+            if layout.indexed {
+                let base = self.holds.base(system, change.key_hash, base);
+                let case = Case { layout, system, base, bugs: self.bugs };
+                let Some(slots) = decide::decide_copy(&case, &change, self.store.as_mut())? else {
+                    out.lost.push(change.key_hash);
+                    continue;
+                };
+                decide::enter(self.store.as_mut(), change.key_hash, slots, Slot::copy(seq, system))?;
+            }
+            let receivers = self.receivers_of_copy(change.entity.index(), system, copied.to.as_deref());
+            receivers.iter().for_each(|target| addressed[target.index()] += 1);
+            to = SystemSet(to.0 | receivers.0);
+            counts[change.entity.index()].journaled += 1;
+            kept.push_change(&change);
+        }
+        out.taken = kept.count;
+        if !kept.is_empty() {
+            self.head = seq;
+            self.address(to, seq);
+            let changes = kept.count;
+            let entry = Entry {
+                seq,
+                origin: Origin::Copied(name),
+                position: None,
+                base,
+                txid: copied.txid,
+                committed_at: copied.read_at,
+                to: copied.to.map_or(Address::Others, Address::Only),
+                schema: copied.schema,
+                changes,
+                body: Body::Inline(kept.take().into()),
+                decisions: Vec::new(),
+                replacements: bytes::Bytes::new(),
+            };
+            out.admitted = Admitted { records: vec![Record::Entry(entry)], counts, addressed };
+        }
+        Ok(out)
+    }
+
+    fn receivers_of_copy(&self, entity: usize, system: SystemId, only: Option<&[Arc<str>]>) -> SystemSet {
+        let receivers = self.layouts[entity].receivers.without(system);
+        let Some(only) = only else { return receivers };
+        let named = |target: &SystemId| only.contains(&self.topology.systems[target.index()]);
+        receivers.iter().filter(named).collect()
+    }
+
+    pub(super) fn replay_copy(&mut self, entry: &Entry, source: &str, bodies: &dyn Bodies) -> Result<()> {
+        let translation = Translation::between(&entry.schema, &self.topology.schema);
+        // A system that is gone from the configuration: the lowest authority.
+        let system = self.topology.find(source).unwrap_or(SystemId(u8::MAX));
+        let only = match &entry.to {
+            Address::Others => None,
+            Address::Only(names) => Some(names.clone()),
+        };
+        let (mut to, mut scratch) = (SystemSet::EMPTY, ChangeWriter::default());
+        walk(&entry.body, bodies, &mut |chunk| {
+            for change in Changes::new(chunk) {
+                scratch.bytes.clear();
+                let change = match &translation {
+                    None => change,
+                    Some(translation) if translation.translate(&change, &mut scratch) => {
+                        Changes::new(&scratch.bytes).next().expect("just written")
+                    }
+                    Some(_) => continue,
+                };
+                let Some(layout) = self.layouts.get(change.entity.index()) else { continue };
+                if layout.indexed {
+                    let slots = layout.carried(&change);
+                    decide::enter(self.store.as_mut(), change.key_hash, slots, Slot::copy(entry.seq, system))?;
+                }
+                to = SystemSet(to.0 | self.receivers_of_copy(change.entity.index(), system, only.as_deref()).0);
+            }
+            Ok(())
+        })?;
+        self.address(to, entry.seq);
+        self.forget()
+    }
+}
