@@ -112,6 +112,12 @@ fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
 }
 
 #[test]
+fn a_field_that_only_the_loser_of_a_row_made_again_has_is_caught() {
+    let bugs = Bugs { lone_fields_lost: true, ..Bugs::default() };
+    must_diverge("lone fields lost", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
 fn a_copied_row_that_wins_like_a_live_one_is_caught() {
     let bugs = Bugs { copies_are_live: true, ..Bugs::default() };
     must_diverge("copies are live", Planted { bugs, ..Planted::default() });

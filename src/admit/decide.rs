@@ -7,7 +7,8 @@
 //! else                                                            rejected
 //! ```
 //!
-//! per slot. An insert that lost to a delete is answered by that delete, everywhere (a server may
+//! per slot. A field that an insert brings to a row which was deleted and made again by systems that
+//! have no such field is taken, everywhere: nobody else tells what it is. An insert that lost to a delete is answered by that delete, everywhere (a server may
 //! have deleted nothing while the insert was not yet to be seen). *Everywhere* includes the origin: it is about to receive the older version and
 //! must end with this one. What a change loses is taken out of it, the rest goes on. A delete
 //! cannot be halved: where it loses anything the row lives, and its origin, which has deleted
@@ -57,11 +58,18 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
     let (mut lost, mut winner) = (0u128, 0);
     let (mut everywhere, mut conflict) = (false, false);
     let new = Version { origin: *system };
+    let made_again = change.op == Op::Insert
+        && carried != 1
+        && !bugs.lone_fields_lost
+        && store.get(slot_key(change.key_hash, 0))?.is_some_and(|l| !l.deleted());
     for slot in bits(carried) {
         let Some(latest) = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > *base) else { continue };
         if latest.origin() == *system {
             everywhere |= latest.everywhere() && !bugs.own_everywhere_left_out;
         } else if latest.copied() && !bugs.copies_are_live {
+            everywhere = true;
+        } else if made_again && latest.deleted() {
+            conflict = true;
             everywhere = true;
         } else if layout.policy.prefers(new, Version { origin: latest.origin() }) {
             conflict = true;

@@ -65,6 +65,8 @@ pub struct Bugs {
     pub held_base_not_lowered: bool,
     /// Appliers write only the columns that changed.
     pub only_changed_columns: bool,
+    /// A field that nobody else tells, of a row that was deleted and made again, is rejected.
+    pub lone_fields_lost: bool,
     /// A copied row wins and loses as if it had been written just now.
     pub copies_are_live: bool,
 }
