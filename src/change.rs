@@ -443,6 +443,38 @@ pub struct Prepared {
     pub refused: Vec<Refused>,
 }
 
+/// How far a load of one entity from one system has come. The newest is live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadMark {
+    pub entity: Arc<str>,
+    /// Whose rows are copied.
+    pub system: Arc<str>,
+    /// Whose rows count most in this load.
+    pub authority: Arc<str>,
+    pub only_missing: bool,
+    /// Whoever receives it was empty when it was begun.
+    pub fresh: bool,
+    pub state: LoadState,
+    /// When it was begun: names the run.
+    pub begun: Micros,
+    /// Of `key`; a load whose schema has changed begins anew.
+    pub schema: Arc<Schema>,
+    /// The canonical key up to which every chunk is finished, in the order of that system's key;
+    /// empty before the first.
+    pub key: Bytes,
+    /// Rows read so far, and of these journaled.
+    pub read: u64,
+    pub copied: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadState {
+    Running,
+    Done,
+    /// Decided against: the targets held rows already, and nobody asked.
+    Skipped,
+}
+
 /// One durable record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -473,6 +505,7 @@ pub enum Record {
         position: Position,
         base: Seq,
     },
+    Load(LoadMark),
 }
 
 /// `over` where it is sent, else `under`.

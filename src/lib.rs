@@ -25,6 +25,7 @@ pub mod catalog;
 pub mod change;
 pub mod marker;
 pub mod status;
+pub mod load;
 
 pub mod config;
 pub mod connect;
@@ -33,6 +34,7 @@ pub mod normalize;
 pub mod admit;
 pub mod journal;
 pub mod apply;
+pub mod scan;
 
 pub mod agent;
 

@@ -176,6 +176,8 @@ pub struct Status {
     pub journal_syncs: Counter,
     /// Why the journal is not written: disk or max_size full. Capture pauses meanwhile.
     pub journal_error: Mutex<Option<String>>,
+    /// Loads since the start, or since the last command began one.
+    pub loads: Mutex<Vec<crate::load::LoadProgress>>,
 }
 
 impl Status {
@@ -210,6 +212,7 @@ impl Status {
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
             journal_error: Mutex::default(),
+            loads: Mutex::default(),
         })
     }
 }

@@ -19,6 +19,7 @@ mod echo;
 mod fixtures;
 mod idle;
 mod large;
+mod load;
 mod log_forms;
 mod mapping;
 mod operate;

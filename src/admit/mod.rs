@@ -311,7 +311,7 @@ impl Arbiter {
                     self.forget()?;
                 }
             }
-            Record::Refused(_) => {}
+            Record::Refused(_) | Record::Load(_) => {}
         }
         Ok(())
     }

@@ -19,7 +19,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use crate::admit::{Admitted, Arbiter, Bodies, image_in};
+use super::chunks::{self, Chunks, Copying, Opened, Outcome, Read, Rows};
+use crate::admit::{Admitted, Arbiter, Bodies, Copied, Copies, image_in};
 use crate::apply::applier::{Ask, Holding};
 use crate::change::{
     Address, Body, Captured, ChangeWriter, Changes, Entry, Micros, Prepared, Quarantined, Record, Refused, SpoolRef,
@@ -55,6 +56,8 @@ pub enum Message {
     },
     /// An applier's question; answered after the sync that covers it.
     Ask(Ask),
+    /// A load's chunk or mark.
+    Copying(Copying),
     Tick,
 }
 
@@ -75,6 +78,8 @@ impl From<Ask> for Message {
 enum Waiting {
     Quarantined(oneshot::Sender<Result<()>>),
     Held { system: SystemId, reply: oneshot::Sender<Holding> },
+    Copied(oneshot::Sender<Outcome>, Outcome),
+    Marked(oneshot::Sender<()>),
 }
 
 /// What the desk keeps of one system.
@@ -206,6 +211,8 @@ pub struct Desk {
     /// restart begins at the bases of the journal, and needs all that they have not seen.
     needed_from: Seq,
     waiting: Vec<Waiting>,
+    /// Being read by loads.
+    chunks: Chunks,
     appended: bool,
     bytes: usize,
     /// Of prepared transactions that were not journaled; they go after the next sync.
@@ -263,6 +270,7 @@ impl Desk {
             recast.extend(changed.then(|| Record::Prepared(prepared.clone())));
             system.prepared.insert(xid, prepared);
         }
+        let chunks = Chunks::new(systems.len());
         let mut desk = Desk {
             arbiter,
             writer,
@@ -273,6 +281,7 @@ impl Desk {
             retained_at: Instant::now(),
             needed_from,
             waiting: Vec::new(),
+            chunks,
             appended: false,
             bytes: 0,
             dropped: Vec::new(),
@@ -352,6 +361,7 @@ impl Desk {
                 self.waiting.push(Waiting::Held { system, reply });
                 Ok(())
             }
+            Message::Copying(copying) => self.copying(copying),
             Message::Tick => {
                 let records = self.arbiter.tick(now());
                 self.append(records)?;
@@ -416,7 +426,69 @@ impl Desk {
         Ok(())
     }
 
+    fn copying(&mut self, copying: Copying) -> Result<()> {
+        match copying {
+            Copying::Open { system, entity, reply } => {
+                let base = self.arbiter.open_chunk(system);
+                let chunk = self.chunks.open(system, entity, base);
+                let position = self.systems[system.index()].at.position.clone();
+                // A load that went away meanwhile leaves nothing behind.
+                if reply.send(Opened { chunk, position }).is_err() {
+                    self.close(chunk, &[]);
+                }
+                Ok(())
+            }
+            Copying::Rows { chunk, rows, reply } => self.copied(chunk, rows, reply),
+            Copying::Drop { chunk } => {
+                self.close(chunk, &[]);
+                Ok(())
+            }
+            Copying::Mark { mark, reply } => {
+                self.append(vec![Record::Load(mark)])?;
+                self.waiting.push(Waiting::Marked(reply));
+                Ok(())
+            }
+        }
+    }
+
+    fn close(&mut self, chunk: u64, running: &[u32]) -> Option<Read> {
+        let (base, read) = self.chunks.close(chunk, running)?;
+        self.arbiter.close_chunk(base);
+        read
+    }
+
+    fn copied(&mut self, chunk: u64, rows: Rows, reply: oneshot::Sender<Outcome>) -> Result<()> {
+        let Some(Read { system, base, changed }) = self.close(chunk, &rows.running) else {
+            self.waiting.push(Waiting::Copied(reply, Outcome::Again));
+            return Ok(());
+        };
+        let (mut taken, mut lost, mut seq) = (0, Vec::new(), 0);
+        let schema = self.archive.schema.clone();
+        for (to, part) in rows.parts {
+            self.bytes += part.len();
+            let (txid, read_at) = (rows.txid.clone(), rows.read_at);
+            let copied = Copied { system, base, txid, read_at, schema: schema.clone(), rows: part, to };
+            let Copies { admitted, taken: part, lost: part_lost } = self.arbiter.copied(copied, &changed)?;
+            taken += part;
+            lost.extend(part_lost);
+            if part > 0 {
+                seq = self.arbiter.head();
+            }
+            for (target, changes) in self.status.systems.iter().zip(&admitted.addressed) {
+                target.apply.addressed.add(*changes);
+            }
+            self.append(admitted.records)?;
+        }
+        let name = self.systems[system.index()].name.clone();
+        for (change, reason) in rows.refused {
+            self.append(vec![Record::Refused(chunks::refused(&name, &schema, &rows.txid, change, reason))])?;
+        }
+        self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
+        Ok(())
+    }
+
     fn captured(&mut self, system: SystemId, captured: Captured, prepared: Option<&Prepared>) -> Result<()> {
+        self.chunks.captured(&captured, &self.archive)?;
         let at = &mut self.systems[system.index()].at;
         at.position = captured.position.clone();
         at.base = captured.base;
@@ -564,6 +636,8 @@ impl Desk {
                     };
                     drop(reply.send(holding));
                 }
+                Waiting::Copied(reply, outcome) => drop(reply.send(outcome)),
+                Waiting::Marked(reply) => drop(reply.send(())),
             }
         }
         Ok(())

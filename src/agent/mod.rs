@@ -13,6 +13,8 @@
 //! Who stops after whom: sources read no further; appliers finish the batch in hand; then the
 //! desk, whose senders are gone, syncs what it has and closes the journal.
 
+mod chunks;
+mod copying;
 mod decided;
 mod desk;
 mod look;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::admit::{Arbiter, DiskStore, Policy, Topology};
+use crate::change::LoadMark;
 use crate::config::Config;
 use crate::control::{self, Socket};
 use crate::error::{Error, Result};
@@ -44,6 +47,7 @@ use crate::position::Seq;
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
 use crate::status::{State, Status, SystemStatus};
+use copying::{Context, Loads};
 use desk::{Desk, Message, SystemDesk};
 use prepare::Plan;
 use probe::AgentProbe;
@@ -116,7 +120,7 @@ impl Agent {
         Ok(())
     }
 
-    fn open(&self, model: &Model, operator: Operator, positions: Vec<PositionRecord>) -> Result<Wiring> {
+    fn open(&self, model: &Arc<Model>, operator: Operator, positions: Vec<PositionRecord>) -> Result<Wiring> {
         let config = &self.config;
         let names: Vec<Arc<str>> = config.systems.iter().map(|system| system.name.clone()).collect();
         let systems = config.system_ids().zip(&names).zip(positions);
@@ -137,7 +141,17 @@ impl Agent {
             self.status.clone(),
             config.journal.clone(),
         )?;
-        Ok(Wiring { journal, desk })
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let stop = self.stop.child_token();
+        let loads = Loads::new(Context {
+            config: config.clone(),
+            model: model.clone(),
+            status: self.status.clone(),
+            desk: sender.downgrade(),
+            taken: desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
+            stop: stop.clone(),
+        });
+        Ok(Wiring { journal, desk, sender, inbox, stop, loads, marks: recovered.loads })
     }
 
     fn positions(&self, operator: &Operator) -> Result<Vec<PositionRecord>> {
@@ -154,6 +168,7 @@ impl Agent {
             taken: wiring.desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
             receives: self.config.system_ids().map(|system| receives(model, system)).collect(),
             quarantine: wiring.desk.quarantine(),
+            loads: wiring.loads.clone(),
         }
     }
 
@@ -161,11 +176,9 @@ impl Agent {
     /// one has ended.
     async fn work(&self, wiring: Wiring, renewal: Renewal) -> Result<Option<Renewal>> {
         let Agent { config, status, known, .. } = self;
-        let Wiring { journal, desk } = wiring;
+        let Wiring { journal, desk, sender, inbox, stop, loads, marks } = wiring;
         let Renewal { plan, fruitless } = renewal;
         let model = plan.model.clone();
-        let stop = self.stop.child_token();
-        let (sender, inbox) = mpsc::channel(INBOX);
         let (notices, noticed) = mpsc::channel(INBOX);
         let (refused, mut refusals) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
@@ -203,6 +216,8 @@ impl Agent {
             tasks.spawn(retained::watch(config.clone(), system, status.clone(), stop.clone()));
         }
         tasks.spawn(tick(sender, stop.clone()));
+        let due = loads.due(&marks);
+        tasks.spawn(loads.first_run(due));
         let watch = Watch::new(config.clone(), status.clone(), plan, fruitless);
         let mut watch = Box::pin(watch.run(noticed));
         let mut desk = tokio::task::spawn_blocking(move || desk.run(inbox));
@@ -255,6 +270,13 @@ impl Agent {
 struct Wiring {
     journal: Journal,
     desk: Desk,
+    sender: mpsc::Sender<Message>,
+    inbox: mpsc::Receiver<Message>,
+    /// Ends what was wired with it.
+    stop: CancellationToken,
+    loads: Loads,
+    /// What the journal knows of loads.
+    marks: Vec<LoadMark>,
 }
 
 /// Anything is applied there.

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::copying::Loads;
 use crate::capture;
 use crate::change::Quarantined;
 use crate::config::{Config, Engine};
 use crate::control::{Held, Probe};
 use crate::error::Result;
 use crate::journal::Journal;
+use crate::load::LoadSpec;
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
@@ -30,6 +32,7 @@ pub struct Wiring {
     /// Per system: whether anything is applied there.
     pub receives: Vec<bool>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
+    pub loads: Loads,
 }
 
 impl AgentProbe {
@@ -79,6 +82,10 @@ impl Probe for AgentProbe {
 
     fn quarantined(&self) -> Vec<Held> {
         self.wiring().quarantine.borrow().iter().map(Held::from).collect()
+    }
+
+    fn load(&self, spec: LoadSpec) -> Result<()> {
+        self.wiring().loads.start(spec)
     }
 
     fn stop(&self) {

@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod load;
 mod run;
 mod setup;
 mod status;
@@ -47,6 +48,8 @@ pub enum Command {
     Setup(Print),
     /// Remove from the systems what setup created
     Teardown(Print),
+    /// Copy rows that were there before, and bring filled systems into step, while everybody writes
+    Load(LoadOptions),
     /// Return when everything committed before the call is applied everywhere
     Wait(WaitOptions),
     /// Show what the running agent does
@@ -77,6 +80,28 @@ pub struct WaitOptions {
     /// How long to wait at most
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadOptions {
+    /// Entities; all that have a key where none is named
+    #[arg(value_name = "ENTITY")]
+    pub entities: Vec<String>,
+    /// Whose rows count; by default the first system that writes the entity
+    #[arg(long, value_name = "SYSTEM")]
+    pub from: Option<String>,
+    /// Count what is equal, different and missing, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Create what is missing, and leave rows that differ as they are
+    #[arg(long)]
+    pub only_missing: bool,
+    /// Rows read per second at most
+    #[arg(long, value_name = "ROWS")]
+    pub max_rate: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -124,6 +149,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Check(options) => check::check(&config, &options).await,
         Command::Setup(print) => setup::setup(&config, &print).await,
         Command::Teardown(print) => teardown::teardown(&config, &print).await,
+        Command::Load(options) => load::load(&config, options).await,
         Command::Wait(options) => wait::wait(&config, &options).await,
         Command::Status(print) => status::status(&config, &print).await,
         Command::Demo(_) => unreachable!("handled above"),

@@ -37,6 +37,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         journal: JournalReport { head: 0, bytes: 0, error: None },
         systems: vec![],
         entities: vec![],
+        loads: vec![],
     };
     if !exists(config) {
         return Ok((report, vec![]));

@@ -137,6 +137,15 @@ pub enum Scope {
     Row,
 }
 
+/// Whether rows that were there before the agent are copied when it first starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadPolicy {
+    /// Where every system that receives the entity is empty.
+    IfEmpty,
+    FirstRun,
+    Never,
+}
+
 #[derive(Debug, Clone)]
 pub struct EntityConfig {
     pub name: String,
@@ -144,6 +153,7 @@ pub struct EntityConfig {
     pub key: Vec<String>,
     pub conflict: Conflict,
     pub scope: Scope,
+    pub load: LoadPolicy,
     pub bindings: Vec<BindingConfig>,
     /// In the file, for messages.
     pub line: usize,

@@ -63,6 +63,7 @@ pub(super) struct RawEntity {
     pub name: Option<At<String>>,
     pub key: Vec<At<String>>,
     pub conflict: Option<At<String>>,
+    pub load: Option<At<String>>,
     pub scope: Option<At<String>>,
     /// In the order of the file.
     pub bindings: Vec<RawBinding>,
@@ -96,7 +97,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("system", &["name", "url", "password_file", "password_env", "marker"]),
-    ("entity", &["name", "key", "conflict", "scope", "in"]),
+    ("entity", &["name", "key", "conflict", "scope", "load", "in"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore"]),
     ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
 ];
@@ -202,6 +203,7 @@ impl<'t> Reader<'t> {
             name: self.string(section, "name"),
             key: self.strings(section, "key"),
             conflict: self.string(section, "conflict"),
+            load: self.string(section, "load"),
             scope: self.string(section, "scope"),
             bindings,
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, Reader};
 use super::{
-    AgentConfig, BindingConfig, ColumnConfig, Config, Conflict, Engine, EntityConfig, JournalConfig, PasswordSource,
-    Scope, SystemConfig, address, nearest, table_name, units,
+    AgentConfig, BindingConfig, ColumnConfig, Config, Conflict, Engine, EntityConfig, JournalConfig, LoadPolicy,
+    PasswordSource, Scope, SystemConfig, address, nearest, table_name, units,
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
@@ -243,6 +243,9 @@ fn entity(
     if let Some(at) = &raw.scope {
         choice(at, "scope", &["row"], &["field"], place, reader);
     }
+    if let Some(at) = &raw.load {
+        choice(at, "load", &["first-run", "never"], &[], place, reader);
+    }
     let mut bindings = Vec::new();
     for raw_binding in &raw.bindings {
         let place = format!("{place} in {:?}", raw_binding.system.value);
@@ -270,6 +273,11 @@ fn entity(
         key: raw.key.iter().map(|k| k.value.clone()).collect(),
         conflict: Conflict::Authority,
         scope: Scope::Row,
+        load: match raw.load.as_ref().map(|at| at.value.as_str()) {
+            Some("first-run") => LoadPolicy::FirstRun,
+            Some("never") => LoadPolicy::Never,
+            _ => LoadPolicy::IfEmpty,
+        },
         bindings,
         line: raw.line,
     }

@@ -19,6 +19,7 @@ pub use self::held::{Held, Image, text};
 pub use self::server::{Socket, serve};
 use crate::error::Result;
 use crate::http::status::Report;
+use crate::load::LoadSpec;
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
@@ -32,6 +33,8 @@ pub enum Request {
         timeout_ms: u64,
     },
     Quarantine,
+    /// Begins a load; how it goes is in the status.
+    Load(LoadSpec),
     /// As SIGTERM.
     Stop,
 }
@@ -43,6 +46,7 @@ pub enum Answer {
     Status { report: Report },
     Waited(wait::Waited),
     Quarantine { held: Vec<Held> },
+    Loading,
     Stopping,
     Error { message: String, hint: String },
 }
@@ -64,6 +68,9 @@ pub trait Probe: Send + Sync + 'static {
     fn applied(&self, system: SystemId) -> Option<Seq>;
 
     fn quarantined(&self) -> Vec<Held>;
+
+    /// Begins a load.
+    fn load(&self, spec: LoadSpec) -> Result<()>;
 
     /// As SIGTERM.
     fn stop(&self);

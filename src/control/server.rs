@@ -105,6 +105,10 @@ async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Ans
         Ok(Request::Status) => Answer::Status { report: Report::of(probe.status(), now()) },
         Ok(Request::Wait { timeout_ms }) => Answer::Waited(wait::wait(probe, Duration::from_millis(timeout_ms)).await),
         Ok(Request::Quarantine) => Answer::Quarantine { held: probe.quarantined() },
+        Ok(Request::Load(spec)) => match probe.load(spec) {
+            Ok(()) => Answer::Loading,
+            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
+        },
         Ok(Request::Stop) => Answer::Stopping,
         Err(error) => Answer::Error {
             message: format!("the request is not understood: {error}"),

@@ -205,6 +205,10 @@ pub(super) mod tests {
             self.held.clone()
         }
 
+        fn load(&self, _: crate::load::LoadSpec) -> Result<()> {
+            Ok(())
+        }
+
         fn stop(&self) {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }

@@ -34,6 +34,14 @@ pub fn readiness(report: &Report, max_lag: Duration) -> Readiness {
     if let Some(error) = &report.journal.error {
         reasons.push(Reason { system: String::new(), reason: "journal".into(), detail: error.clone() });
     }
+    for load in report.loads.iter().filter(|load| load.state != "done") {
+        let detail = load.error.clone().unwrap_or_else(|| format!("{} rows read", load.read));
+        reasons.push(Reason {
+            system: load.from.clone(),
+            reason: "loading".into(),
+            detail: format!("{}: {detail}", load.entity),
+        });
+    }
     for system in &report.systems {
         reasons.extend(unready(system, max_lag));
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::LoadProgress;
 use crate::status::{ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
 use crate::value::{MICROS_PER_DAY, civil_from_days};
 
@@ -16,6 +17,8 @@ pub struct Report {
     pub journal: JournalReport,
     pub systems: Vec<SystemReport>,
     pub entities: Vec<EntityReport>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loads: Vec<LoadProgress>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +96,7 @@ impl Report {
             },
             systems: status.systems.iter().map(|s| SystemReport::of(s, head, now)).collect(),
             entities: status.entities.iter().map(EntityReport::of).collect(),
+            loads: status.loads.lock().expect("never held across a panic").clone(),
         }
     }
 }
@@ -243,6 +247,7 @@ pub(crate) mod tests {
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
+            loads: Default::default(),
             journal_error: std::sync::Mutex::default(),
         };
         status.systems.iter().for_each(streaming);

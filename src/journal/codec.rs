@@ -15,7 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::change::{
-    Address, Body, Decision, Entry, Origin, Prepared, Quarantined, Record, Refused, SpoolRef, Verdict,
+    Address, Body, Decision, Entry, LoadMark, LoadState, Origin, Prepared, Quarantined, Record, Refused, SpoolRef,
+    Verdict,
 };
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position, Seq};
 use crate::schema::{EntitySchema, Field, Schema};
@@ -28,6 +29,7 @@ const REFUSED: u8 = 4;
 const RELEASED: u8 = 5;
 const PREPARED: u8 = 6;
 const DECIDED: u8 = 7;
+const LOAD: u8 = 8;
 
 /// Why bytes could not be read as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,7 @@ pub fn schema_of(record: &Record) -> Option<&Arc<Schema>> {
         Record::Quarantine(held) => Some(&held.schema),
         Record::Refused(refused) => Some(&refused.schema),
         Record::Prepared(prepared) => Some(&prepared.schema),
+        Record::Load(mark) => Some(&mark.schema),
         Record::Position { .. } | Record::Released { .. } | Record::Decided { .. } => None,
     }
 }
@@ -101,6 +104,7 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_position(out, position);
             put_u64(out, *base);
         }
+        Record::Load(mark) => put_load(out, mark),
     }
     let len = (out.len() - start - 4) as u32;
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -218,6 +222,21 @@ fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
     out.extend_from_slice(&refused.schema.id.to_le_bytes());
     put_bytes(out, &refused.change);
     put_str(out, &refused.reason);
+}
+
+fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
+    out.push(LOAD);
+    put_str(out, &mark.entity);
+    put_str(out, &mark.system);
+    put_str(out, &mark.authority);
+    out.push(u8::from(mark.only_missing));
+    out.push(u8::from(mark.fresh));
+    out.push(mark.state as u8);
+    put_i64(out, mark.begun);
+    out.extend_from_slice(&mark.schema.id.to_le_bytes());
+    put_bytes(out, &mark.key);
+    put_u64(out, mark.read);
+    put_u64(out, mark.copied);
 }
 
 fn put_optional_position(out: &mut Vec<u8>, position: Option<&Position>) {
@@ -442,6 +461,7 @@ impl<'a> Decoder<'a> {
                 position: self.position()?,
                 base: self.u64()?,
             },
+            LOAD => Record::Load(self.load()?),
             _ => return Err(Malformed::Content("is of an unknown kind")),
         };
         match self.at == end {
@@ -561,6 +581,27 @@ impl<'a> Decoder<'a> {
             schema: self.schema_ref()?,
             change: self.slice()?,
             reason: self.str()?.to_owned(),
+        })
+    }
+
+    fn load(&mut self) -> Decoded<LoadMark> {
+        Ok(LoadMark {
+            entity: self.name()?,
+            system: self.name()?,
+            authority: self.name()?,
+            only_missing: self.bool()?,
+            fresh: self.bool()?,
+            state: match self.u8()? {
+                0 => LoadState::Running,
+                1 => LoadState::Done,
+                2 => LoadState::Skipped,
+                _ => return Err(Malformed::Content("has a load in an unknown state")),
+            },
+            begun: self.i64()?,
+            schema: self.schema_ref()?,
+            key: self.slice()?,
+            read: self.u64()?,
+            copied: self.u64()?,
         })
     }
 

@@ -20,7 +20,7 @@ use super::spool::Spool;
 use super::state::{PositionRecord, State};
 use super::writer::{self, Writer};
 use super::{Journal, Mark, Options, Segment, Shared, now};
-use crate::change::{Prepared, Quarantined};
+use crate::change::{LoadMark, Prepared, Quarantined};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::Schema;
@@ -38,6 +38,8 @@ pub struct Recovered {
     pub quarantined: Vec<Quarantined>,
     /// Transactions that their systems have prepared and not yet decided.
     pub prepared: Vec<Prepared>,
+    /// The newest mark of each entity and system that is, or was, loaded.
+    pub loads: Vec<LoadMark>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     pub torn: Option<Torn>,
@@ -79,6 +81,7 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
         positions: tail.state.positions.clone(),
         quarantined: tail.state.quarantined().cloned().collect(),
         prepared: tail.state.prepared().cloned().collect(),
+        loads: tail.state.loads().cloned().collect(),
         refused: tail.state.refused,
         torn: tail.torn.clone(),
     };

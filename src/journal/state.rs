@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{Decoder, Malformed, Names, put_i64, put_position, put_record, put_schema, put_str, put_u64};
-use crate::change::{Body, Changes, Entry, Origin, Prepared, Quarantined, Record};
+use crate::change::{Body, Changes, Entry, LoadMark, Origin, Prepared, Quarantined, Record};
 use crate::position::{Position, Seq};
 use crate::schema::Schema;
 
@@ -32,6 +32,8 @@ type HeldKey = (Arc<str>, String, u128, Seq);
 pub struct State {
     pub positions: BTreeMap<Arc<str>, PositionRecord>,
     quarantined: BTreeMap<HeldKey, Quarantined>,
+    /// By entity and system that is read.
+    loads: BTreeMap<(Arc<str>, Arc<str>), LoadMark>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     /// By system and xid.
@@ -65,6 +67,10 @@ impl State {
                     refused.change = Bytes::copy_from_slice(&refused.change);
                 }
                 self.prepared.insert((prepared.system.clone(), prepared.xid.clone()), prepared);
+            }
+            Record::Load(mark) => {
+                let mark = LoadMark { key: Bytes::copy_from_slice(&mark.key), ..mark.clone() };
+                self.loads.insert((mark.entity.clone(), mark.system.clone()), mark);
             }
             Record::Decided { system, xid, position, base } => {
                 self.reach(system, position, *base);
@@ -107,6 +113,10 @@ impl State {
         }
     }
 
+    pub fn loads(&self) -> impl Iterator<Item = &LoadMark> {
+        self.loads.values()
+    }
+
     pub fn quarantined(&self) -> impl Iterator<Item = &Quarantined> {
         self.quarantined.values()
     }
@@ -135,7 +145,8 @@ impl State {
     pub fn schemas(&self) -> Schemas {
         let held = self.quarantined.values().map(|held| &held.schema);
         let prepared = self.prepared.values().map(|prepared| &prepared.schema);
-        held.chain(prepared).map(|schema| (schema.id, schema.clone())).collect()
+        let loaded = self.loads.values().map(|mark| &mark.schema);
+        held.chain(prepared).chain(loaded).map(|schema| (schema.id, schema.clone())).collect()
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -154,6 +165,8 @@ impl State {
         self.quarantined.values().for_each(|held| put_record(&mut out, &Record::Quarantine(held.clone())));
         put_u64(&mut out, self.prepared.len() as u64);
         self.prepared.values().for_each(|prepared| put_record(&mut out, &Record::Prepared(prepared.clone())));
+        put_u64(&mut out, self.loads.len() as u64);
+        self.loads.values().for_each(|mark| put_record(&mut out, &Record::Load(mark.clone())));
         put_u64(&mut out, self.refused);
         put_u64(&mut out, self.spools.len() as u64);
         let (mut last_id, mut last_segment) = (0, 0);
@@ -194,6 +207,10 @@ impl State {
                 return Err(Malformed::Content("is not of a prepared transaction"));
             };
             state.prepared.insert((prepared.system.clone(), prepared.xid.clone()), prepared);
+        }
+        for _ in 0..decoder.count()? {
+            let record = decoder.record(0)?;
+            state.apply(&record, 0);
         }
         state.refused = decoder.u64()?;
         let (mut id, mut segment) = (0, 0);

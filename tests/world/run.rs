@@ -549,6 +549,8 @@ impl World {
         self.arbiter.resume(self.log.head());
         self.captures = at;
         self.chunk = None;
+        // What was journaled of it may be gone.
+        self.loaded = !self.loads;
         if self.planted.base_from_marker_table {
             for (capture, system) in self.captures.iter_mut().zip(&self.systems) {
                 capture.base = system.marker.seq;

@@ -14,10 +14,10 @@
 
 mod error;
 mod flight;
-mod literal;
+pub(crate) mod literal;
 mod marker;
 pub mod statement;
-mod value;
+pub(crate) mod value;
 
 pub use error::classify;
 pub use marker::{marker_ddl, touch_marker};
@@ -476,7 +476,7 @@ impl Session {
                 }
                 datums.push(key);
             }
-            let text = statement::read(binding, &shape, &datums)?;
+            let text = statement::read(binding, &shape, &datums, true)?;
             let conn = self.conn().await?;
             let failed = |error| classify(error, &binding.table.name, &role);
             // Prepared, because only the binary protocol returns numbers digit for digit.

@@ -163,9 +163,9 @@ pub fn write(binding: &Binding, shape: &Shape, write: Write, form: Form, facts: 
     }
 }
 
-/// A query for rows by key, locked, each with the number of its key (from 0). By comparison
+/// A query for rows by key, `locked` for update, each with the number of its key (from 0). By comparison
 /// with constants, so that every type and collation finds its index; keys are few per query.
-pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>]) -> Result<Vec<u8>> {
+pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>], locked: bool) -> Result<Vec<u8>> {
     let pattern = Pattern { head: String::new(), between: "", tail: String::new(), row: RowForm::Key };
     let mut out = b"SELECT CASE".to_vec();
     for (number, key) in keys.iter().enumerate() {
@@ -183,12 +183,14 @@ pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>]) -> Result
         out.extend_from_slice(if number == 0 { b"" } else { b" OR " });
         pattern.row(binding, shape, key, true, &mut out)?;
     }
-    out.extend_from_slice(b" FOR UPDATE");
+    if locked {
+        out.extend_from_slice(b" FOR UPDATE");
+    }
     Ok(out)
 }
 
 /// How a column is read: bits as digits, everything else as it is.
-fn selected(column: &Column) -> String {
+pub(crate) fn selected(column: &Column) -> String {
     let name = backquoted(&column.name);
     match &column.ty {
         ColumnType::Bits { length, .. } => format!("LPAD(BIN({name}+0),{},'0')", length.unwrap_or(1)),
@@ -470,7 +472,7 @@ INSERT INTO `public`.`Kontakte` (`id`,`firstName`,`order`) SELECT s.c1,s.c2,NULL
     fn reads_lock_and_number_what_they_find() {
         let binding = lines();
         let key = line()[..2].to_vec();
-        let text = read(&binding, &Shape::key(&binding), &[key.clone(), key]).unwrap();
+        let text = read(&binding, &Shape::key(&binding), &[key.clone(), key], true).unwrap();
         insta::assert_snapshot!(String::from_utf8(text).unwrap(), @r##"SELECT CASE WHEN (`land`='DE' AND `price`=9.990) THEN 0 WHEN (`land`='DE' AND `price`=9.990) THEN 1 END,`land`,`price`,`mood` FROM `shop`.`lines` WHERE (`land`='DE' AND `price`=9.990) OR (`land`='DE' AND `price`=9.990) FOR UPDATE"##);
     }
 }

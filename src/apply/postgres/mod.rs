@@ -16,7 +16,7 @@ mod error;
 mod flight;
 mod marker;
 pub mod statement;
-mod value;
+pub(crate) mod value;
 
 pub use error::classify;
 pub use marker::{marker_ddl, touch_marker};
@@ -454,7 +454,7 @@ impl Session {
         let statement = match self.reads.get(&binding.entity) {
             Some(statement) => statement.clone(),
             None => {
-                let statement = self.prepare(binding, &statement::read(binding, &shape)?).await?;
+                let statement = self.prepare(binding, &statement::read(binding, &shape, true)?).await?;
                 self.reads.insert(binding.entity, statement.clone());
                 statement
             }
@@ -483,17 +483,17 @@ impl Session {
 }
 
 /// Rows of one statement, column by column.
-struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     binding: &'a Binding,
     /// Per parameter: the bound column, and the place of its field in a canonical row.
     columns: &'a [usize],
-    arrays: Vec<Array>,
+    pub(crate) arrays: Vec<Array>,
     rows: usize,
     scratch: Vec<u8>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(binding: &'a Binding, shape: &'a Shape) -> Result<Self> {
+    pub(crate) fn new(binding: &'a Binding, shape: &'a Shape) -> Result<Self> {
         let arrays: Result<_> =
             shape.sent.iter().map(|at| Ok(Array::new(Wire::of(&binding.columns[*at].column)?))).collect();
         Ok(Batch { binding, columns: &shape.sent, arrays: arrays?, rows: 0, scratch: Vec::new() })
@@ -504,7 +504,7 @@ impl<'a> Batch<'a> {
     }
 
     /// `datums` is reused memory.
-    fn push<'r>(&mut self, row: Row<'r>, datums: &mut Vec<crate::value::Datum<'r>>) -> Result<()> {
+    pub(crate) fn push<'r>(&mut self, row: Row<'r>, datums: &mut Vec<crate::value::Datum<'r>>) -> Result<()> {
         row.read_into(datums);
         for (at, array) in self.columns.iter().zip(&mut self.arrays) {
             let bound = &self.binding.columns[*at];
@@ -539,7 +539,7 @@ fn canonical(binding: &Binding, row: &tokio_postgres::Row) -> Result<Vec<u8>> {
 }
 
 /// A value's bytes as the server sent them.
-struct Raw<'a>(&'a [u8]);
+pub(crate) struct Raw<'a>(pub(crate) &'a [u8]);
 
 impl<'a> tokio_postgres::types::FromSql<'a> for Raw<'a> {
     fn from_sql(

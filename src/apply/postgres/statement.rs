@@ -30,8 +30,8 @@ pub fn write(binding: &Binding, shape: &Shape, write: Write, form: Form) -> Resu
     })
 }
 
-/// Rows by key, locked, each with the number of its key (from 1).
-pub fn read(binding: &Binding, shape: &Shape) -> Result<String> {
+/// Rows by key, `locked` for update, each with the number of its key (from 1).
+pub fn read(binding: &Binding, shape: &Shape, locked: bool) -> Result<String> {
     let text = Text { binding, shape };
     let mut columns = String::from("s.n");
     for bound in &binding.columns {
@@ -40,10 +40,11 @@ pub fn read(binding: &Binding, shape: &Shape) -> Result<String> {
         columns.push_str(&select(&bound.column, &expression)?);
     }
     Ok(format!(
-        "SELECT {columns} FROM {} AS t JOIN {} ON {} FOR UPDATE OF t",
+        "SELECT {columns} FROM {} AS t JOIN {} ON {}{}",
         quoted_table(&binding.table.name),
         text.rows(" WITH ORDINALITY", ", n")?,
         text.same_key(),
+        if locked { " FOR UPDATE OF t" } else { "" },
     ))
 }
 
@@ -176,6 +177,6 @@ INSERT INTO "shop"."lines" AS t ("land", "price", "mood") OVERRIDING SYSTEM VALU
 
     #[test]
     fn reads_lock_and_number_what_they_find() {
-        insta::assert_snapshot!(read(&lines(), &Shape::key(&lines())).unwrap(), @r##"SELECT s.n, t."land"::text, t."price"::text, t."mood"::text FROM "shop"."lines" AS t JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS s(c1, c2, n) ON t."land" = s.c1::bpchar AND t."price" = s.c2::numeric FOR UPDATE OF t"##);
+        insta::assert_snapshot!(read(&lines(), &Shape::key(&lines()), true).unwrap(), @r##"SELECT s.n, t."land"::text, t."price"::text, t."mood"::text FROM "shop"."lines" AS t JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS s(c1, c2, n) ON t."land" = s.c1::bpchar AND t."price" = s.c2::numeric FOR UPDATE OF t"##);
     }
 }

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use super::disk::fault::{self, Fault};
 use super::*;
 use crate::change::{
-    Address, Body, ChangeWriter, Decision, Encoded, Entry, Op, Origin, Prepared, Quarantined, Record, Refused,
-    SpoolRef, Verdict,
+    Address, Body, ChangeWriter, Decision, Encoded, Entry, LoadMark, LoadState, Op, Origin, Prepared, Quarantined,
+    Record, Refused, SpoolRef, Verdict,
 };
 use crate::error::Recovery;
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position};
@@ -477,8 +477,24 @@ fn any_record() -> impl Strategy<Value = Record> {
             change,
             reason,
         });
+    let state = prop_oneof![Just(LoadState::Running), Just(LoadState::Done), Just(LoadState::Skipped)];
+    let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<(bool, bool, i64, u64, u64)>())
+        .prop_map(|(entity, system, state, schema, key, (only_missing, fresh, begun, read, copied))| LoadMark {
+            entity,
+            authority: system.clone(),
+            system,
+            only_missing,
+            fresh,
+            state,
+            begun,
+            schema,
+            key,
+            read,
+            copied,
+        });
     prop_oneof![
         4 => any_entry(),
+        1 => load.prop_map(Record::Load),
         1 => (any_name(), any_position(), any::<u64>(), any_name())
             .prop_map(|(system, position, base, identity)| Record::Position { system, position, base, identity }),
         1 => quarantined.prop_map(Record::Quarantine),

@@ -1,0 +1,228 @@
+//! Chunks that are being read from a system's tables, as the desk sees them: what that system's
+//! log changes between a chunk's low watermark and its admission is newer than what was read.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::admit::Bodies;
+use crate::change::{Body, Captured, Changes, LoadMark, Micros, Refused};
+use crate::error::Result;
+use crate::position::{Position, Seq};
+use crate::schema::{EntityId, Schema, SystemId};
+
+/// More keys that change while a chunk is read: it is read again, smaller.
+const CHANGED_MAX: usize = 1 << 20;
+/// Transactions of which a snapshot may tell that it does not see them yet.
+const RECENT_MAX: usize = 1 << 16;
+
+/// What a load lays on the desk.
+pub enum Copying {
+    /// Answered at once: nothing of it is durable.
+    Open {
+        system: SystemId,
+        entity: EntityId,
+        reply: oneshot::Sender<Opened>,
+    },
+    /// The log of its system was captured past the high watermark. Answered after the sync.
+    Rows {
+        chunk: u64,
+        rows: Rows,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Drop {
+        chunk: u64,
+    },
+    /// Answered after the sync.
+    Mark {
+        mark: LoadMark,
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// The low watermark of a chunk.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    pub chunk: u64,
+    /// Everything up to here was captured, and what is read must show it.
+    pub position: Position,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Names the load.
+    pub txid: Arc<str>,
+    pub read_at: Micros,
+    /// Encoded inserts, by whom they are for; `None`: all others that bind the entity.
+    pub parts: Vec<(Option<Vec<Arc<str>>>, Bytes)>,
+    /// Rows that have no canonical form.
+    pub refused: Vec<(Bytes, String)>,
+    /// Transactions that the snapshot did not see.
+    pub running: Vec<u32>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// `seq` is of the last entry, 0 where none was journaled; `lost` are keys of rows that lost
+    /// to something live.
+    Taken { taken: u64, lost: Vec<u128>, seq: Seq },
+    /// The read missed a transaction that was captured before, or too much has changed meanwhile.
+    Again,
+}
+
+struct Open {
+    id: u64,
+    system: SystemId,
+    entity: EntityId,
+    base: Seq,
+    changed: HashSet<u128>,
+    /// How many transactions of the system were captured before.
+    captured: u64,
+}
+
+/// The last transactions of a system that were captured.
+#[derive(Default)]
+struct Recent {
+    ids: VecDeque<u32>,
+    count: u64,
+}
+
+/// A chunk whose rows have come.
+pub struct Read {
+    pub system: SystemId,
+    pub base: Seq,
+    pub changed: HashSet<u128>,
+}
+
+#[derive(Default)]
+pub struct Chunks {
+    open: Vec<Open>,
+    last: u64,
+    recent: Vec<Recent>,
+}
+
+impl Chunks {
+    pub fn new(systems: usize) -> Self {
+        Chunks { recent: (0..systems).map(|_| Recent::default()).collect(), ..Chunks::default() }
+    }
+
+    pub fn open(&mut self, system: SystemId, entity: EntityId, base: Seq) -> u64 {
+        self.last += 1;
+        let captured = self.recent[system.index()].count;
+        self.open.push(Open { id: self.last, system, entity, base, changed: HashSet::new(), captured });
+        self.last
+    }
+
+    /// A transaction of that system is taken in.
+    pub fn captured(&mut self, captured: &Captured, bodies: &dyn Bodies) -> Result<()> {
+        if let Position::Postgres { .. } = captured.position
+            && let Ok(id) = captured.txid.parse()
+        {
+            let recent = &mut self.recent[captured.system.index()];
+            recent.ids.push_back(id);
+            recent.count += 1;
+            if recent.ids.len() > RECENT_MAX {
+                recent.ids.pop_front();
+            }
+        }
+        for open in self.open.iter_mut().filter(|open| open.system == captured.system) {
+            let changed = &mut open.changed;
+            let entity = open.entity;
+            let full = changed.len() >= CHANGED_MAX;
+            let mut note = |chunk: &[u8]| {
+                let changes = Changes::new(chunk).filter(|change| change.entity == entity);
+                changed.extend(changes.take(CHANGED_MAX).map(|change| change.key_hash));
+                Ok(())
+            };
+            match &captured.body {
+                Body::Inline(bytes) => note(bytes)?,
+                Body::Spooled(spool) if !full => bodies.chunks(spool, &mut note)?,
+                Body::Spooled(_) => {}
+            }
+            captured.refused.iter().try_for_each(|refused| note(&refused.change))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the chunk out; `None` where it has to be read again. Its base is returned either way.
+    pub fn close(&mut self, chunk: u64, running: &[u32]) -> Option<(Seq, Option<Read>)> {
+        let at = self.open.iter().position(|open| open.id == chunk)?;
+        let Open { system, base, changed, captured, .. } = self.open.swap_remove(at);
+        let recent = &self.recent[system.index()];
+        let before = recent.ids.len().saturating_sub((recent.count - captured) as usize);
+        let missed = recent.ids.iter().take(before).any(|id| running.contains(id));
+        let read = (!missed && changed.len() < CHANGED_MAX).then_some(Read { system, base, changed });
+        Some((base, read))
+    }
+}
+
+/// A row without canonical form, as its record.
+pub fn refused(system: &Arc<str>, schema: &Arc<Schema>, txid: &Arc<str>, change: Bytes, reason: String) -> Refused {
+    Refused { system: system.clone(), position: None, txid: txid.clone(), schema: schema.clone(), change, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{ChangeWriter, Op, SpoolRef};
+    use crate::position::Lsn;
+    use crate::schema::{EntitySchema, Field};
+    use crate::value::{Datum, Kind, Value};
+
+    struct Nothing;
+
+    impl Bodies for Nothing {
+        fn chunks(&self, _: &SpoolRef, _: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+            Ok(())
+        }
+
+        fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
+            Ok(None)
+        }
+    }
+
+    fn captured(txid: &str, key: i64) -> Captured {
+        let field = Field { name: "id".into(), kind: Kind::Int };
+        let schema = Schema::new(vec![EntitySchema::new("contact", vec![field], 1)]);
+        let mut writer = ChangeWriter::default();
+        let row = [Datum::Value(Value::Int(key))].into_iter();
+        writer.push(&schema, EntityId(0), Op::Insert, None::<std::iter::Empty<_>>, Some(row));
+        Captured {
+            system: SystemId(0),
+            position: Position::Postgres { lsn: Lsn(1) },
+            base: 0,
+            txid: txid.into(),
+            committed_at: 0,
+            schema,
+            changes: 1,
+            body: Body::Inline(writer.take().into()),
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_log_changes_while_a_chunk_is_read_is_known() {
+        let mut chunks = Chunks::new(2);
+        chunks.captured(&captured("7", 1), &Nothing).unwrap();
+        let (mine, others) = (chunks.open(SystemId(0), EntityId(0), 5), chunks.open(SystemId(1), EntityId(0), 5));
+        chunks.captured(&captured("8", 2), &Nothing).unwrap();
+
+        let (base, read) = chunks.close(mine, &[8, 9]).unwrap();
+        assert_eq!((base, read.unwrap().changed.len()), (5, 1));
+        assert!(chunks.close(others, &[]).unwrap().1.unwrap().changed.is_empty());
+        assert!(chunks.close(mine, &[]).is_none());
+    }
+
+    #[test]
+    fn a_read_that_missed_what_was_captured_before_is_repeated() {
+        let mut chunks = Chunks::new(1);
+        chunks.captured(&captured("7", 1), &Nothing).unwrap();
+        let chunk = chunks.open(SystemId(0), EntityId(0), 5);
+        chunks.captured(&captured("8", 2), &Nothing).unwrap();
+
+        assert!(chunks.close(chunk, &[7]).unwrap().1.is_none());
+    }
+}

@@ -1,0 +1,61 @@
+//! Compares the rows of a page with those that another system has for the same keys. Pure.
+
+use std::collections::HashMap;
+
+use crate::change::{Changes, Op};
+use crate::normalize::transform::same_json;
+use crate::scan::{Page, Plan};
+use crate::schema::EntitySchema;
+use crate::value::{Datum, Row, Value, decimal_eq};
+
+/// What the other system has for one row of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Equal,
+    /// Bit i: field i differs.
+    Different(u128),
+    Missing,
+    /// Does not belong there: outside that binding's filter.
+    Elsewhere,
+}
+
+/// One class per row of `page`, in its order.
+pub fn compare(page: &Page, there: &Page, plan: &Plan) -> Vec<Class> {
+    let found: HashMap<u128, Row<'_>> =
+        Changes::new(&there.rows).filter_map(|change| Some((change.key_hash, change.after?))).collect();
+    let class = |change: crate::change::Change<'_>| {
+        debug_assert_eq!(change.op, Op::Insert, "pages hold inserts");
+        match (found.get(&change.key_hash), change.after) {
+            (Some(there), Some(here)) => match differing(here, *there) {
+                0 => Class::Equal,
+                fields => Class::Different(fields),
+            },
+            (_, Some(here)) if !plan.belongs(here) => Class::Elsewhere,
+            _ => Class::Missing,
+        }
+    };
+    Changes::new(&page.rows).map(class).collect()
+}
+
+/// Fields that both rows carry and that differ.
+fn differing(here: Row<'_>, there: Row<'_>) -> u128 {
+    let pairs = here.iter().zip(there.iter()).enumerate();
+    let differ = pairs.filter(|(_, (a, b))| a.is_sent() && b.is_sent() && !same(*a, *b));
+    differ.fold(0, |set, (field, _)| set | 1 << field)
+}
+
+/// One value, however it is written: numbers as numbers, documents as documents.
+fn same(a: Datum<'_>, b: Datum<'_>) -> bool {
+    match (a, b) {
+        (Datum::Value(Value::Decimal(a)), Datum::Value(Value::Decimal(b))) => decimal_eq(a, b),
+        (Datum::Value(Value::Json(a)), Datum::Value(Value::Json(b))) => a == b || same_json(a, b),
+        (Datum::Value(Value::Float32(a)), Datum::Value(Value::Float32(b))) => a == b || a.is_nan() && b.is_nan(),
+        (Datum::Value(Value::Float64(a)), Datum::Value(Value::Float64(b))) => a == b || a.is_nan() && b.is_nan(),
+        (a, b) => a == b,
+    }
+}
+
+/// The names of a set of fields.
+pub fn names(entity: &EntitySchema, fields: u128) -> impl Iterator<Item = &str> {
+    entity.fields.iter().enumerate().filter(move |(i, _)| fields >> i & 1 == 1).map(|(_, field)| field.name.as_str())
+}

@@ -1,0 +1,404 @@
+//! One pass over one entity of one system: chunk by chunk in key order, each between two moments
+//! of the system's own log.
+//!
+//! ```text
+//! desk: low watermark ─▶ scan: read ─▶ log's end ─▶ captured so far ─▶ desk: admit, sync ─▶ mark
+//!                              └─ look up in systems that have rows ─┘
+//! ```
+//!
+//! Rows that lose to something live are read again until they do not: the log that beat them
+//! has been seen by then.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::compare::{Class, compare, names};
+use super::{Context, Counted};
+use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
+use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
+use crate::control::text;
+use crate::error::{Error, Recovery, Result, backoff};
+use crate::failpoint;
+use crate::position::{Position, Seq};
+use crate::scan::{Page, PageSize, Plan, Scanner};
+use crate::schema::{SystemId, SystemSet};
+use crate::status::now;
+use crate::value::{Datum, Row};
+
+/// Entries that may wait for a target before more is read.
+const AHEAD: usize = 24;
+/// A commit that is in the log is visible within moments, unless something is stuck.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
+const CAPTURED_WITHIN: Duration = Duration::from_secs(120);
+/// After this the log is made to move.
+const NUDGE_AFTER: Duration = Duration::from_millis(300);
+/// Rows that lost are read again so often at most: what is written all the time is told by the log.
+const ROUNDS: u32 = 60;
+/// Keys of rows that lost, kept in memory.
+const LOST_MAX: usize = 100_000;
+
+/// A system that receives the entity.
+pub struct Receiver {
+    pub system: SystemId,
+    pub name: Arc<str>,
+    pub plan: Plan,
+    /// It had no rows when the load began: whatever is read is missing there.
+    pub empty: bool,
+    /// Its rows count more than those that are read: what it has was compared when it was read.
+    pub higher: bool,
+    scanner: Option<Scanner>,
+}
+
+impl Receiver {
+    pub fn new(system: SystemId, name: Arc<str>, plan: Plan, empty: bool, higher: bool) -> Self {
+        Receiver { system, name, plan, empty, higher, scanner: None }
+    }
+
+    async fn look_up(&mut self, context: &Context, keys: &[Row<'_>]) -> Result<Page> {
+        let scanner = match &mut self.scanner {
+            Some(scanner) => scanner,
+            none => none.insert(Scanner::connect(&context.config, self.system).await?),
+        };
+        let found = scanner.by_keys(&self.plan, keys).await;
+        if found.is_err() {
+            self.scanner = None;
+        }
+        found.map_err(|error| error.context(format!("in {}", self.name)))
+    }
+}
+
+pub struct Pass<'a> {
+    pub context: &'a Context,
+    pub source: SystemId,
+    pub name: Arc<str>,
+    pub plan: Plan,
+    pub receivers: Vec<Receiver>,
+    pub only_missing: bool,
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// Whoever receives was empty when the load was begun.
+    pub fresh: bool,
+    /// Whose rows count most.
+    pub authority: Arc<str>,
+    /// Whose rows are read after these.
+    pub next: Option<Arc<str>>,
+    pub max_rate: Option<u64>,
+    pub begun: i64,
+    pub counted: &'a mut Counted,
+    pub scanner: Option<Scanner>,
+    pub size: PageSize,
+    /// Of entries that not every receiver has applied, perhaps.
+    pub ahead: VecDeque<Seq>,
+    /// Keys of rows that lost.
+    pub lost: HashMap<u128, Vec<u8>>,
+    pub started: Instant,
+}
+
+impl Pass<'_> {
+    /// From behind `after` to the table's end.
+    pub async fn run(&mut self, mut after: Option<Vec<u8>>) -> Result<()> {
+        let mut attempt = 0;
+        loop {
+            let chunk = self.chunk(Read::Behind(after.as_deref())).await;
+            let (last, end) = match chunk {
+                Ok(done) => done,
+                Err(error) => {
+                    self.retry(error, &mut attempt).await?;
+                    continue;
+                }
+            };
+            attempt = 0;
+            after = last.or(after);
+            self.counted.report(&self.name, "running", None);
+            if end {
+                break;
+            }
+            self.mark(LoadState::Running, after.as_deref().unwrap_or_default()).await?;
+            failpoint::pass("after-load-chunk");
+            self.keep_pace().await?;
+        }
+        self.read_lost_again().await?;
+        if let Some(next) = &self.next {
+            self.mark_of(next, LoadState::Running, &[]).await?;
+        }
+        self.mark(LoadState::Done, &[]).await
+    }
+
+    async fn retry(&mut self, error: Error, attempt: &mut u32) -> Result<()> {
+        self.scanner = None;
+        if error.recovery != Recovery::Retry {
+            return Err(error);
+        }
+        let pause = backoff(*attempt, rand::random());
+        *attempt += 1;
+        warn!(entity = %self.counted.entity, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "load interrupted, retrying");
+        self.counted.report(&self.name, "retrying", Some(error.full()));
+        self.context.pause(pause).await
+    }
+
+    async fn read_lost_again(&mut self) -> Result<()> {
+        let (mut round, mut attempt) = (0, 0);
+        while !self.lost.is_empty() && round < ROUNDS {
+            self.context.pause(Duration::from_millis(50 * u64::from(round.min(20)))).await?;
+            let lost = std::mem::take(&mut self.lost);
+            let keys: Vec<Vec<u8>> = lost.values().cloned().collect();
+            for keys in keys.chunks(500) {
+                if let Err(error) = self.chunk(Read::Keys(keys)).await {
+                    self.lost.extend(lost.clone());
+                    self.retry(error, &mut attempt).await?;
+                    break;
+                }
+            }
+            round += 1;
+        }
+        if !self.lost.is_empty() {
+            info!(entity = %self.counted.entity, rows = self.lost.len(), "rows that are written all the time are left to the log");
+        }
+        Ok(())
+    }
+
+    /// Reads, compares and hands in one chunk. The last key, and whether the table ended.
+    async fn chunk(&mut self, what: Read<'_>) -> Result<(Option<Vec<u8>>, bool)> {
+        loop {
+            let opened = self.open().await?;
+            let chunk = opened.chunk;
+            let read = match self.read(&opened.position, &what).await {
+                Ok(read) => read,
+                Err(error) => {
+                    self.context.lay(Copying::Drop { chunk }).await?;
+                    return Err(error);
+                }
+            };
+            if let Some((last, end)) = self.hand_in(chunk, read).await? {
+                return Ok((last, end));
+            }
+            // Half as many: fewer of them can change while they are read.
+            self.size = self.size.at_most(self.size.rows() / 2);
+        }
+    }
+
+    async fn open(&self) -> Result<Opened> {
+        let (reply, answer) = oneshot::channel();
+        self.context.lay(Copying::Open { system: self.source, entity: self.plan.entity, reply }).await?;
+        answer.await.map_err(|_| super::gone())
+    }
+
+    async fn scanner(&mut self) -> Result<&mut Scanner> {
+        if self.scanner.is_none() {
+            self.scanner = Some(Scanner::connect(&self.context.config, self.source).await?);
+        }
+        Ok(self.scanner.as_mut().expect("just connected"))
+    }
+
+    /// What is there, all of it captured by now or behind what is read.
+    async fn read(&mut self, low: &Position, what: &Read<'_>) -> Result<Page> {
+        let (plan, rows, deadline) = (self.plan.clone(), self.size.rows(), Instant::now() + VISIBLE_WITHIN);
+        let context = self.context;
+        let scanner = self.scanner().await?;
+        while !scanner.begin(low).await? {
+            if Instant::now() > deadline {
+                return Err(Error::retry(format!(
+                    "a transaction before {low} is in the log and does not become visible"
+                )));
+            }
+            context.pause(Duration::from_millis(2)).await?;
+        }
+        let page = match what {
+            Read::Behind(after) => scanner.page(&plan, *after, rows).await?,
+            Read::Keys(keys) => {
+                let keys: Vec<Row<'_>> = keys.iter().map(|key| Row(key)).collect();
+                scanner.by_keys(&plan, &keys).await?
+            }
+        };
+        let high = scanner.finish().await?;
+        self.wait_until_captured(&high).await?;
+        Ok(page)
+    }
+
+    async fn wait_until_captured(&mut self, high: &Position) -> Result<()> {
+        let mut taken = self.context.taken[self.source.index()].clone();
+        let reached = taken.wait_for(|at| at.reached(high));
+        if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, reached).await {
+            return reached.map(drop).map_err(|_| super::gone());
+        }
+        // An idle log may end before the position that the server tells.
+        self.scanner().await?.nudge().await?;
+        match tokio::time::timeout(CAPTURED_WITHIN, taken.wait_for(|at| at.reached(high))).await {
+            Ok(reached) => reached.map(drop).map_err(|_| super::gone()),
+            Err(_) => Err(Error::retry(format!("the capture of {} has not come to {high}", self.name))),
+        }
+    }
+
+    /// `None`: it has to be read again.
+    async fn hand_in(&mut self, chunk: u64, page: Page) -> Result<Option<(Option<Vec<u8>>, bool)>> {
+        let parts = match self.parts(&page).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                self.context.lay(Copying::Drop { chunk }).await?;
+                return Err(error);
+            }
+        };
+        let Page { rows, seen, last, end, refused, running, .. } = &page;
+        if self.dry_run {
+            self.context.lay(Copying::Drop { chunk }).await?;
+            self.size.learn(&page);
+            self.counted.read += seen;
+            return Ok(Some((last.clone(), *end)));
+        }
+        let set_aside = refused.len() as u64;
+        let rows_in = Rows {
+            txid: format!("load {}", self.begun).into(),
+            read_at: now(),
+            parts,
+            refused: refused.clone(),
+            running: running.clone(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.context.lay(Copying::Rows { chunk, rows: rows_in, reply }).await?;
+        let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(None) };
+        self.size.learn(&page);
+        self.counted.read += seen;
+        self.counted.copied += taken;
+        self.counted.lost += lost.len() as u64;
+        self.counted.refused += set_aside;
+        if seq > 0 {
+            self.ahead.push_back(seq);
+        }
+        if !lost.is_empty() {
+            let key_len = self.plan.binding.key_len;
+            let lost: std::collections::HashSet<u128> = lost.into_iter().collect();
+            for change in Changes::new(rows).filter(|change| lost.contains(&change.key_hash)) {
+                if self.lost.len() < LOST_MAX {
+                    self.lost.insert(change.key_hash, change.key(key_len).to_vec());
+                }
+            }
+        }
+        Ok(Some((last.clone(), *end)))
+    }
+
+    /// The page's rows by who is to have them.
+    async fn parts(&mut self, page: &Page) -> Result<Vec<(Option<Vec<Arc<str>>>, Bytes)>> {
+        if page.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.receivers.iter().all(|receiver| receiver.empty) {
+            return Ok(vec![(None, page.rows.clone())]);
+        }
+        let key_len = self.plan.binding.key_len;
+        let keys: Vec<Row<'_>> = Changes::new(&page.rows).map(|change| Row(change.key(key_len))).collect();
+        let mut found: Vec<Vec<Class>> = Vec::new();
+        for receiver in &mut self.receivers {
+            found.push(match receiver.empty {
+                true => vec![Class::Missing; keys.len()],
+                false => compare(page, &receiver.look_up(self.context, &keys).await?, &receiver.plan),
+            });
+        }
+        let has = |class: Class| matches!(class, Class::Equal | Class::Different(_));
+        let entity = self.plan.schema.entity(self.plan.entity);
+        let mut to = vec![SystemSet::EMPTY; keys.len()];
+        for (at, to) in to.iter_mut().enumerate() {
+            let classes = || self.receivers.iter().zip(found.iter().map(|classes| classes[at]));
+            if classes().any(|(receiver, class)| receiver.higher && has(class)) {
+                continue;
+            }
+            if classes().any(|(receiver, _)| receiver.higher) {
+                let own = self.counted.systems.entry(self.name.to_string()).or_default();
+                own.extra += 1;
+                own.sample("extra", || shown(keys[at]));
+            }
+            for (receiver, class) in classes() {
+                if receiver.empty {
+                    *to = to.with(receiver.system);
+                    continue;
+                }
+                let counts = self.counted.systems.entry(receiver.name.to_string()).or_default();
+                match class {
+                    Class::Equal => counts.equal += 1,
+                    Class::Elsewhere => {}
+                    Class::Different(fields) => {
+                        counts.different += 1;
+                        names(entity, fields).for_each(|name| *counts.fields.entry(name.to_owned()).or_default() += 1);
+                        counts.sample("different", || shown(keys[at]));
+                        if !self.only_missing {
+                            *to = to.with(receiver.system);
+                        }
+                    }
+                    Class::Missing => {
+                        counts.missing += 1;
+                        counts.sample("missing", || shown(keys[at]));
+                        *to = to.with(receiver.system);
+                    }
+                }
+            }
+        }
+        let mut parts: BTreeMap<SystemSet, ChangeWriter> = BTreeMap::new();
+        for (at, change) in Changes::new(&page.rows).enumerate() {
+            if !to[at].is_empty() {
+                parts.entry(to[at]).or_default().push_change(&change);
+            }
+        }
+        let all: SystemSet = self.receivers.iter().map(|receiver| receiver.system).collect();
+        let named = |to: SystemSet| {
+            let names = self.receivers.iter().filter(|r| to.contains(r.system)).map(|r| r.name.clone());
+            (to != all).then(|| names.collect())
+        };
+        Ok(parts.into_iter().map(|(to, mut writer)| (named(to), writer.take().into())).collect())
+    }
+
+    async fn mark(&self, state: LoadState, key: &[u8]) -> Result<()> {
+        self.mark_of(&self.name, state, key).await
+    }
+
+    async fn mark_of(&self, system: &Arc<str>, state: LoadState, key: &[u8]) -> Result<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let mark = LoadMark {
+            entity: self.counted.entity.as_str().into(),
+            system: system.clone(),
+            authority: self.authority.clone(),
+            only_missing: self.only_missing,
+            fresh: self.fresh,
+            state,
+            begun: self.begun,
+            schema: self.plan.schema.clone(),
+            key: Bytes::copy_from_slice(key),
+            read: self.counted.read,
+            copied: self.counted.copied,
+        };
+        self.context.mark(mark).await
+    }
+
+    /// Neither faster than asked nor far ahead of those who apply.
+    async fn keep_pace(&mut self) -> Result<()> {
+        if let Some(rate) = self.max_rate.filter(|rate| *rate > 0) {
+            let due = Duration::from_secs_f64(self.counted.read as f64 / rate as f64);
+            self.context.pause(due.saturating_sub(self.started.elapsed())).await?;
+        }
+        while self.ahead.len() > AHEAD {
+            let oldest = self.ahead[0];
+            let applied =
+                self.receivers.iter().all(|r| self.context.status.systems[r.system.index()].apply.seq.get() >= oldest);
+            match applied {
+                true => drop(self.ahead.pop_front()),
+                false => self.context.pause(Duration::from_millis(2)).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Read<'a> {
+    Behind(Option<&'a [u8]>),
+    Keys(&'a [Vec<u8>]),
+}
+
+/// A key for people.
+pub fn shown(key: Row<'_>) -> String {
+    key.iter().filter_map(Datum::value).map(text).collect::<Vec<_>>().join(", ")
+}

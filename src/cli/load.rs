@@ -1,0 +1,92 @@
+//! `anechoic load`: the running agent copies; this asks it to, and shows how it goes.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use super::{LoadOptions, Outcome, print, print_json};
+use crate::config::Config;
+use crate::control::{Answer, Client, Request};
+use crate::error::{Error, Result};
+use crate::load::{LoadProgress, LoadSpec};
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcome> {
+    let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
+        return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
+    };
+    let LoadOptions { entities, from, dry_run, only_missing, max_rate, json } = options;
+    agent.ask(&Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate })).await?;
+    let draws = !json && std::io::stderr().is_terminal();
+    let loads = loop {
+        let Answer::Status { report } = agent.ask(&Request::Status).await? else {
+            return Err(Error::stop("the agent answered something else", "restart the agent after an upgrade"));
+        };
+        if draws {
+            draw(&report.loads);
+        }
+        if report.loads.iter().all(LoadProgress::is_over) {
+            break report.loads;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    if draws {
+        let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+    }
+    match json {
+        true => print_json(&loads),
+        false => loads.iter().for_each(|load| print(&human(load))),
+    }
+    Ok(if loads.iter().all(|load| load.state == "done") { Outcome::Done } else { Outcome::Found })
+}
+
+/// One line that is drawn again and again.
+fn draw(loads: &[LoadProgress]) {
+    let Some(load) = loads.iter().find(|load| !load.is_over()) else { return };
+    let _ = write!(std::io::stderr().lock(), "\r\x1b[K{}", bar(load));
+}
+
+fn bar(load: &LoadProgress) -> String {
+    const WIDTH: u64 = 24;
+    let mut line = format!("{} from {} ", load.entity, load.from);
+    if let Some(total) = load.total.filter(|total| *total >= load.read && *total > 0) {
+        let filled = (load.read * WIDTH / total) as usize;
+        let left = (total - load.read) as f64 / load.rate().max(1.0);
+        let _ = write!(line, "[{}{}] ", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));
+        let _ = write!(line, "{} of about {total} rows, {:.0} rows/s, {left:.0} s left", load.read, load.rate());
+    } else {
+        let _ = write!(line, "{} rows, {:.0} rows/s", load.read, load.rate());
+    }
+    if let Some(error) = &load.error {
+        let _ = write!(line, " ({}: {error})", load.state);
+    }
+    line
+}
+
+fn human(load: &LoadProgress) -> String {
+    let mut text = format!(
+        "{}: {}; {} rows read from {} in {:.1} s, {} copied",
+        load.entity, load.state, load.read, load.from, load.seconds, load.copied
+    );
+    if let Some(error) = &load.error {
+        let _ = write!(text, "\n  {error}");
+    }
+    if load.refused > 0 {
+        let _ = write!(text, "\n  {} rows set aside: they cannot be carried", load.refused);
+    }
+    for (system, classes) in &load.systems {
+        let _ = write!(
+            text,
+            "\n  {system}: {} equal, {} different, {} missing, {} only there",
+            classes.equal, classes.different, classes.missing, classes.extra
+        );
+        for (field, rows) in &classes.fields {
+            let _ = write!(text, "\n    {field} differs in {rows}");
+        }
+        for (class, keys) in &classes.samples {
+            let _ = write!(text, "\n    {class}, for example: {}", keys.join("; "));
+        }
+    }
+    text
+}

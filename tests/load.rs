@@ -1,0 +1,197 @@
+//! Rows that were there before: copied once, while everybody goes on writing; filled systems
+//! brought into step; goes on after a kill.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::support::servers::Kind;
+use super::support::world::{Entity, Type, World};
+use super::support::{eventually, soak};
+
+const LONG: Duration = Duration::from_secs(120);
+
+fn contact() -> Entity {
+    Entity::new("contact")
+        .key("id", Type::Int)
+        .field("name", Type::Varchar(60))
+        .field("born", Type::Date)
+        .field("score", Type::Decimal(12, 2))
+        .renamed()
+}
+
+/// `count` rows from `from` on, as one statement of that engine.
+fn fill(world: &World, system: &str, from: u64, count: u64) -> String {
+    let column = |field: &str| world.column("contact", field, system);
+    let columns = ["id", "name", "born", "score"].map(column).join(", ");
+    let table = world.table("contact", system);
+    let series = match world[system].server.kind.is_postgres() {
+        true => format!("SELECT n FROM generate_series({from}, {}) AS s(n)", from + count - 1),
+        false if world[system].server.kind.is_mariadb() => {
+            format!("SELECT seq AS n FROM seq_{from}_to_{}", from + count - 1)
+        }
+        false => format!(
+            "WITH RECURSIVE s(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM s WHERE n < {}) \
+             SELECT /*+ SET_VAR(cte_max_recursion_depth=10000000) */ n FROM s",
+            from + count - 1
+        ),
+    };
+    format!("INSERT INTO {table} ({columns}) SELECT n, CONCAT('name ', n), '2000-02-29', n / 4.0 FROM ({series}) AS f")
+}
+
+async fn count(world: &World, system: &str) -> u64 {
+    let table = world.table("contact", system);
+    world[system].value(&format!("SELECT count(*) FROM {table}")).await.unwrap().parse().unwrap()
+}
+
+fn loads(status: &Value) -> Vec<Value> {
+    status["loads"].as_array().cloned().unwrap_or_default()
+}
+
+/// The first start copies by itself what only the authority has.
+async fn first_start_copies(source: Kind, target: Kind) {
+    let rows = if soak() { 200_000 } else { 20_000 };
+    let mut world = World::of(&[("crm", source), ("shop", target)]).entity(contact()).build().await;
+    world["crm"].execute(&fill(&world, "crm", 1, rows)).await;
+
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+    world.quiet().await;
+
+    assert_eq!(count(&world, "shop").await, rows);
+    world.compare().await.unwrap();
+    let load = &loads(&world.agent.status().await.unwrap())[0];
+    assert_eq!((&load["state"], &load["read"], &load["copied"]), (&"done".into(), &rows.into(), &rows.into()));
+
+    // not once more
+    world.agent.stop().await;
+    world.agent.start();
+    world.agent.ready().await;
+    assert!(loads(&world.agent.status().await.unwrap()).is_empty());
+}
+
+#[tokio::test]
+async fn the_first_start_copies_from_postgresql_to_mysql() {
+    first_start_copies(Kind::Postgres17, Kind::Mysql).await;
+}
+
+#[tokio::test]
+async fn the_first_start_copies_from_mysql_to_postgresql() {
+    first_start_copies(Kind::Mysql, Kind::Postgres15).await;
+}
+
+#[tokio::test]
+async fn the_first_start_copies_from_mariadb_to_mariadb() {
+    first_start_copies(Kind::Mariadb, Kind::Mariadb11).await;
+}
+
+#[tokio::test]
+async fn rows_in_several_systems_are_left_alone_until_somebody_asks() {
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(contact()).build().await;
+    for system in ["crm", "shop"] {
+        world[system].execute(&fill(&world, system, 1, 3)).await;
+    }
+
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+    world.quiet().await;
+
+    assert!(world.agent.log().contains("rows were there before"), "{}", world.agent.log());
+    assert!(loads(&world.agent.status().await.unwrap()).is_empty());
+}
+
+/// Three filled systems, of which some rows are missing, extra and different in known places.
+#[tokio::test]
+async fn filled_systems_are_counted_and_brought_into_step_and_nothing_is_deleted() {
+    let systems = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+    let rows = 10_000;
+    let mut world = World::of(&systems).entity(contact()).build().await;
+    let change = |system: &str, sql: &str| {
+        let names = ["id", "name", "score"].map(|field| world.column("contact", field, system));
+        let sql = sql.replace("TABLE", &world.table("contact", system));
+        let sql = sql.replace("ID", &names[0]).replace("NAME", &names[1]).replace("SCORE", &names[2]);
+        let db = &world[system];
+        async move { db.execute(&sql).await }
+    };
+    for (system, _) in systems {
+        world[system].execute(&fill(&world, system, 1, rows)).await;
+    }
+    change("crm", "DELETE FROM TABLE WHERE ID BETWEEN 101 AND 110").await; // 10 that only the others have
+    change("shop", "DELETE FROM TABLE WHERE ID BETWEEN 201 AND 220").await;
+    change("shop", "UPDATE TABLE SET NAME = 'of the shop' WHERE ID BETWEEN 301 AND 330").await;
+    change("erp", "UPDATE TABLE SET SCORE = -1 WHERE ID BETWEEN 311 AND 312").await;
+    change("erp", "DELETE FROM TABLE WHERE ID > 9990").await;
+    world["erp"].execute(&fill(&world, "erp", 20_001, 5)).await; // 5 that only erp has
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+
+    let counted: Vec<Value> = serde_json::from_str(&world.agent.run(&["load", "--dry-run", "--json"]).await).unwrap();
+    let of = |system: &str, class: &str| counted[0]["systems"][system][class].as_u64().unwrap_or(0);
+    assert_eq!((of("crm", "missing"), of("crm", "different")), (15, 0), "{counted:#?}");
+    assert_eq!((of("shop", "missing"), of("shop", "different"), of("shop", "extra")), (20 + 5, 30, 10));
+    assert_eq!((of("erp", "missing"), of("erp", "different"), of("erp", "extra")), (10, 2, 5));
+    assert_eq!(counted[0]["systems"]["shop"]["fields"], serde_json::json!({ "name": 30 }));
+    assert_eq!(count(&world, "crm").await, rows - 10);
+
+    world.agent.run(&["load"]).await;
+    world.quiet().await;
+
+    world.compare().await.unwrap();
+    assert_eq!(count(&world, "crm").await, rows + 5);
+    let names = format!(
+        "SELECT count(*) FROM {} WHERE {} = 'of the shop'",
+        world.table("contact", "shop"),
+        world.column("contact", "name", "shop")
+    );
+    assert_eq!(world["shop"].value(&names).await.as_deref(), Some("0"));
+
+    // once more finds nothing to do, and writes nothing
+    let again: Vec<Value> = serde_json::from_str(&world.agent.run(&["load", "--json"]).await).unwrap();
+    assert_eq!(again[0]["copied"], 0, "{again:#?}");
+}
+
+#[tokio::test]
+async fn only_missing_leaves_what_differs() {
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("erp", Kind::Mariadb)]).entity(contact()).build().await;
+    world["crm"].execute(&fill(&world, "crm", 1, 10)).await;
+    world["erp"].execute(&fill(&world, "erp", 1, 5)).await;
+    let (table, name) = (world.table("contact", "erp"), world.column("contact", "name", "erp"));
+    world["erp"].execute(&format!("UPDATE {table} SET {name} = 'own'")).await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+
+    world.agent.run(&["load", "--only-missing"]).await;
+    world.agent.wait_quiet().await;
+
+    assert_eq!(count(&world, "erp").await, 10);
+    let own = world["erp"].value(&format!("SELECT count(*) FROM {table} WHERE {name} = 'own'")).await;
+    assert_eq!(own.as_deref(), Some("5"));
+}
+
+/// Killed behind a chunk, the load goes on there and not from the beginning.
+#[tokio::test]
+async fn a_load_goes_on_after_a_kill_where_it_was() {
+    let rows = 30_000;
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(contact()).build().await;
+    world["crm"].execute(&fill(&world, "crm", 1, rows)).await;
+    world.setup().await;
+    world.agent.set_env("ANECHOIC_KILL_AT", "after-load-chunk:4");
+
+    world.agent.start();
+    eventually(LONG, || {
+        std::future::ready(if world.agent.is_running() { Err("still running".to_owned()) } else { Ok(()) })
+    })
+    .await;
+    world.agent.kill_nowhere();
+    world.agent.restart_after_kill();
+    world.agent.ready_within(LONG).await;
+    world.quiet().await;
+
+    world.compare().await.unwrap();
+    let read = loads(&world.agent.status().await.unwrap())[0]["read"].as_u64().unwrap();
+    assert!(read < rows, "{read} rows were read again");
+}
