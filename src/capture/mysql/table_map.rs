@@ -12,6 +12,7 @@ use crate::capture::altered::Logged;
 use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::{ColumnType, TableName};
 use crate::charset::{self, Charset};
+use crate::connect::mysql::Flavour;
 use crate::error::{Error, Result};
 use crate::normalize::recast::leads;
 use crate::value::Kind;
@@ -121,10 +122,11 @@ pub struct Head<'a> {
     pub id: u64,
     pub schema: &'a str,
     pub table: &'a str,
+    flavour: Flavour,
     rest: Bytes<'a>,
 }
 
-pub fn head(data: &[u8]) -> Option<Head<'_>> {
+pub fn head(data: &[u8], flavour: Flavour) -> Option<Head<'_>> {
     let mut bytes = Bytes(data);
     let id = bytes.uint(6)?;
     bytes.skip(2)?;
@@ -132,7 +134,7 @@ pub fn head(data: &[u8]) -> Option<Head<'_>> {
     bytes.skip(1)?;
     let table = std::str::from_utf8(bytes.sized()?).ok()?;
     bytes.skip(1)?;
-    Some(Head { id, schema, table, rest: bytes })
+    Some(Head { id, schema, table, flavour, rest: bytes })
 }
 
 /// What the log says of one column before it is matched with the wanted ones.
@@ -181,7 +183,7 @@ const GEOMETRY: u8 = 255;
 /// Matches the log's columns with the wanted ones. `seen`: they were logged before the catalog
 /// was read.
 pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout> {
-    let Some((described, named)) = describe(head.rest) else {
+    let Some((described, named)) = describe(head.rest, head.flavour) else {
         return Err(Error::stop(format!("the table map of {} is malformed", wanted.name), "report this as a bug"));
     };
     if !named {
@@ -221,7 +223,7 @@ pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout
 }
 
 /// The columns, and whether they have names.
-fn describe(mut bytes: Bytes<'_>) -> Option<(Vec<Described<'_>>, bool)> {
+fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>>, bool)> {
     let count = usize::try_from(bytes.lenenc()?).ok()?;
     let kinds = bytes.take(count)?;
     let mut metadata = Bytes(bytes.sized()?);
@@ -236,8 +238,8 @@ fn describe(mut bytes: Bytes<'_>) -> Option<(Vec<Described<'_>>, bool)> {
         let mut value = Bytes(bytes.sized()?);
         match field {
             1 => signedness(&mut columns, value.0),
-            2 => default_charset(&mut columns, |column| column.is_text(), &mut value)?,
-            3 => charsets(&mut columns, |column| column.is_text(), &mut value)?,
+            2 => default_charset(&mut columns, |column| column.is_text(flavour), &mut value)?,
+            3 => charsets(&mut columns, |column| column.is_text(flavour), &mut value)?,
             4 => {
                 for column in &mut columns {
                     column.name = Some(std::str::from_utf8(value.sized()?).ok()?);
@@ -332,8 +334,14 @@ impl<'a> Described<'a> {
         matches!(self.kind, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
     }
 
-    fn is_text(&self) -> bool {
-        matches!(self.kind, STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | BLOB_COMPRESSED | VARCHAR_COMPRESSED)
+    /// Counted where the log says character sets. MariaDB counts geometry with them.
+    fn is_text(&self, flavour: Flavour) -> bool {
+        let geometry = self.kind == GEOMETRY && flavour == Flavour::Mariadb;
+        geometry
+            || matches!(
+                self.kind,
+                STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | BLOB_COMPRESSED | VARCHAR_COMPRESSED
+            )
     }
 
     fn is_labelled(&self) -> bool {
@@ -556,7 +564,7 @@ pub mod tests {
             &[(15, &[80, 0], "raw"), (3, &[], "n"), (254, &[0xee, 0x10], "c"), (3, &[], "id")],
             &extra,
         );
-        let head = head(&data).expect("well formed");
+        let head = head(&data, Flavour::Mysql).expect("well formed");
 
         let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false).expect("matches");
 
@@ -571,8 +579,9 @@ pub mod tests {
     fn a_table_that_no_longer_agrees_stops() {
         let stop = |columns: &[(u8, &[u8], &str)], extra: &[u8]| {
             let data = table_map(9, "d", "t", columns, extra);
-            let error = layout(head(&data).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)]), false)
-                .expect_err("must stop");
+            let error =
+                layout(head(&data, Flavour::Mysql).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)]), false)
+                    .expect_err("must stop");
             assert_eq!(error.recovery, crate::error::Recovery::Stop);
             error.full()
         };
@@ -600,11 +609,26 @@ pub mod tests {
             ("e", ColumnType::Enum { labels: label() }),
             ("s", ColumnType::Set { labels: label() }),
         ]);
-        let layout = layout(head(&data).expect("well formed"), &wanted, false).expect("matches");
+        let layout = layout(head(&data, Flavour::Mysql).expect("well formed"), &wanted, false).expect("matches");
 
         assert_eq!(layout.columns[1].reading, Reading::Text(charset::named("latin1").expect("known")));
         assert_eq!(layout.columns[2].ty, LogType::Enum { bytes: 1, labels: label() });
         assert_eq!(layout.columns[3].ty, LogType::Set { bytes: 1, labels: label() });
+    }
+
+    #[test]
+    fn mariadb_counts_geometry_among_the_columns_with_character_sets() {
+        let columns: &[(u8, &[u8], &str)] = &[(3, &[], "id"), (255, &[4], "g"), (15, &[80, 0], "c")];
+        let wanted = wanted(&[("c", TEXT)]);
+        for (flavour, extra) in [
+            (Flavour::Mysql, &[3u8, 1, 8][..]),
+            (Flavour::Mariadb, &[3, 2, 63, 8]),
+            (Flavour::Mariadb, &[2, 3, 8, 0, 63]),
+        ] {
+            let data = table_map(9, "d", "t", columns, extra);
+            let layout = layout(head(&data, flavour).expect("well formed"), &wanted, false).expect("matches");
+            assert_eq!(layout.columns[2].reading, Reading::Text(charset::named("latin1").expect("known")));
+        }
     }
 
     proptest::proptest! {
@@ -616,7 +640,7 @@ pub mod tests {
             let at = at % data.len();
             data[at] = byte;
             data.truncate(data.len().saturating_sub(cut));
-            if let Some(head) = head(&data) {
+            if let Some(head) = head(&data, Flavour::Mariadb) {
                 let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false);
             }
         }

@@ -23,7 +23,7 @@ impl Reader {
         if self.transaction.as_ref().is_some_and(|transaction| transaction.repeated || transaction.echo.is_some()) {
             return Ok(());
         }
-        let head = table_map::head(data).ok_or_else(|| malformed("table map"))?;
+        let head = table_map::head(data, self.flavour).ok_or_else(|| malformed("table map"))?;
         match self.mapped.get(&head.id) {
             Some(Mapped::Marker { map, .. } | Mapped::Wanted { map, .. }) if map == data => return Ok(()),
             _ => {}
