@@ -22,6 +22,7 @@ mod large;
 mod load;
 mod log_forms;
 mod mapping;
+mod matrix;
 mod operate;
 mod outage;
 mod quarantine;

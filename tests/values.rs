@@ -357,3 +357,93 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
         assert!(refused.iter().any(|r| r.contains(part)), "{part}: {refused:#?}");
     }
 }
+
+/// Each column says what stands for the dates that its engine has alone, or lacks: one to one,
+/// there and back; the stand-in itself, written as a date of its own, is set aside.
+#[tokio::test]
+async fn stand_ins_for_dates_cross_in_both_directions() {
+    let shop = |column: &str| {
+        format!(
+            "{{ column = \"{column}\", zero_date = \"1000-01-01\", infinity = \"9999-12-31\", minus_infinity = \"0001-01-01\" }}"
+        )
+    };
+    let erp = |column: &str| format!("{{ column = \"{column}\", zero_date = \"null\", infinity = \"null\" }}");
+    let thing = Entity::new("thing")
+        .key("id", Type::Int)
+        .field("day", Type::Date)
+        .field("at", Type::DateTime)
+        .field("note", Type::Varchar(20))
+        .stored("erp", "day", "date NOT NULL")
+        .mapped("shop", "day", &shop("day"))
+        .mapped("shop", "at", &shop("at"))
+        .mapped("erp", "day", &erp("day"))
+        .mapped("erp", "at", &erp("at"));
+    let world = World::of(&THREE).entity(thing).start().await;
+    let mut shop = world["shop"].session().await;
+    let mut erp = world["erp"].session().await;
+    shop.execute("SET SESSION sql_mode = ''").await;
+    erp.execute("SET SESSION sql_mode = ''").await;
+
+    world["crm"]
+        .execute("INSERT INTO thing VALUES (1, '2024-01-01', 'infinity', ''), (2, NULL, '-infinity', '')")
+        .await;
+    world["crm"].execute("INSERT INTO thing VALUES (3, '1000-01-01', '1000-01-01', '')").await;
+    shop.execute("INSERT INTO thing VALUES (11, '0000-00-00', '0000-00-00', ''), (12, '9999-12-31', '0001-01-01', '')")
+        .await;
+    erp.execute("INSERT INTO thing VALUES (21, '0000-00-00', '0000-00-00', ''), (22, '2024-01-01', NULL, '')").await;
+    settled(&world).await;
+    // nothing of it changes where another field of the row does
+    shop.execute("UPDATE thing SET note = 'shop'").await;
+    settled(&world).await;
+
+    let stored = |system: &'static str, session: &'static str| {
+        let world = &world;
+        async move {
+            let mut own = world[system].session().await;
+            own.execute(session).await;
+            let day =
+                if system == "crm" { "day::text, \"at\"::text" } else { "cast(day AS char), cast(date(at) AS char)" };
+            let rows = own.rows(&format!("SELECT id, {day} FROM thing ORDER BY id")).await;
+            rows.into_iter()
+                .map(|row| row.into_iter().map(|v| v.unwrap_or("-".into())).collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(
+        stored("crm", "SET DateStyle = ISO").await,
+        [
+            "1 2024-01-01 infinity",
+            "2 - -infinity",
+            "3 1000-01-01 1000-01-01 00:00:00",
+            "11 1000-01-01 1000-01-01 00:00:00",
+            "12 infinity -infinity",
+            "21 - -",
+            "22 2024-01-01 -",
+        ]
+    );
+    assert_eq!(
+        stored("shop", "SET sql_mode = ''").await,
+        [
+            "1 2024-01-01 9999-12-31",
+            "2 - 0001-01-01",
+            "3 0000-00-00 0000-00-00",
+            "11 0000-00-00 0000-00-00",
+            "12 9999-12-31 0001-01-01",
+            "21 - -",
+            "22 2024-01-01 -",
+        ]
+    );
+    // -infinity has no stand-in in erp, and its day takes no NULL but as the zero date; where it
+    // takes NULL, the zero date is NULL from the next change of the row on
+    assert_eq!(
+        stored("erp", "SET sql_mode = ''").await,
+        ["1 2024-01-01 -", "3 1000-01-01 1000-01-01", "11 1000-01-01 1000-01-01", "21 0000-00-00 -", "22 2024-01-01 -",]
+    );
+    assert_eq!(held(&world).await, ["erp thing 12", "erp thing 2"]);
+
+    world["crm"].execute("INSERT INTO thing VALUES (4, '9999-12-31', NULL, '')").await;
+    shop.execute("INSERT INTO thing VALUES (13, '1000-01-01', NULL, '')").await;
+    settled(&world).await;
+    assert_eq!(held(&world).await, ["erp thing 12", "erp thing 2", "shop thing 4"]);
+    assert_eq!(world["crm"].value("SELECT count(*) FROM thing WHERE id = 13").await.as_deref(), Some("0"));
+}

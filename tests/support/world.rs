@@ -120,7 +120,7 @@ impl Type {
 }
 
 /// Numbers as digits and the power of ten behind them: 1.50e3 and 1500 are one number.
-fn one_spelling(value: serde_json::Value) -> serde_json::Value {
+pub fn one_spelling(value: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {
         Value::Number(number) => {
