@@ -8,8 +8,9 @@ use anechoic::value::{Datum, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::capture_mysql::{KINDS, Source, private};
-use crate::support::recorded::Recorded;
-use crate::support::servers::Kind;
+use crate::support::recorded::{Recorded, image};
+use crate::support::servers::{Db, Kind};
+use crate::support::unique;
 
 /// Large values by length and hash: as lines they would take more memory than the capture.
 #[derive(Default)]
@@ -216,5 +217,191 @@ async fn xa_transactions_count_when_they_are_committed() {
         let error = source.read_to_error().await;
         assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
         assert!(error.full().contains("XA RECOVER"), "{}", error.full());
+    }
+}
+
+/// Parts of documents make the whole ones that the server has.
+#[tokio::test]
+async fn json_documents_are_made_of_their_parts() {
+    for compression in ["OFF", "ON"] {
+        let compression = format!("--binlog-transaction-compression={compression}");
+        let db = private(Kind::Mysql, &["--binlog-row-value-options=PARTIAL_JSON", &compression]).await;
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY, a json, x varchar(20), other json, b json)";
+        let mut source = Source::new(db, ddl, &["t"]).await;
+        // One JSON column is not wanted: its bit counts all the same.
+        source.spec.tables[0].columns.retain(|column| column.name != "other");
+        let filler = "repeat('f', 200)";
+        let document = format!(
+            "json_object('n', 1.50, 'list', json_array(1, 'two', json_object('deep', true), 4), 'o', json_object('k', 'v'), \
+             'sp ace', 'x', 'filler', {filler})"
+        );
+        source.db.execute(&format!("INSERT INTO t VALUES (1, {document}, 'x', {document}, {document})")).await;
+        let changes = [
+            "a = json_set(a, '$.n', 12345678901234567890)",
+            "a = json_set(a, '$.n', cast(0.10 as decimal(10,2)), '$.fresh', 'né\\\\w\"', '$.zz', NULL)",
+            "a = json_set(a, '$.list[2].deep', json_array()), other = json_set(other, '$.n', 3)",
+            "other = json_remove(other, '$.o'), b = json_remove(b, '$.list[1]', '$.o.k')",
+            "a = json_set(a, '$.list[9]', 'end'), b = json_set(b, '$.\"sp ace\"', json_object('y', 1))",
+            "a = json_replace(a, '$.o[0]', 'wrapped')",
+            "b = json_set(b, '$.n[1]', 'second')",
+            "b = json_array_insert(b, '$.list[0]', 0)",
+            "a = json_array_append(a, '$.list', 'appended')",
+            "a = json_remove(a, '$.list[0]', '$.list[0]'), x = 'y', b = NULL",
+            "b = json_object('whole', 1)",
+            "a = json_set(a, '$.list[0].deep[0]', 1), id = 2",
+        ];
+        let mut expected = Vec::new();
+        for change in changes {
+            source.db.execute(&format!("UPDATE t SET {change}")).await;
+            let row = source.db.rows("SELECT id, CAST(a AS CHAR), x, CAST(b AS CHAR) FROM t").await.remove(0);
+            let json = |at: usize| row[at].as_deref().map_or(Datum::Null, |text| Datum::Value(Value::Json(text)));
+            let id = row[0].as_deref().unwrap().parse().unwrap();
+            let datums =
+                [Datum::Value(Value::Int(id)), json(1), Datum::Value(Value::Text(row[2].as_deref().unwrap())), json(3)];
+            expected.push(image(Some(&datums)));
+        }
+        let events = source.db.admin().await.rows("SHOW BINARY LOGS").await;
+        assert!(!events.is_empty());
+
+        let recorded = source.read().await;
+
+        let after: Vec<&str> = recorded
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("update 0 ")?.split_once(" => ").map(|(_, after)| after))
+            .collect();
+        assert_eq!(after, expected, "{compression}");
+    }
+}
+
+/// Without the document before, what changed in it is nothing.
+#[tokio::test]
+async fn parts_of_json_without_a_before_image_stop() {
+    let db = private(Kind::Mysql, &["--binlog-row-value-options=PARTIAL_JSON", "--binlog-row-image=MINIMAL"]).await;
+    let source = Source::new(db, "CREATE TABLE t (id int PRIMARY KEY, a json)", &["t"]).await;
+    source.db.execute("INSERT INTO t VALUES (1, json_object('a', 1, 'b', repeat('x', 100)))").await;
+    source.db.execute("UPDATE t SET a = json_set(a, '$.a', 2)").await;
+
+    let error = source.read_to_error().await;
+
+    assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+    assert!(error.full().contains("binlog_row_image=FULL"), "{}", error.full());
+}
+
+/// LOAD DATA is rows like any others; tables without transactions are at once what they are, and
+/// what is temporary is nobody's.
+#[tokio::test]
+async fn loads_other_engines_and_temporary_tables_are_rows_or_nothing() {
+    for kind in KINDS {
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE m (id int PRIMARY KEY) ENGINE=MyISAM; \
+                   CREATE TABLE hidden (n int, id int AUTO_INCREMENT INVISIBLE PRIMARY KEY)";
+        let mut source = Source::new(Db::new(kind).await, ddl, &["t", "m", "hidden"]).await;
+        source.db.execute("INSERT INTO m VALUES (1), (2); UPDATE m SET id = 3 WHERE id = 2").await;
+        source
+            .db
+            .execute("BEGIN; CREATE TEMPORARY TABLE tmp (id int); INSERT INTO tmp VALUES (1); INSERT INTO t VALUES (1); COMMIT")
+            .await;
+        source
+            .db
+            .execute(
+                "BEGIN; INSERT INTO t VALUES (2); SAVEPOINT s; INSERT INTO t VALUES (3); INSERT INTO tmp SELECT id FROM t; \
+                 ROLLBACK TO s; INSERT INTO t VALUES (4); COMMIT; BEGIN; INSERT INTO t VALUES (5); DROP TEMPORARY TABLE tmp; ROLLBACK",
+            )
+            .await;
+        source.db.execute("INSERT INTO hidden (n) VALUES (7)").await;
+        let file = std::env::temp_dir().join(format!("anechoic_{}", unique()));
+        std::fs::write(&file, "10\n11\n").unwrap();
+        let mut admin = source.db.admin().await;
+        let name = &source.db.name;
+        admin.execute(&format!("LOAD DATA INFILE '{}' INTO TABLE {name}.t", file.display())).await;
+        std::fs::remove_file(file).unwrap();
+
+        let recorded = source.read().await;
+        source.resume(&recorded);
+        let again = source.read().await;
+
+        // What began anew took back what was not committed.
+        let (mut rows, mut open) = (Vec::new(), Vec::new());
+        for line in recorded.lines {
+            match line.as_str() {
+                "begin" => open.clear(),
+                "commit" => rows.append(&mut open),
+                _ => open.push(line),
+            }
+        }
+        let expected = [
+            "insert 1 - => Int(1)",
+            "insert 1 - => Int(2)",
+            "update 1 Int(2) => Int(3)",
+            "insert 0 - => Int(1)",
+            "insert 0 - => Int(2)",
+            "insert 0 - => Int(4)",
+            "insert 2 - => Int(7) Int(1)",
+            "insert 0 - => Int(10)",
+            "insert 0 - => Int(11)",
+        ];
+        assert_eq!(rows, expected, "{}", kind.name());
+        assert_eq!(again.lines, [""; 0], "{}", kind.name());
+    }
+}
+
+/// What a table of MariaDB keeps of its past, and what a sequence counts, nobody wrote.
+#[tokio::test]
+async fn sequences_and_rows_of_the_past_are_no_ones_writes() {
+    for kind in [Kind::Mariadb, Kind::Mariadb11] {
+        let ddl = "CREATE SEQUENCE s; CREATE TABLE past (id int PRIMARY KEY) WITH SYSTEM VERSIONING; \
+                   CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval(s)); CREATE TABLE later (id int PRIMARY KEY)";
+        let source = Source::new(Db::new(kind).await, ddl, &["t", "later"]).await;
+        source
+            .db
+            .execute("INSERT INTO past VALUES (1); UPDATE past SET id = 2; DELETE FROM past; SELECT nextval(s)")
+            .await;
+        source.db.execute("INSERT INTO t VALUES (); INSERT INTO t VALUES (100)").await;
+
+        let recorded = source.read().await;
+        source
+            .db
+            .execute("INSERT INTO later VALUES (1); ALTER TABLE later ADD SYSTEM VERSIONING; UPDATE later SET id = 2")
+            .await;
+        let error = source.read_to_error().await;
+
+        let expected = ["begin", "insert 0 - => Int(2)", "commit", "begin", "insert 0 - => Int(100)", "commit"];
+        assert_eq!(recorded.lines, expected, "{}", kind.name());
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.full().contains("DROP SYSTEM VERSIONING"), "{}", error.full());
+    }
+}
+
+/// Columns that the server computes are in every image but MariaDB 11's of updates: there they
+/// are missing, and nothing is made up.
+#[tokio::test]
+async fn generated_columns_are_exact_or_their_binding_is_refused() {
+    for kind in KINDS {
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY, n int, v int AS (n * 2) VIRTUAL, s int AS (n + 1) STORED)";
+        let mut source = Source::new(Db::new(kind).await, ddl, &["t"]).await;
+        source.db.execute("INSERT INTO t (id, n) VALUES (1, 10); UPDATE t SET n = 20; DELETE FROM t").await;
+
+        if kind == Kind::Mariadb11 {
+            let error = source.read_to_error().await;
+            assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+            assert!(error.full().contains("generated columns"), "{}", error.full());
+            source.spec.tables[0].columns.truncate(2);
+        }
+        let recorded = source.read().await;
+
+        let tail = |values: &str| if kind == Kind::Mariadb11 { String::new() } else { values.to_owned() };
+        let (before, after) = (tail(" Int(20) Int(11)"), tail(" Int(40) Int(21)"));
+        let expected = [
+            "begin".to_owned(),
+            format!("insert 0 - => Int(1) Int(10){before}"),
+            "commit".into(),
+            "begin".into(),
+            format!("update 0 Int(1) Int(10){before} => Int(1) Int(20){after}"),
+            "commit".into(),
+            "begin".into(),
+            format!("delete 0 Int(1) Int(20){after} => -"),
+            "commit".into(),
+        ];
+        assert_eq!(recorded.lines, expected, "{}", kind.name());
     }
 }

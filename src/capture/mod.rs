@@ -119,6 +119,7 @@ pub struct Commit<'a> {
 /// What a capture feeds. Calls are cheap and never wait: when `full`, the capture returns from
 /// `read` so that its owner can pass on what was collected.
 pub trait Sink: Send {
+    /// Takes back what began before and was not committed.
     fn begin(&mut self, begin: Begin<'_>) -> Result<()>;
     fn row(&mut self, row: RowEvent<'_>) -> Result<()>;
     /// TRUNCATE of a wanted table.

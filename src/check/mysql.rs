@@ -40,7 +40,7 @@ pub struct MarkerTable {
 }
 
 const VARIABLES: &str = "('log_bin', 'binlog_format', 'binlog_row_image', 'binlog_row_metadata', \
-    'binlog_row_value_options', 'gtid_mode', 'server_id', 'log_replica_updates', 'log_slave_updates', \
+    'gtid_mode', 'server_id', 'log_replica_updates', 'log_slave_updates', \
     'sync_binlog', 'innodb_flush_log_at_trx_commit', 'binlog_expire_logs_seconds', 'read_only', \
     'super_read_only', 'sql_log_bin', 'binlog_annotate_row_events')";
 
@@ -169,7 +169,6 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
     demand("binlog_format", "ROW", "the log holds statements, not rows", false);
     demand("binlog_row_image", "FULL", "the log holds only parts of the rows", false);
     demand("binlog_row_metadata", "FULL", "the log does not name the columns", false);
-    demand("binlog_row_value_options", "", "the log holds only parts of JSON values", false);
     if facts.variables.get("server_id").is_some_and(|id| id == "0") {
         findings.push(Finding::error(system, "server_id is 0: the server sends its log to nobody").mend(set(
             "server_id",
@@ -368,7 +367,6 @@ pub(crate) mod tests {
             ("binlog_format", "ROW"),
             ("binlog_row_image", "FULL"),
             ("binlog_row_metadata", "FULL"),
-            ("binlog_row_value_options", ""),
             ("gtid_mode", "ON"),
             ("server_id", "1"),
             ("sync_binlog", "1"),
@@ -419,7 +417,6 @@ pub(crate) mod tests {
             ("binlog_format", "MIXED"),
             ("binlog_row_image", "MINIMAL"),
             ("binlog_row_metadata", "MINIMAL"),
-            ("binlog_row_value_options", "PARTIAL_JSON"),
             ("gtid_mode", "OFF"),
             ("server_id", "0"),
             ("sync_binlog", "0"),
@@ -443,9 +440,6 @@ error: shop: binlog_row_image is MINIMAL: the log holds only parts of the rows
 error: shop: binlog_row_metadata is MINIMAL: the log does not name the columns
     SET GLOBAL binlog_row_metadata = 'FULL';
     # my.cnf, [mysqld]: binlog_row_metadata = FULL
-error: shop: binlog_row_value_options is PARTIAL_JSON: the log holds only parts of JSON values
-    SET GLOBAL binlog_row_value_options = '';
-    # my.cnf, [mysqld]: binlog_row_value_options =
 error: shop: server_id is 0: the server sends its log to nobody
     SET GLOBAL server_id = 1;
     # my.cnf, [mysqld]: server_id = 1

@@ -70,6 +70,8 @@ struct Transaction {
     /// Rows were handed on.
     begun: bool,
     xa: bool,
+    /// All that it wrote can be rolled back (MariaDB says so).
+    transactional: bool,
 }
 
 pub struct Reader {
@@ -309,6 +311,7 @@ impl Reader {
             transaction.standalone = parsed.standalone;
             transaction.open = !parsed.standalone;
             transaction.xa = parsed.xa_prepared;
+            transaction.transactional = parsed.transactional;
         }
         Ok(())
     }
@@ -330,6 +333,7 @@ impl Reader {
             echo: None,
             begun: false,
             xa: false,
+            transactional: false,
         });
         Ok(())
     }
@@ -346,6 +350,20 @@ impl Reader {
             };
         };
         let statement = statement::classify(&query.text);
+        if !transaction.repeated
+            && statement == Statement::Other
+            && let Some(table) = self.tables.iter().find(|table| statement::versions(&query.text, &table.name.name))
+        {
+            return Err(Error::stop(
+                format!(
+                    "{} became system-versioned: its log also has rows of the past, which nobody wrote",
+                    table.name
+                ),
+                "ALTER TABLE … DROP SYSTEM VERSIONING, or take the table out of the configuration; then begin anew at the \
+                 log's present end and compare the tables",
+            ));
+        }
+        let Some(transaction) = &mut self.transaction else { return Err(malformed("query")) };
         if transaction.repeated {
             let ends = match statement {
                 Statement::Begin | Statement::XaStart => {
@@ -371,6 +389,11 @@ impl Reader {
             Statement::XaDecided { committed, xid } => {
                 let xid = xid.ok_or_else(|| malformed("the xid of an XA transaction"))?;
                 self.decide(&xid, committed, event.timestamp, sink)
+            }
+            // MariaDB logs one that used temporary tables, and that it came to nothing.
+            Statement::Rollback if transaction.transactional => {
+                (transaction.begun, transaction.echo) = (false, None);
+                self.end(event.timestamp, sink)
             }
             Statement::Rollback if transaction.begun => Err(Error::stop(
                 "a transaction with rows of bound tables ends in ROLLBACK: it mixes engines that can roll back with such that cannot",

@@ -11,8 +11,8 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use super::bytes::{Bytes, bit};
-use super::jsonb;
 use super::table_map::{Layout, LogColumn, LogType, Reading};
+use super::{jsonb, jsondiff};
 use crate::charset::Charset;
 use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, Value, days_from_civil, write_inet6};
 
@@ -67,6 +67,48 @@ enum Decoded<'a> {
     Refused(&'static str),
 }
 
+/// Of an image in which JSON documents may be told by what changed in them.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// One per JSON column of the table: it is told so.
+    changed: &'a [u8],
+    /// The image before, undecoded, and its columns.
+    before: Bytes<'a>,
+    present: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Reads what stands before the image.
+    pub fn read(layout: &Layout, bytes: &mut Bytes<'a>, before: Bytes<'a>, present: &'a [u8]) -> Option<Self> {
+        let documents = layout.columns.iter().filter(|column| matches!(column.ty, LogType::Jsonb { .. })).count();
+        let changed = if bytes.lenenc()? & 1 == 1 { bytes.take(documents.div_ceil(8))? } else { &[] };
+        Some(Parts { changed, before, present })
+    }
+
+    /// The document of a column in the image before.
+    fn document(&self, layout: &Layout, wanted: usize) -> Option<&'a [u8]> {
+        let mut bytes = self.before;
+        let count = (0..layout.columns.len()).filter(|index| bit(self.present, *index)).count();
+        let nulls = bytes.take(count.div_ceil(8))?;
+        let present = layout.columns.iter().enumerate().filter(|(index, _)| bit(self.present, *index));
+        for (at, (index, column)) in present.enumerate() {
+            let null = bit(nulls, at);
+            match &column.ty {
+                LogType::Jsonb { prefix } if index == wanted && !null => return document(&mut bytes, *prefix),
+                _ if index == wanted => return None,
+                _ if null => {}
+                ty => skip(ty, &mut bytes)?,
+            }
+        }
+        None
+    }
+}
+
+fn document<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Option<&'a [u8]> {
+    let length = usize::try_from(bytes.uint(usize::from(prefix))?).ok()?;
+    bytes.take(length)
+}
+
 /// Decodes one row image and appends its cells; `None` where the event is malformed.
 pub fn image<'a>(
     layout: &Layout,
@@ -75,6 +117,19 @@ pub fn image<'a>(
     scratch: &mut Scratch,
     cells: &mut Vec<Cell<'a>>,
 ) -> Option<()> {
+    image_of(layout, present, None, bytes, scratch, cells)
+}
+
+/// The same, of an image that may have documents in parts.
+pub fn image_of<'a>(
+    layout: &Layout,
+    present: &[u8],
+    parts: Option<Parts<'a>>,
+    bytes: &mut Bytes<'a>,
+    scratch: &mut Scratch,
+    cells: &mut Vec<Cell<'a>>,
+) -> Option<()> {
+    let mut documents = 0;
     let first = cells.len();
     cells.resize(first + layout.width, Cell::Null);
     for place in &layout.absent {
@@ -84,6 +139,11 @@ pub fn image<'a>(
     let nulls = bytes.take(count.div_ceil(8))?;
     let mut at = 0;
     for (index, column) in layout.columns.iter().enumerate() {
+        let mut part = None;
+        if let (Some(parts), LogType::Jsonb { prefix }) = (parts, &column.ty) {
+            part = bit(parts.changed, documents).then_some((parts, *prefix));
+            documents += 1;
+        }
         if !bit(present, index) {
             continue;
         }
@@ -96,6 +156,12 @@ pub fn image<'a>(
             skip(&column.ty, bytes)?;
             continue;
         };
+        if let Some((parts, prefix)) = part {
+            let (changes, start) = (document(bytes, prefix)?, scratch.text.len());
+            jsondiff::write_changed(parts.document(layout, index)?, changes, &mut scratch.text)?;
+            cells[first + place] = Cell::Json(start..scratch.text.len());
+            continue;
+        }
         cells[first + place] = match value(column, bytes, scratch)? {
             Decoded::Cell(cell) => cell,
             Decoded::Refused(reason) => {

@@ -109,6 +109,8 @@ pub struct DomainGtid {
     pub gtid: MariadbGtid,
     /// The single statement that follows is the whole transaction.
     pub standalone: bool,
+    /// What it wrote can be rolled back, all of it.
+    pub transactional: bool,
     pub xa_prepared: bool,
 }
 
@@ -121,6 +123,7 @@ pub fn parse_mariadb(server_id: u32, data: &[u8]) -> Option<DomainGtid> {
         domain,
         gtid: MariadbGtid { server_id, sequence },
         standalone: flags & 0x01 != 0,
+        transactional: flags & 0x04 != 0,
         xa_prepared: flags & 0x40 != 0,
     })
 }

@@ -7,7 +7,7 @@ use super::bytes::Bytes;
 use super::decode::{write_decimal, write_packed_date, write_packed_datetime, write_packed_time};
 
 /// MySQL refuses deeper documents itself.
-const DEPTH_MAX: usize = 100;
+pub const DEPTH_MAX: usize = 100;
 
 /// Appends the document as JSON text; `None` where it is malformed.
 pub fn write_json(data: &[u8], out: &mut String) -> Option<()> {
@@ -21,7 +21,7 @@ pub fn write_json(data: &[u8], out: &mut String) -> Option<()> {
     write_value(*kind, value, out, 0, &mut budget)
 }
 
-fn write_value(kind: u8, data: &[u8], out: &mut String, depth: usize, budget: &mut usize) -> Option<()> {
+pub fn write_value(kind: u8, data: &[u8], out: &mut String, depth: usize, budget: &mut usize) -> Option<()> {
     let mut bytes = Bytes(data);
     match kind {
         0x00..=0x03 => return write_container(kind, data, out, depth, budget),
@@ -64,6 +64,28 @@ fn write_container(kind: u8, data: &[u8], out: &mut String, depth: usize, budget
         return None;
     }
     let object = kind < 2;
+    out.push(if object { '{' } else { '[' });
+    let mut first = true;
+    entries(kind, data, budget, &mut |key, kind, value, budget| {
+        if !std::mem::replace(&mut first, false) {
+            out.push_str(", ");
+        }
+        if let Some(key) = key {
+            write_string(key, out);
+            out.push_str(": ");
+        }
+        write_value(kind, value, out, depth + 1, budget)
+    })?;
+    out.push(if object { '}' } else { ']' });
+    Some(())
+}
+
+/// What is done with one value of a container: its key in an object, its kind and its bytes.
+type Each<'e> = &'e mut dyn FnMut(Option<&str>, u8, &[u8], &mut usize) -> Option<()>;
+
+/// Goes through an object or array in its order.
+pub fn entries(kind: u8, data: &[u8], budget: &mut usize, each: Each<'_>) -> Option<()> {
+    let object = kind < 2;
     // Offsets and counts take 2 bytes in small containers, 4 in large ones.
     let wide = if kind & 1 == 0 { 2 } else { 4 };
     let mut head = Bytes(data);
@@ -75,25 +97,20 @@ fn write_container(kind: u8, data: &[u8], out: &mut String, depth: usize, budget
     if object {
         values.skip(count.checked_mul(wide + 2)?)?;
     }
-    out.push(if object { '{' } else { '[' });
-    for index in 0..count {
+    for _ in 0..count {
         *budget = budget.checked_sub(1)?;
-        if index > 0 {
-            out.push_str(", ");
-        }
+        let mut key = None;
         if object {
             let offset = keys.uint(wide)? as usize;
             let length = keys.uint(2)? as usize;
-            write_string(std::str::from_utf8(data.get(offset..offset.checked_add(length)?)?).ok()?, out);
-            out.push_str(": ");
+            key = Some(std::str::from_utf8(data.get(offset..offset.checked_add(length)?)?).ok()?);
         }
         let kind = values.u8()?;
         let entry = values.take(wide)?;
         let inline = matches!(kind, 0x04..=0x06) || wide == 4 && matches!(kind, 0x07 | 0x08);
         let value = if inline { entry } else { data.get(Bytes(entry).uint(wide)? as usize..)? };
-        write_value(kind, value, out, depth + 1, budget)?;
+        each(key, kind, value, budget)?;
     }
-    out.push(if object { '}' } else { ']' });
     Some(())
 }
 
@@ -158,7 +175,7 @@ fn write_base64(data: &[u8], out: &mut String) {
     }
 }
 
-fn write_string(text: &str, out: &mut String) {
+pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
     let mut clean = 0;
     for (at, byte) in text.bytes().enumerate() {

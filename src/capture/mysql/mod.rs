@@ -14,6 +14,7 @@ mod decode;
 mod event;
 mod gtid;
 mod jsonb;
+mod jsondiff;
 mod payload;
 mod statement;
 mod stream;

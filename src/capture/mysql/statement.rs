@@ -81,6 +81,24 @@ pub fn classify(text: &str) -> Statement {
     }
 }
 
+/// A table of this name is given system versioning (MariaDB).
+pub fn versions(text: &str, table: &str) -> bool {
+    let lower = text.to_lowercase();
+    lower.contains("system versioning") && !lower.contains("drop system versioning") && names(text, table)
+}
+
+/// The text has this name as a word, quoted or not, in any spelling.
+pub fn names(text: &str, name: &str) -> bool {
+    let (text, name) = (text.to_lowercase(), name.to_lowercase());
+    let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    // Inside of backticks one is written twice.
+    let spelled = name.replace('`', "``");
+    text.match_indices(&spelled).any(|(at, _)| {
+        let (before, behind) = (&text[..at], &text[at + spelled.len()..]);
+        !before.ends_with(word) && !behind.starts_with(word)
+    })
+}
+
 /// A prepared transaction's name, as the servers write it.
 pub fn xid(format: i32, global: &[u8], branch: &[u8]) -> String {
     use std::fmt::Write;
@@ -205,6 +223,24 @@ mod tests {
         ] {
             assert_eq!(classify(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_is_a_word_of_its_own() {
+        for text in
+            ["ALTER TABLE t ADD x int", "RENAME TABLE `T` TO u", "DROP TABLE a, d.t", "CREATE TABLE `d`.`t`(i int)"]
+        {
+            assert!(names(text, "t"), "{text}");
+        }
+        assert!(!names("ALTER TABLE tt ADD t_x int, ADD xt int", "t"));
+        assert!(names("ALTER TABLE `a``b` DROP x", "a`b"));
+    }
+
+    #[test]
+    fn system_versioning_is_noticed() {
+        assert!(versions("ALTER TABLE `T` ADD SYSTEM VERSIONING", "t"));
+        assert!(!versions("ALTER TABLE t DROP SYSTEM VERSIONING", "t"));
+        assert!(!versions("ALTER TABLE u ADD SYSTEM VERSIONING", "t"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! whole is an echo.
 
 use super::super::bytes::{Bytes, inflate};
-use super::super::decode::{self, Cell, Scratch};
+use super::super::decode::{self, Cell, Parts, Scratch};
 use super::super::event::{Event, kind};
 use super::super::table_map::{self, Layout};
 use super::{Id, Mapped, Reader, malformed};
@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::marker::Marker;
 use crate::position::Position;
 use crate::value::{Datum, Value};
+
+/// Memory of unpacked rows that is worth keeping; a larger one was for a large row.
+const INFLATED_KEPT: usize = 1 << 20;
 
 impl Reader {
     pub(super) fn table_map(&mut self, data: &[u8]) -> Result<()> {
@@ -89,7 +92,7 @@ impl Reader {
             return Err(malformed("rows without a table map"));
         };
         let table = &self.tables[*table];
-        let mut rows = rows.ok_or_else(|| malformed("rows"))??;
+        let mut rows = rows.ok_or_else(|| malformed("rows"))?;
         check_image(&rows, layout, table)?;
         while !rows.body.is_empty() {
             cells.clear();
@@ -121,7 +124,9 @@ impl Reader {
         }
         self.cells = recycle(cells);
         (self.before, self.after) = (before, after);
-        self.inflated = inflated;
+        if inflated.capacity() <= INFLATED_KEPT {
+            self.inflated = inflated;
+        }
         Ok(())
     }
 
@@ -129,7 +134,7 @@ impl Reader {
     fn marker_row(&mut self, id: u64, event: Event<'_>) -> Result<Option<Marker>> {
         let Some(Mapped::Marker { layout, .. }) = self.mapped.get(&id) else { return Ok(None) };
         let mut inflated = Vec::new();
-        let mut rows = RowsEvent::parse(event, &mut inflated).ok_or_else(|| malformed("rows"))??;
+        let mut rows = RowsEvent::parse(event, &mut inflated).ok_or_else(|| malformed("rows"))?;
         if rows.op == Op::Delete {
             return Ok(None);
         }
@@ -190,27 +195,26 @@ struct RowsEvent<'a> {
     present: &'a [u8],
     /// Of the after image of updates.
     present_after: Option<&'a [u8]>,
+    /// JSON documents of the after image may be told by what changed in them.
+    parts: bool,
     body: Bytes<'a>,
 }
 
 impl<'a> RowsEvent<'a> {
-    /// Outer `None`: malformed.
-    fn parse(event: Event<'a>, inflated: &'a mut Vec<u8>) -> Option<Result<Self>> {
+    fn parse(event: Event<'a>, inflated: &'a mut Vec<u8>) -> Option<Self> {
         use kind::*;
         let op = match event.kind {
             WRITE_ROWS | WRITE_ROWS_V1 | WRITE_ROWS_COMPRESSED | WRITE_ROWS_COMPRESSED_V1 => Op::Insert,
             UPDATE_ROWS | UPDATE_ROWS_V1 | UPDATE_ROWS_COMPRESSED | UPDATE_ROWS_COMPRESSED_V1 => Op::Update,
+            PARTIAL_UPDATE_ROWS => Op::Update,
             DELETE_ROWS | DELETE_ROWS_V1 | DELETE_ROWS_COMPRESSED | DELETE_ROWS_COMPRESSED_V1 => Op::Delete,
-            _ => {
-                return Some(Err(Error::stop(
-                    "an update was logged as parts of JSON documents",
-                    "SET GLOBAL binlog_row_value_options='', and the same in the server's configuration",
-                )));
-            }
+            _ => return None,
         };
+        let parts = event.kind == PARTIAL_UPDATE_ROWS;
         let mut bytes = Bytes(event.data);
         bytes.skip(8)?;
-        if matches!(event.kind, WRITE_ROWS..=DELETE_ROWS | WRITE_ROWS_COMPRESSED..=DELETE_ROWS_COMPRESSED) {
+        let extended = matches!(event.kind, WRITE_ROWS..=DELETE_ROWS | WRITE_ROWS_COMPRESSED..=DELETE_ROWS_COMPRESSED);
+        if extended || parts {
             let extra = (bytes.uint(2)? as usize).checked_sub(2)?;
             bytes.skip(extra)?;
         }
@@ -221,7 +225,7 @@ impl<'a> RowsEvent<'a> {
             inflate(bytes, inflated)?;
             bytes = Bytes(inflated);
         }
-        Some(Ok(RowsEvent { op, present, present_after, body: bytes }))
+        Some(RowsEvent { op, present, present_after, parts, body: bytes })
     }
 
     fn images(&self) -> impl Iterator<Item = &'a [u8]> {
@@ -230,12 +234,16 @@ impl<'a> RowsEvent<'a> {
 
     /// One row: one image, or two of an update.
     fn decode(&mut self, layout: &Layout, scratch: &mut Scratch, cells: &mut Vec<Cell<'a>>) -> Option<()> {
-        let before = self.body.0.len();
+        let before = self.body;
         decode::image(layout, self.present, &mut self.body, scratch, cells)?;
         if let Some(present) = self.present_after {
-            decode::image(layout, present, &mut self.body, scratch, cells)?;
+            let parts = match self.parts {
+                true => Some(Parts::read(layout, &mut self.body, before, self.present)?),
+                false => None,
+            };
+            decode::image_of(layout, present, parts, &mut self.body, scratch, cells)?;
         }
         // A row takes at least its null bitmap: no endless loop over a table without columns.
-        (self.body.0.len() < before).then_some(())
+        (self.body.0.len() < before.0.len()).then_some(())
     }
 }
