@@ -1,11 +1,17 @@
 //! Rows that were there before: copied once, while everybody goes on writing; filled systems
 //! brought into step; goes on after a kill.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
-use super::support::servers::Kind;
+use super::support::servers::{Kind, Session};
+use super::support::traffic::{Traffic, accounts, entities};
 use super::support::world::{Entity, Type, World};
 use super::support::{eventually, soak};
 
@@ -194,4 +200,104 @@ async fn a_load_goes_on_after_a_kill_where_it_was() {
     world.compare().await.unwrap();
     let read = loads(&world.agent.status().await.unwrap())[0]["read"].as_u64().unwrap();
     assert!(read < rows, "{read} rows were read again");
+}
+
+/// Somebody who changes and deletes rows that are being loaded, until told to stop.
+fn meddle(world: &World, system: &str, rows: u64, mut random: StdRng, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    let db = &world[system];
+    let (server, user, name) = (db.server.clone(), db.application.clone(), db.name.clone());
+    tokio::spawn(async move {
+        let mut session = None;
+        while !stop.load(Ordering::Relaxed) {
+            if session.is_none() {
+                session = Session::open_as(&server, &user, server.port, Some(&name)).await.ok();
+            }
+            let Some(open) = &mut session else { continue };
+            let id = random.random_range(1..=rows);
+            let sql = match random.random_range(0..10) {
+                0 => format!("DELETE FROM item WHERE id = {id}"),
+                1..5 => format!("UPDATE item SET label = 'touched' WHERE id BETWEEN {id} AND {}", id + 3),
+                5 => format!(
+                    "INSERT INTO item SELECT {id}, 'made again', 1.5 WHERE NOT EXISTS (SELECT 1 FROM item WHERE id = {id})"
+                ),
+                _ => format!("UPDATE item SET price = price + 1 WHERE id = {id}"),
+            };
+            // A deadlock, or a server that is away: the next one will do.
+            if open.try_execute(&sql).await.is_err() && open.try_execute("ROLLBACK").await.is_err() {
+                session = None;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    })
+}
+
+/// Three filled systems, written to from before the load's start to after its end; in the middle
+/// the agent is killed and the server that is read restarts.
+async fn loads_while_everybody_writes(seed: u64) {
+    eprintln!("ANECHOIC_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let rows = if soak() { 100_000 } else { 12_000 };
+    let systems = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+    let mut world = entities(World::of(&systems)).private("crm").build().await;
+    let names = systems.map(|(name, _)| name);
+    for (at, (system, kind)) in systems.iter().enumerate() {
+        let (from, to, label) = [(1, rows, "old"), (1, rows / 3, "another"), (rows - 99, rows + 50, "extra")][at];
+        let series = match kind {
+            Kind::Postgres17 => format!("generate_series({from}, {to}) AS s(n)"),
+            Kind::Mariadb => format!("(SELECT seq AS n FROM seq_{from}_to_{to}) AS s"),
+            _ => format!(
+                "(WITH RECURSIVE s(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM s WHERE n < {to}) \
+                 SELECT /*+ SET_VAR(cte_max_recursion_depth=1000000) */ n FROM s) AS s"
+            ),
+        };
+        world[*system].execute(&format!("INSERT INTO item SELECT n, CONCAT('{label} ', n), n FROM {series}")).await;
+        world[*system].execute(&accounts(&world)).await;
+    }
+    world.setup().await;
+    let mut traffic = Traffic::new();
+    traffic.start(&world, &names, Duration::from_millis(4));
+    let stop = Arc::new(AtomicBool::new(false));
+    let meddlers = names.map(|name| meddle(&world, name, rows, StdRng::seed_from_u64(random.random()), stop.clone()));
+    world.agent.start();
+    world.agent.ready().await;
+
+    // The command only looks on.
+    let rate = (rows / 4).to_string();
+    let words = ["load", "item", "account", "--max-rate", &rate];
+    let asked = world.agent.command(&words);
+    assert!(tokio::time::timeout(Duration::from_secs(1), asked).await.is_err(), "over before it was seen");
+    let some = rows * random.random_range(1..4) / 5;
+    let read = |status: &Value| match loads(status).iter().filter_map(|load| load["read"].as_u64()).sum::<u64>() {
+        read if read >= some => Ok(()),
+        read => Err(format!("{read} of {some} rows read")),
+    };
+    world.agent.until(LONG, read).await;
+    world.agent.restart_after_kill();
+    world.agent.until(LONG, |status| if loads(status).is_empty() { Err("not resumed".into()) } else { Ok(()) }).await;
+    world.server("crm").restart().await;
+    let over = |status: &Value| match loads(status).iter().find(|load| load["state"] != "done") {
+        None => Ok(()),
+        Some(load) => Err(load.to_string()),
+    };
+    world.agent.until(2 * LONG, over).await;
+    traffic.pass(50).await;
+    traffic.stop().await;
+    stop.store(true, Ordering::Relaxed);
+    for meddler in meddlers {
+        meddler.await.unwrap();
+    }
+    world.agent.wait_quiet().await;
+
+    eprintln!("seed {seed}: {}", traffic.check(&world).await);
+}
+
+#[tokio::test]
+async fn three_filled_systems_come_into_step_while_everybody_writes() {
+    let seeds: Vec<u64> = match std::env::var("ANECHOIC_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..if soak() { 5 } else { 1 }).map(|_| rand::random()).collect(),
+    };
+    for seed in seeds {
+        loads_while_everybody_writes(seed).await;
+    }
 }

@@ -38,11 +38,16 @@ pub fn entities(builder: Builder) -> Builder {
 
 /// The accounts, made in the first system: once, before there is traffic.
 pub async fn open_accounts(world: &World) {
+    world.systems[0].db.execute(&accounts(world)).await;
+    world.quiet().await;
+}
+
+/// The statement that makes them.
+pub fn accounts(world: &World) -> String {
     let mut ids: Vec<u64> = (1..=CONTESTED).collect();
     ids.extend((0..world.systems.len()).flat_map(|system| (0..WRITERS).map(move |writer| own(system, writer))));
     let rows: Vec<String> = ids.iter().map(|id| format!("({id}, 0, NULL)")).collect();
-    world.systems[0].db.execute(&format!("INSERT INTO account VALUES {}", rows.join(","))).await;
-    world.quiet().await;
+    format!("INSERT INTO account VALUES {}", rows.join(","))
 }
 
 fn own(system: usize, writer: usize) -> u64 {
