@@ -1,28 +1,57 @@
-//! Named steps at which a test may kill the process, and patience that it may shorten. Compiled
-//! to nothing without the feature `failpoints`.
+//! Named steps at which a test may have the process killed, a thread hang or panic, and patience
+//! that it may shorten. Compiled to nothing without the feature `failpoints`.
 //!
-//! `ANECHOIC_KILL_AT=after-target-commit:3` kills with SIGKILL at the third pass of that step.
+//! `ANECHOIC_KILL_AT=after-target-commit:3` kills with SIGKILL at the third pass of that step,
+//! `ANECHOIC_HANG_AT` lets whoever passes it wait for ever, `ANECHOIC_PANIC_AT` panics there.
 //! Steps: `before-journal-sync`, `after-journal-sync`, `before-target-commit`,
-//! `after-target-commit`.
+//! `after-target-commit`, `desk-turn`.
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A step and the pass of it at which something happens.
+    pub struct Point {
+        variable: &'static str,
+        wanted: OnceLock<Option<(String, u64)>>,
+        passed: AtomicU64,
+    }
+
+    impl Point {
+        pub const fn new(variable: &'static str) -> Point {
+            Point { variable, wanted: OnceLock::new(), passed: AtomicU64::new(0) }
+        }
+
+        pub fn is_now(&self, step: &str) -> bool {
+            let wanted = self.wanted.get_or_init(|| {
+                let text = std::env::var(self.variable).ok()?;
+                let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
+                Some((name.to_owned(), count.parse().ok()?))
+            });
+            let Some((name, count)) = wanted else { return false };
+            name == step && self.passed.fetch_add(1, Ordering::SeqCst) + 1 == *count
+        }
+    }
+}
 
 #[cfg(feature = "failpoints")]
 pub fn pass(step: &str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-    let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("ANECHOIC_KILL_AT").ok()?;
-        let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), count.parse().ok()?))
-    });
-    if let Some((name, count)) = wanted
-        && name == step
-        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *count
-    {
+    use armed::Point;
+    static KILL: Point = Point::new("ANECHOIC_KILL_AT");
+    static HANG: Point = Point::new("ANECHOIC_HANG_AT");
+    static PANIC: Point = Point::new("ANECHOIC_PANIC_AT");
+    if KILL.is_now(step) {
         // SAFETY: kill and getpid have no memory effects; the process ends here.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }
+    if HANG.is_now(step) {
+        tracing::warn!(step, "hangs, as a test wants it");
+        loop {
+            std::thread::park();
+        }
+    }
+    assert!(!PANIC.is_now(step), "a test wants a panic at {step}");
 }
 
 /// How long another agent's lock is waited for: the given time, or

@@ -43,6 +43,7 @@ pub mod setup;
 pub mod control;
 pub mod http;
 pub mod telemetry;
+pub mod notify;
 pub mod shutdown;
 pub mod cli;
 pub mod demo;

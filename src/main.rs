@@ -1,4 +1,4 @@
-//! The front door: arguments, logging, runtime, exit code.
+//! The front door: arguments, logging, runtime, exit code; a panic ends the process.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     telemetry::start(arguments.log, arguments.log_default());
+    telemetry::end_on_panic();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(cli::run(arguments)),
         Err(error) => {

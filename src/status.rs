@@ -4,7 +4,7 @@
 //! The books balance (invariant 8). Per system: captured = journaled + filtered + rejected +
 //! quarantined at capture. Per target: addressed = applied + coalesced + held + pending.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::Error;
@@ -178,6 +178,10 @@ pub struct Status {
     pub journal_error: Mutex<Option<String>>,
     /// Loads since the start, or since the last command began one.
     pub loads: Mutex<Vec<crate::load::LoadProgress>>,
+    /// The arbiter's desk is at work: it must turn.
+    pub desk_works: AtomicBool,
+    /// Grows while it turns, also while it waits for a disk.
+    pub desk_turns: Counter,
 }
 
 impl Status {
@@ -213,6 +217,8 @@ impl Status {
             journal_syncs: Counter::default(),
             journal_error: Mutex::default(),
             loads: Mutex::default(),
+            desk_works: AtomicBool::default(),
+            desk_turns: Counter::default(),
         })
     }
 }

@@ -27,6 +27,35 @@ pub fn start(format: LogFormat, default: &str) {
     };
 }
 
+/// A panic is a bug, in whatever thread or task: it ends the process with its message, and the
+/// service manager brings it back. An agent that goes on without one of its parts would only
+/// look alive; what it had acknowledged is on disk.
+pub fn end_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if tracing::enabled!(tracing::Level::ERROR) {
+            let payload = panic.payload();
+            let message = payload.downcast_ref::<&str>().copied();
+            let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let thread = std::thread::current();
+            let backtrace = std::backtrace::Backtrace::capture();
+            let backtrace = if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+                format!("\n{backtrace}")
+            } else {
+                String::new()
+            };
+            tracing::error!(
+                "panicked at {place} in thread {:?}: {message}; this is a bug in anechoic, and the process ends{backtrace}",
+                thread.name().unwrap_or_default(),
+            );
+        } else {
+            usual(panic);
+        }
+        std::process::abort();
+    }));
+}
+
 /// Fields of log events and spans.
 pub mod field {
     pub const SYSTEM: &str = "system";

@@ -28,6 +28,7 @@ mod outage;
 mod quarantine;
 mod replicate;
 mod restart;
+mod service;
 mod tls;
 mod values;
 mod wholeness;

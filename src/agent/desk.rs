@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use crate::change::{
 };
 use crate::config::JournalConfig;
 use crate::error::{Error, Recovery, Result};
+use crate::failpoint;
 use crate::journal::{Journal, PositionRecord, Writer};
 use crate::normalize::Collected;
 use crate::position::{Position, Seq};
@@ -309,7 +311,9 @@ impl Desk {
     /// Runs until every sender is gone; then syncs what is left and closes the journal. An
     /// error means that nothing may be written any more: the process must end.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Result<()> {
+        self.status.desk_works.store(true, Ordering::Relaxed);
         let result = self.work(&mut inbox);
+        self.status.desk_works.store(false, Ordering::Relaxed);
         if let Err(error) = &result {
             error!(error = %error.full(), "the journal cannot go on");
         }
@@ -319,6 +323,8 @@ impl Desk {
 
     fn work(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Result<()> {
         while let Some(first) = inbox.blocking_recv() {
+            failpoint::pass("desk-turn");
+            self.status.desk_turns.add(1);
             self.take(first)?;
             while self.bytes < GROUP_BYTES {
                 match inbox.try_recv() {
@@ -584,6 +590,7 @@ impl Desk {
                     }
                     *self.status.journal_error.lock().expect("never held across a panic") = Some(error.full());
                     std::thread::sleep(FULL_PAUSE);
+                    self.status.desk_turns.add(1);
                     self.retained_at = Instant::now() - RETAIN_EVERY;
                     self.drop_old()?;
                 }

@@ -17,6 +17,7 @@ mod chunks;
 mod copying;
 mod decided;
 mod desk;
+mod herald;
 mod look;
 mod prepare;
 mod probe;
@@ -75,6 +76,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let socket = Socket::bind(&config.agent.data_dir)?;
     let port = http::bind(&config).await?;
     let served = tokio::spawn(http::serve(port, status.clone(), config.agent.max_lag, stop.clone()));
+    tokio::spawn(herald::announce(status.clone(), stop.clone()));
 
     let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
     let Some((plan, positions)) = prepared else { return Ok(()) };

@@ -1,10 +1,11 @@
 //! How the agent reaches a server: socket, TLS, password, session settings.
 //!
-//! `tls` is shared; `postgres` and `mysql` each open sessions of their own engine. A session
+//! `tls` and `secret` are shared; `postgres` and `mysql` each open sessions of their own engine. A session
 //! never depends on the settings of role, database or server: what matters is set here.
 
 pub mod mysql;
 pub mod postgres;
+mod secret;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,40 +15,9 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use crate::config::{ConnectConfig, PasswordSource, TlsMode};
+pub use self::secret::password;
+use crate::config::{ConnectConfig, TlsMode};
 use crate::error::{Error, Result};
-
-/// The password as it is now: read at every connect, so that it can be rotated without a
-/// restart. One newline at the end of a file does not belong to it.
-pub fn password(source: &PasswordSource) -> Result<Option<String>> {
-    match source {
-        PasswordSource::None => Ok(None),
-        PasswordSource::Inline(password) => Ok(Some(password.clone())),
-        PasswordSource::Env(name) => std::env::var(name).map(Some).map_err(|_| {
-            Error::stop(
-                format!("cannot read the password: environment variable {name} is not set or not UTF-8"),
-                format!("set {name} in the service's environment"),
-            )
-        }),
-        PasswordSource::File(path) => {
-            // Missing or half written while it is being replaced is no reason to stand still.
-            let mut text = std::fs::read_to_string(path).map_err(|error| {
-                let hint = match error.kind() {
-                    std::io::ErrorKind::InvalidData => "a password is UTF-8 text",
-                    _ => "the agent's user must be able to read it",
-                };
-                Error::retry(format!("cannot read password file {}", path.display())).hint(hint).because(error)
-            })?;
-            if text.ends_with('\n') {
-                text.pop();
-                if text.ends_with('\r') {
-                    text.pop();
-                }
-            }
-            Ok(Some(text))
-        }
-    }
-}
 
 /// Host and port, or the socket's path: how errors name a server.
 pub fn place(config: &ConnectConfig) -> String {
@@ -163,27 +133,64 @@ pub(crate) async fn tls_stream(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+    use crate::config::{PasswordSource, TlsConfig};
 
-    #[test]
-    fn one_newline_at_the_end_of_a_password_file_is_not_part_of_it() {
-        for (content, expected) in [("s3cret\n", "s3cret"), ("s3cret", "s3cret"), ("a b\n\n", "a b\n"), ("x\r\n", "x")]
-        {
-            let mut file = tempfile::NamedTempFile::new().unwrap();
-            file.write_all(content.as_bytes()).unwrap();
-            let source = PasswordSource::File(file.path().to_owned());
-
-            assert_eq!(password(&source).unwrap().as_deref(), Some(expected));
+    fn at(host: &str, mode: TlsMode) -> ConnectConfig {
+        ConnectConfig {
+            host: host.to_owned(),
+            port: 5432,
+            user: "a".into(),
+            database: "d".into(),
+            password: PasswordSource::None,
+            tls: TlsConfig::new(mode),
+            connect_timeout: Duration::from_secs(1),
         }
     }
 
     #[test]
-    fn a_missing_password_file_is_named_and_tried_again() {
-        let error = password(&PasswordSource::File("/does/not/exist".into())).unwrap_err();
+    fn a_server_is_named_as_its_url_names_it() {
+        for (host, expected) in [
+            ("crm-db", "crm-db:5432"),
+            ("::1", "[::1]:5432"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:5432"),
+            ("/run/pg", "/run/pg"),
+            ("@pg", "@pg"),
+        ] {
+            assert_eq!(place(&at(host, TlsMode::Disable)), expected);
+        }
+        assert_eq!(socket(&at("@pg", TlsMode::Disable)).as_deref(), Some("\0pg"));
+    }
 
-        assert!(error.message.contains("/does/not/exist"));
-        assert_eq!(error.recovery, crate::error::Recovery::Retry);
+    #[test]
+    fn the_name_that_is_verified_is_the_hosts() {
+        let name = |host, mode| server_name(&at(host, mode)).map(|name| name.to_str().into_owned());
+
+        assert_eq!(name("crm-db", TlsMode::VerifyFull).unwrap(), "crm-db");
+        assert_eq!(name("fe80::1%eth0", TlsMode::VerifyFull).unwrap(), "fe80::1", "the zone is this machine's affair");
+        assert!(name("not a name", TlsMode::VerifyFull).unwrap_err().hint.contains("sslservername"));
+        assert_eq!(name("not a name", TlsMode::Require).unwrap(), "0.0.0.0", "nobody looks at it");
+    }
+
+    /// Nobody listens at the first address: the second one gets its share of the time.
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_keep_us_from_the_next() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = at("localhost", TlsMode::Disable); // ::1 comes first, where there is one
+        config.port = listener.local_addr().unwrap().port();
+
+        tcp(&config).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_named_with_its_port() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut config = at("127.0.0.1", TlsMode::Disable);
+        config.port = port;
+
+        let error = tcp(&config).await.unwrap_err();
+
+        assert!(error.full().contains(&format!("cannot connect to 127.0.0.1:{port}")), "{}", error.full());
+        assert!(error.hint.contains("does it listen there"), "{}", error.hint);
     }
 }

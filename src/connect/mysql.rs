@@ -136,7 +136,10 @@ fn tls_options(config: &ConnectConfig) -> Result<Option<SslOpts>> {
     };
     let name = super::server_name(config)?.to_str().into_owned();
     tls::identity(tls)?;
-    let identity = tls.client.clone().map(|client| ClientIdentity::new(client.certificate.into(), client.key.into()));
+    let identity = tls.client.clone().map(|client| {
+        let key = super::secret::readable(&client.key);
+        ClientIdentity::new(client.certificate.into(), key.into())
+    });
     Ok(Some(options.with_danger_tls_hostname_override(Some(name)).with_client_identity(identity)))
 }
 

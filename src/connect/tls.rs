@@ -60,7 +60,7 @@ pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>
 pub(super) fn identity(tls: &TlsConfig) -> Result<Option<Identity>> {
     let Some(client) = &tls.client else { return Ok(None) };
     let chain = certificates(&client.certificate, "sslcert")?;
-    let key = PrivateKeyDer::from_pem_file(&client.key).map_err(|error| {
+    let key = PrivateKeyDer::from_pem_file(super::secret::readable(&client.key)).map_err(|error| {
         Error::retry(format!("cannot read the private key in {}", client.key.display()))
             .hint("sslkey must be a PEM file with an unencrypted key that the agent's user can read")
             .because(std::io::Error::other(error.to_string()))

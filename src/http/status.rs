@@ -249,6 +249,8 @@ pub(crate) mod tests {
             journal_syncs: Counter::default(),
             loads: Default::default(),
             journal_error: std::sync::Mutex::default(),
+            desk_works: true.into(),
+            desk_turns: Counter::default(),
         };
         status.systems.iter().for_each(streaming);
         let crm = &status.systems[0];
