@@ -20,6 +20,7 @@ mod fixtures;
 mod idle;
 mod large;
 mod load;
+mod login;
 mod log_forms;
 mod mapping;
 mod matrix;
