@@ -371,6 +371,8 @@ async fn followed(a: (&'static str, Kind), b: (&'static str, Kind)) {
     let load = items.load();
     load.pass(20).await;
     world[a.0].execute("ALTER TABLE item RENAME TO item_away").await;
+    world[a.0].execute("DELETE FROM item_away WHERE id = 4").await;
+    world[a.0].execute("INSERT INTO item_away (id, name, qty, state) VALUES (4, 'away', 4, 'new')").await;
     load.pass(20).await;
     world[a.0].execute("ALTER TABLE item_away RENAME TO item").await;
     load.pass(20).await;
@@ -508,6 +510,21 @@ async fn stopped_and_mended(a: (&'static str, Kind), b: (&'static str, Kind)) {
     world.agent.ready().await;
     load.stop().await;
     Items { world: &world, a, b }.equal_in("id, name, state").await;
+
+    // the table renamed for good: the file says what it was called when those rows were logged
+    world.agent.stop().await;
+    world[a].execute("UPDATE item SET name = 'before' WHERE id > 15").await;
+    world[a].execute("ALTER TABLE item RENAME TO thing").await;
+    world[a].execute("UPDATE thing SET name = 'after' WHERE id < 5").await;
+    edit(&world, "table = \"item\"", "table = \"thing\"");
+    world.agent.start();
+    assert_ne!(world.agent.exited(LOOKED_AGAIN).await.code(), Some(0));
+    assert!(world.agent.log().contains("formerly = ["), "the file has to say it");
+    edit(&world, "table = \"thing\"", "table = \"thing\"\nformerly = [\"item\"]");
+    world.agent.start();
+    world.agent.ready().await;
+    let of_b = format!("SELECT id_{b}, name_{b}, state_{b} FROM item_{b}");
+    equal(&world, [(a, "SELECT id, name, state FROM thing"), (b, &of_b)]).await;
 }
 
 #[tokio::test]

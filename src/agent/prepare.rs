@@ -76,7 +76,7 @@ pub async fn prepare(
             None => return Ok(None),
         }
     }
-    let decided = judge(&mut model, config, &catalogs, &seen, &before);
+    let decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
     decided::save(config, &decided)?;
     Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
 }

@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use super::look::{Sight, look, out_of_stream};
 use super::prepare::Plan;
+use crate::capture::Moved;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
@@ -137,7 +138,9 @@ impl Watch {
                 return self.stay(findings);
             }
         };
-        let decided = judge(&mut model, &self.config, &catalogs, &seen, decided);
+        let moved = |notice: &Notice| Some((notice.system, Moved::of(&notice.error)?.clone()));
+        let moved: Vec<_> = self.stopped.values().filter_map(moved).collect();
+        let decided = judge(&mut model, &self.config, &catalogs, &seen, &moved, decided);
         let differs = fingerprint(&model) != before;
         let asked = |system: &SystemId| !unasked.contains(system);
         let unseen = self.stopped.values().any(|notice| notice.unseen && asked(&notice.system));

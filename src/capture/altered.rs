@@ -11,6 +11,7 @@
 //! ```
 
 use super::{TableNow, WantedTable};
+use crate::catalog::TableName;
 use crate::error::{Error, Result};
 use crate::position::Position;
 
@@ -28,6 +29,20 @@ pub fn is_unseen(error: &Error) -> bool {
 
 pub fn is_altered(error: &Error) -> bool {
     error.code.as_deref() == Some(ALTERED)
+}
+
+/// A wanted table that has another name for a while: the source of an error that says so.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("called {to} from there on")]
+pub struct Moved {
+    pub table: TableName,
+    pub to: TableName,
+}
+
+impl Moved {
+    pub fn of(error: &Error) -> Option<&Moved> {
+        error.source.as_ref()?.downcast_ref()
+    }
 }
 
 /// One table of the log as of some transaction.
@@ -118,9 +133,10 @@ impl Logged<'_> {
         }
     }
 
-    /// Rows of the table itself, under a name that it has not in the catalog.
-    pub fn other_name(self, name: &str) -> Error {
-        self.unseen(format!("{} is called {name} in the log: it was renamed", self.wanted.name))
+    /// The table itself, under a name that it has not in the catalog.
+    pub fn moved(self, to: TableName) -> Error {
+        let table = self.wanted.name.clone();
+        self.unseen(format!("{table} was renamed to {to}")).because(Moved { table, to })
     }
 
     fn gone(self, column: &str) -> Error {
@@ -172,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::capture::WantedColumn;
-    use crate::catalog::{ColumnType, TableName};
+    use crate::catalog::ColumnType;
     use crate::error::Recovery;
 
     fn wanted(columns: &[&str], now: TableNow) -> WantedTable {

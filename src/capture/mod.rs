@@ -14,7 +14,7 @@ mod altered;
 pub mod mysql;
 pub mod postgres;
 
-pub use altered::{is_altered, is_unseen};
+pub use altered::{Moved, is_altered, is_unseen};
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -61,6 +61,9 @@ pub struct TableNow {
     /// PostgreSQL: the table's identity where it is the one that was bound before, so that its
     /// rows are its own under any name.
     pub oid: Option<u32>,
+    /// Names that the table had for a while, and where the log ended when it had its own again:
+    /// rows under them that were logged before are its rows.
+    pub also: Vec<(TableName, Position)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

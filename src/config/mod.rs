@@ -170,7 +170,17 @@ pub struct BindingConfig {
     pub columns: Option<Vec<ColumnConfig>>,
     /// Without `columns`: these are left alone, whoever else has them.
     pub ignore: Vec<String>,
+    /// What the table was called before it was renamed; an empty list says that it is another
+    /// one. `None`: nothing was said.
+    pub formerly: Option<Vec<TableName>>,
     pub line: usize,
+}
+
+impl BindingConfig {
+    /// The table's name, and what it was called.
+    pub fn names(&self) -> impl Iterator<Item = &TableName> {
+        std::iter::once(&self.table).chain(self.formerly.iter().flatten())
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -77,6 +77,7 @@ pub(super) struct RawBinding {
     pub filter: Option<At<String>>,
     pub columns: Option<Vec<RawColumn>>,
     pub ignore: Vec<At<String>>,
+    pub formerly: Option<Vec<At<String>>>,
 }
 
 #[derive(Debug)]
@@ -98,7 +99,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("journal", &["retention", "max_size"]),
     ("system", &["name", "url", "password_file", "password_env", "marker"]),
     ("entity", &["name", "key", "conflict", "scope", "load", "in"]),
-    ("entity.in", &["table", "role", "where", "columns", "ignore"]),
+    ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
     ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
 ];
 
@@ -219,6 +220,7 @@ impl<'t> Reader<'t> {
             filter: self.string(section, "where"),
             columns,
             ignore: self.strings(section, "ignore"),
+            formerly: section.table.contains_key("formerly").then(|| self.strings(section, "formerly")),
         }
     }
 

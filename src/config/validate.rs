@@ -356,6 +356,13 @@ fn binding(
     let name = table_name(&table.value, Some(schema.unwrap_or("?")))
         .map_err(|why| reader.error(table.line, place, format!("table {:?} {why}", table.value)))
         .ok()?;
+    let formerly = raw.formerly.as_ref().map(|names| {
+        let names = names.iter().filter_map(|at| {
+            let name = table_name(&at.value, Some(schema.unwrap_or("?")));
+            name.map_err(|why| reader.error(at.line, place, format!("formerly {:?} {why}", at.value))).ok()
+        });
+        names.collect()
+    });
     Some(BindingConfig {
         system: SystemId(u8::try_from(index).ok()?),
         table: name,
@@ -363,6 +370,7 @@ fn binding(
         filter: raw.filter.as_ref().map(|at| at.value.clone()),
         columns,
         ignore: raw.ignore.iter().map(|at| at.value.clone()).collect(),
+        formerly,
         line: raw.system.line,
     })
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::resolve::{Catalog, Model};
-use crate::capture::TableNow;
+use crate::capture::{Moved, TableNow};
 use crate::catalog::{Column, ColumnType, Table, TableName};
 use crate::config::{BindingConfig, Config, EntityConfig};
 use crate::position::Position;
@@ -43,6 +43,18 @@ pub struct Decided {
     entities: BTreeMap<String, BTreeMap<String, Names>>,
     /// By system, by table: PostgreSQL's identity of it.
     oids: BTreeMap<String, BTreeMap<String, u32>>,
+    /// By entity, by system: the table that was bound.
+    tables: BTreeMap<String, BTreeMap<String, TableName>>,
+    /// By system, by table: names that it had for a while.
+    also: BTreeMap<String, BTreeMap<String, Vec<Also>>>,
+}
+
+/// A name that a table had; its rows were logged under it up to that end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Also {
+    name: TableName,
+    #[serde(with = "ends")]
+    until: Position,
 }
 
 /// When and by which identity a system's tables were looked at.
@@ -55,8 +67,37 @@ pub struct Seen {
 }
 
 impl Decided {
-    pub fn names(&self, entity: &str, system: &str, table: &TableName) -> Option<&Names> {
-        self.entities.get(entity)?.get(system).filter(|names| names.table == table.to_string())
+    pub fn names(&self, entity: &str, system: &str, binding: &BindingConfig) -> Option<&Names> {
+        let bound = |name: &str| binding.names().any(|table| table.to_string() == name);
+        self.entities.get(entity)?.get(system).filter(|names| bound(&names.table))
+    }
+
+    /// Another table was bound before, and the file does not say what became of it.
+    pub fn rebound(&self, entity: &str, system: &str, binding: &BindingConfig) -> Option<&TableName> {
+        let before = self.tables.get(entity)?.get(system)?;
+        (*before != binding.table && binding.formerly.is_none()).then_some(before)
+    }
+
+    /// The names that a table had, with those that it is met under now, and those that the file
+    /// tells of when it is bound anew.
+    fn also(
+        &self,
+        entity: &EntityConfig,
+        system: &str,
+        binding: &BindingConfig,
+        moved: &[TableName],
+        at: Option<&Position>,
+    ) -> Vec<Also> {
+        let known = self.also.get(system).and_then(|tables| tables.get(&binding.table.to_string()));
+        let mut also = known.cloned().unwrap_or_default();
+        let before = self.tables.get(&entity.name).and_then(|systems| systems.get(system));
+        let told = binding.formerly.iter().flatten().filter(|_| before.is_some_and(|before| *before != binding.table));
+        let Some(until) = at else { return also };
+        for name in moved.iter().chain(told) {
+            also.retain(|also| also.name != *name);
+            also.push(Also { name: name.clone(), until: until.clone() });
+        }
+        also
     }
 
     /// The table's identity when it was last bound.
@@ -116,8 +157,15 @@ fn lists_columns(entity: &EntityConfig) -> bool {
 }
 
 /// Completes a resolved model with what the captures judge their logs by, and says what is
-/// decided from now on.
-pub fn judge(model: &mut Model, config: &Config, catalogs: &[Catalog], seen: &[Seen], before: &Decided) -> Decided {
+/// decided from now on. `moved`: tables that are called otherwise in the log for a while.
+pub fn judge(
+    model: &mut Model,
+    config: &Config,
+    catalogs: &[Catalog],
+    seen: &[Seen],
+    moved: &[(SystemId, Moved)],
+    before: &Decided,
+) -> Decided {
     let mut decided = Decided::default();
     for system in config.system_ids() {
         let name = config.system(system).name.to_string();
@@ -144,6 +192,17 @@ pub fn judge(model: &mut Model, config: &Config, catalogs: &[Catalog], seen: &[S
             let seen = &seen[system.index()];
             let oid = seen.oids.get(&binding.table).copied();
             let system_name = &config.system(system).name;
+            let tables = decided.tables.entry(entity.name.clone()).or_default();
+            // Its names are noted together with the log's end, or not at all.
+            let asked = seen.at.is_some();
+            let former = before.tables.get(&entity.name).and_then(|tables| tables.get(&**system_name));
+            let table_now = former.filter(|_| !asked).unwrap_or(&binding.table);
+            tables.insert(system_name.to_string(), table_now.clone());
+            let moved = moved.iter().filter(|(of, moved)| *of == system && moved.table == binding.table);
+            let moved: Vec<TableName> = moved.map(|(_, moved)| moved.to.clone()).collect();
+            let also = before.also(entity, system_name, binding, &moved, seen.at.as_ref());
+            let of_system = decided.also.entry(system_name.to_string()).or_default();
+            of_system.insert(binding.table.to_string(), also.clone());
             let wanted = &mut model.wanted[system.index()][place];
             let formerly = |(at, column): (usize, &crate::capture::WantedColumn)| {
                 let of = binding.columns.iter().flatten().find(|config| config.column == column.name)?;
@@ -155,6 +214,7 @@ pub fn judge(model: &mut Model, config: &Config, catalogs: &[Catalog], seen: &[S
                 formerly: wanted.columns.iter().enumerate().filter_map(formerly).collect(),
                 by_name: by_name && !lists_columns(entity) && binding.role.captures(),
                 awaited,
+                also: also.into_iter().map(|also| (also.name, also.until)).collect(),
                 oid: oid.filter(|oid| before.oid(system_name, &binding.table) == Some(*oid)),
             }));
             if let Some(names) = names {
@@ -178,7 +238,7 @@ fn names(
 ) -> Names {
     let carried: BTreeSet<String> =
         model.bindings[binding.system.index()][place].columns.iter().map(|bound| bound.column.name.clone()).collect();
-    let known = before.names(&entity.name, &config.system(binding.system).name, &binding.table);
+    let known = before.names(&entity.name, &config.system(binding.system).name, binding);
     let elsewhere = |name: &str| {
         entity.bindings.iter().filter(|other| other.system != binding.system).any(|other| {
             let table = catalogs[other.system.index()].get(&other.table).and_then(Option::as_ref);
@@ -226,5 +286,6 @@ pub fn fingerprint(model: &Model) -> String {
     text
 }
 
+mod ends;
 #[cfg(test)]
 mod tests;

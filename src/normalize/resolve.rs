@@ -166,7 +166,10 @@ impl<'c> Resolver<'c> {
                 continue;
             }
             match self.catalogs[binding.system.index()].get(&binding.table).and_then(Option::as_ref) {
-                Some(table) => found.push((binding, table)),
+                Some(table) => {
+                    self.rebound(entity, binding);
+                    found.push((binding, table));
+                }
                 None => self.missing_table(entity, binding),
             }
         }
@@ -188,7 +191,7 @@ impl<'c> Resolver<'c> {
 
     fn member(&self, entity: &EntityConfig, found: (&'c BindingConfig, &'c Table)) -> Option<Member<'c>> {
         let (binding, table) = found;
-        let decided = self.decided.names(&entity.name, self.system(binding.system), &binding.table);
+        let decided = self.decided.names(&entity.name, self.system(binding.system), binding);
         binding.columns.is_none().then_some(Member { binding, table, decided })
     }
 
@@ -266,6 +269,19 @@ impl<'c> Resolver<'c> {
                 self.error(entity, binding, what, mend);
             }
         }
+    }
+
+    /// The file names another table than before: rows of the former one are in the log still.
+    fn rebound(&mut self, entity: &EntityConfig, binding: &BindingConfig) {
+        let Some(before) = self.decided.rebound(&entity.name, self.system(binding.system), binding) else { return };
+        let what = format!("the entity was kept in table {before} here until now");
+        let mend = format!(
+            "[entity.in.{}]\nformerly = [{:?}]   # it was renamed: rows under the former name are this table's\n\
+             formerly = []   # it is another table",
+            self.system(binding.system),
+            before.to_string()
+        );
+        self.error(entity, binding, what, mend);
     }
 
     fn missing_table(&mut self, entity: &EntityConfig, binding: &BindingConfig) {

@@ -24,6 +24,7 @@ use super::event::{ARTIFICIAL, Event, IGNORABLE, kind};
 use super::gtid;
 use super::statement::{self, Statement};
 use super::table_map::{self, Layout};
+use crate::capture::altered::Logged;
 use crate::capture::{Begin, Commit, Sink, WantedTable};
 use crate::catalog::TableName;
 use crate::change::Micros;
@@ -409,6 +410,17 @@ impl Reader {
                 self.truncate(name, &query.schema, &query.text, sink)?;
                 self.end_single(event.timestamp, sink)
             }
+            Statement::Drop(names) => {
+                for name in names {
+                    let dropped = |error: Error| error.context(format!("DROP TABLE {}", name.1));
+                    self.truncate(Some(name.clone()), &query.schema, &query.text, sink).map_err(dropped)?;
+                }
+                self.end_single(event.timestamp, sink)
+            }
+            Statement::Rename(names) => {
+                self.renamed(&names, &query.schema)?;
+                self.end_single(event.timestamp, sink)
+            }
             Statement::RollbackTo | Statement::Savepoint | Statement::Other => self.end_single(event.timestamp, sink),
         }
     }
@@ -452,6 +464,27 @@ impl Reader {
         let Some(table) = hit.map(|table| table.id) else { return Ok(()) };
         self.begin(sink)?;
         sink.truncate(table)
+    }
+
+    /// A wanted table goes away under another name. One that takes its place in the same
+    /// statement is the table from there on.
+    fn renamed(&self, names: &[(statement::Name, statement::Name)], default: &str) -> Result<()> {
+        let whole = |(schema, name): &statement::Name| TableName {
+            schema: schema.clone().unwrap_or_else(|| default.to_owned()),
+            name: name.clone(),
+        };
+        let same = |a: &TableName, b: &TableName| a.to_string().to_lowercase() == b.to_string().to_lowercase();
+        for table in &self.tables {
+            let away = names.iter().find(|(from, _)| same(&whole(from), &table.name));
+            let back = names.iter().any(|(_, to)| same(&whole(to), &table.name));
+            if let (Some((_, to)), false) = (away, back) {
+                let to = whole(to);
+                if !self.is_also(table, &to) {
+                    return Err(Logged { wanted: table, seen: false }.moved(to));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn xa_prepare(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {

@@ -33,6 +33,9 @@ pub fn parse_query(data: &[u8], compressed: bool) -> Option<Query> {
     Some(Query { schema, text })
 }
 
+/// Of a table, with its schema where the statement says it.
+pub type Name = (Option<String>, String);
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
     Begin,
@@ -47,7 +50,11 @@ pub enum Statement {
         xid: Option<String>,
     },
     /// Schema and table, where they could be read.
-    Truncate(Option<(Option<String>, String)>),
+    Truncate(Option<Name>),
+    /// Tables that are gone, with their rows.
+    Drop(Vec<Name>),
+    /// Former and new names, of one statement.
+    Rename(Vec<(Name, Name)>),
     /// May have changed rows, as text.
     Write,
     /// DDL, grants and the like: no rows of their own.
@@ -75,6 +82,10 @@ pub fn classify(text: &str) -> Statement {
             _ => Statement::Savepoint,
         },
         "TRUNCATE" => Statement::Truncate(truncated(rest)),
+        "DROP" => dropped(rest).map_or(Statement::Other, Statement::Drop),
+        "CREATE" => replaced(rest).map_or(Statement::Other, |name| Statement::Drop(vec![name])),
+        "RENAME" => renamed(rest).map_or(Statement::Other, Statement::Rename),
+        "ALTER" => altered(rest).map_or(Statement::Other, |names| Statement::Rename(vec![names])),
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO" | "SELECT" | "VALUES"
         | "EXECUTE" | "HANDLER" | "TABLE" | "(" => Statement::Write,
         _ => Statement::Other,
@@ -136,36 +147,124 @@ pub fn first_words(text: &str) -> String {
 }
 
 /// The table of `[TABLE] name`.
-fn truncated(rest: &str) -> Option<(Option<String>, String)> {
-    let rest = skip_comments(rest);
-    let (table, behind) = word(rest);
-    let rest = if table == "TABLE" { skip_comments(behind) } else { rest };
-    let (first, rest) = name(rest)?;
-    let rest = skip_comments(rest);
-    match rest.strip_prefix('.') {
-        Some(rest) => Some((Some(first), name(skip_comments(rest))?.0)),
-        None => Some((None, first)),
+fn truncated(rest: &str) -> Option<Name> {
+    let (table, behind) = word(skip_comments(rest));
+    let rest = if table == "TABLE" { behind } else { rest };
+    table_name(rest).map(|(name, _)| name)
+}
+
+/// The tables of `[IF EXISTS] TABLE a, b`; temporary ones are nobody else's.
+fn dropped(rest: &str) -> Option<Vec<Name>> {
+    let mut rest = if_exists(after(rest, &["TABLE", "TABLES"])?);
+    let mut names = Vec::new();
+    loop {
+        let (name, behind) = table_name(rest)?;
+        names.push(name);
+        match skip_comments(behind).strip_prefix(',') {
+            Some(more) => rest = more,
+            None => return Some(names),
+        }
+    }
+}
+
+/// The table of MariaDB's `OR REPLACE TABLE name`, which drops what was there.
+fn replaced(rest: &str) -> Option<Name> {
+    let rest = after(after(after(rest, &["OR"])?, &["REPLACE"])?, &["TABLE"])?;
+    table_name(rest).map(|(name, _)| name)
+}
+
+/// The names of `TABLE a TO b, c TO d`.
+fn renamed(rest: &str) -> Option<Vec<(Name, Name)>> {
+    let mut rest = if_exists(after(rest, &["TABLE", "TABLES"])?);
+    let mut names = Vec::new();
+    loop {
+        let (from, mut behind) = table_name(rest)?;
+        // MariaDB: WAIT n, NOWAIT
+        while word(skip_comments(behind)).0 != "TO" {
+            let (passed, more) = name(skip_comments(behind))?;
+            debug_assert!(!passed.is_empty(), "a name has letters");
+            behind = more;
+        }
+        let (to, behind) = table_name(after(behind, &["TO"])?)?;
+        names.push((from, to));
+        match skip_comments(behind).strip_prefix(',') {
+            Some(more) => rest = more,
+            None => return Some(names),
+        }
+    }
+}
+
+/// The names of `[ONLINE] [IGNORE] TABLE a …, RENAME [TO|AS|=] b`, where it renames the table.
+fn altered(rest: &str) -> Option<(Name, Name)> {
+    let mut rest = rest;
+    while let Some(behind) = after(rest, &["ONLINE", "IGNORE"]) {
+        rest = behind;
+    }
+    let (from, mut rest) = table_name(if_exists(after(rest, &["TABLE"])?))?;
+    loop {
+        rest = skip_comments(rest);
+        let quote = rest.chars().next()?;
+        if matches!(quote, '`' | '"' | '\'') {
+            rest = quoted(rest)?.1;
+            continue;
+        }
+        let (found, behind) = word(rest);
+        if found.is_empty() || found == "(" {
+            rest = &rest[quote.len_utf8()..];
+            continue;
+        }
+        rest = behind;
+        if found == "RENAME" && after(rest, &["COLUMN", "INDEX", "KEY"]).is_none() {
+            let rest = after(rest, &["TO", "AS"]).unwrap_or(rest);
+            let rest = skip_comments(rest);
+            return Some((from, table_name(rest.strip_prefix('=').unwrap_or(rest))?.0));
+        }
+    }
+}
+
+/// What follows one of these words.
+fn after<'t>(text: &'t str, words: &[&str]) -> Option<&'t str> {
+    let (found, rest) = word(skip_comments(text));
+    words.contains(&found.as_str()).then_some(rest)
+}
+
+fn if_exists(text: &str) -> &str {
+    after(text, &["IF"]).and_then(|rest| after(rest, &["EXISTS"])).unwrap_or(text)
+}
+
+/// `name` or `schema.name`.
+fn table_name(text: &str) -> Option<(Name, &str)> {
+    let (first, rest) = name(skip_comments(text))?;
+    match skip_comments(rest).strip_prefix('.') {
+        Some(rest) => name(skip_comments(rest)).map(|(second, rest)| ((Some(first), second), rest)),
+        None => Some(((None, first), rest)),
     }
 }
 
 /// A name, quoted or not.
 fn name(text: &str) -> Option<(String, &str)> {
-    if let Some(quote) = text.chars().next().filter(|c| matches!(c, '`' | '"')) {
-        let mut name = String::new();
-        let mut chars = text.char_indices().skip(1).peekable();
-        while let Some((at, c)) = chars.next() {
-            if c != quote {
-                name.push(c);
-            } else if chars.next_if(|(_, next)| *next == quote).is_some() {
-                name.push(quote);
-            } else {
-                return Some((name, &text[at + 1..]));
-            }
-        }
-        return None;
+    if text.starts_with(['`', '"']) {
+        return quoted(text);
     }
     let end = text.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$'))).unwrap_or(text.len());
     (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
+}
+
+/// What stands between the quotes with which the text begins, and what is behind them.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let quote = text.chars().next()?;
+    let mut name = String::new();
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c != quote {
+            name.push(c);
+        } else if chars.next_if(|(_, next)| *next == quote).is_some() {
+            name.push(quote);
+        } else {
+            return Some((name, &text[at + 1..]));
+        }
+    }
+    None
 }
 
 fn word(text: &str) -> (String, &str) {
@@ -251,6 +350,32 @@ mod tests {
         assert_eq!(classify("TRUNCATE /* x */ t"), table(None, "t"));
         assert_eq!(classify("TRUNCATE TABLE d.t;"), table(Some("d"), "t"));
         assert_eq!(classify("TRUNCATE `"), Statement::Truncate(None));
+    }
+
+    #[test]
+    fn the_tables_that_a_statement_takes_away_are_read() {
+        let name = |name: &str| (None, name.to_owned());
+        let away = |from: &str, to: &str| Statement::Rename(vec![(name(from), name(to))]);
+        for (text, expected) in [
+            ("DROP TABLE `a`,d.b /* generated */", Statement::Drop(vec![name("a"), (Some("d".into()), "b".into())])),
+            ("drop table if exists t", Statement::Drop(vec![name("t")])),
+            ("DROP TEMPORARY TABLE t", Statement::Other),
+            ("DROP INDEX i ON t", Statement::Other),
+            ("CREATE OR REPLACE TABLE t (a int)", Statement::Drop(vec![name("t")])),
+            (
+                "RENAME TABLE a TO b, c NOWAIT TO a",
+                Statement::Rename(vec![(name("a"), name("b")), (name("c"), name("a"))]),
+            ),
+            ("ALTER TABLE a RENAME b", away("a", "b")),
+            ("alter table a add x int default 'RENAME y', rename = `b`", away("a", "b")),
+            ("ALTER ONLINE TABLE IF EXISTS a RENAME TO b", away("a", "b")),
+            ("ALTER TABLE a RENAME COLUMN x TO y, RENAME KEY k TO l", Statement::Other),
+            ("ALTER TABLE a ADD x int", Statement::Other),
+            ("RENAME USER a TO b", Statement::Other),
+            ("ALTER TABLE a COMMENT = 'x", Statement::Other),
+        ] {
+            assert_eq!(classify(text), expected, "{text}");
+        }
     }
 
     #[test]

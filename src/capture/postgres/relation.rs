@@ -6,13 +6,14 @@
 
 use super::decode::Format;
 use super::pgoutput::{Relation, RelationColumn};
-use crate::capture::altered::Logged;
-use crate::capture::{WantedColumn, WantedTable};
+use crate::capture::altered::{Logged, seen};
+use crate::capture::{TableNow, WantedColumn, WantedTable};
 use crate::catalog::postgres::{column_type, oid};
 use crate::catalog::{ColumnType, TableName};
 use crate::error::{Error, Result};
 use crate::marker;
 use crate::normalize::recast::leads;
+use crate::position::Position;
 use crate::value::Kind;
 
 /// What becomes of a relation's rows.
@@ -45,20 +46,22 @@ pub struct Target {
 #[derive(Debug)]
 pub struct MarkerColumns(pub [usize; marker::COLUMNS.len()]);
 
-/// Checks a relation against everything that is wanted of it. `seen` tells of a table whether
-/// this was logged before its catalog was read.
+/// Checks a relation against everything that is wanted of it. `before`: this was logged before
+/// that end of the log.
 pub fn map(
     relation: &Relation,
     wanted: &[WantedTable],
     marker: &TableName,
-    seen: impl Fn(&WantedTable) -> bool,
+    before: impl Fn(&Position) -> bool,
 ) -> Result<Mapping> {
     let same = |name: &TableName| name.schema == relation.schema && name.name == relation.name;
     if same(marker) {
         return marker_columns(relation, marker).map(Mapping::Marker);
     }
-    let own =
-        |table: &WantedTable| same(&table.name) || table.now.as_ref().is_some_and(|now| now.oid == Some(relation.id));
+    let also = |now: &TableNow| now.also.iter().any(|(name, until)| same(name) && before(until));
+    let own = |table: &WantedTable| {
+        same(&table.name) || table.now.as_ref().is_some_and(|now| now.oid == Some(relation.id) || also(now))
+    };
     let tables: Vec<&WantedTable> = wanted.iter().filter(|table| own(table)).collect();
     let Some(first) = tables.first() else {
         return Ok(Mapping::Unwanted);
@@ -71,9 +74,10 @@ pub fn map(
     };
     let names: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
     for table in tables {
-        let logged = Logged { wanted: table, seen: seen(table) };
+        let logged = Logged { wanted: table, seen: seen(table.now.as_deref(), &before) };
         if !same(&table.name) && !logged.seen {
-            return Err(logged.other_name(&format!("{}.{}", relation.schema, relation.name)));
+            let now = TableName { schema: relation.schema.clone(), name: relation.name.clone() };
+            return Err(logged.moved(now));
         }
         let fits = |at: usize, place: usize| format(&table.columns[at], &relation.columns[place], true).is_ok();
         let places = logged.places(&names, fits)?;

@@ -11,7 +11,6 @@ use std::fmt::Write;
 use super::decode::{self, Trouble};
 use super::pgoutput::{self, Envelope, Field, Malformed, Message, Old, Tuple};
 use super::relation::{self, Mapping, MarkerColumns, Wanted};
-use crate::capture::altered::seen;
 use crate::capture::{Begin, CaptureSpec, Commit, RowEvent, Sink, WantedTable};
 use crate::catalog::TableName;
 use crate::change::Op;
@@ -140,8 +139,7 @@ impl Transactions {
             Message::Commit { end_lsn, committed_at } => self.commit(end_lsn, committed_at, sink),
             Message::Relation(relation) => {
                 let before = |end: &Position| matches!(end, Position::Postgres { lsn } if self.final_lsn < *lsn);
-                let seen = |table: &WantedTable| seen(table.now.as_deref(), before);
-                let mapping = relation::map(&relation, &self.wanted, &self.marker, seen)?;
+                let mapping = relation::map(&relation, &self.wanted, &self.marker, before)?;
                 self.relations.insert(relation.id, mapping);
                 Ok(Event::Other)
             }

@@ -47,7 +47,7 @@ impl World {
         let mut model = resolve_after(&self.config, &catalogs, &self.decided)
             .map_err(|findings| findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
         let seen = vec![Seen::default(); tables.len()];
-        self.decided = judge(&mut model, &self.config, &catalogs, &seen, &self.decided);
+        self.decided = judge(&mut model, &self.config, &catalogs, &seen, &[], &self.decided);
         let fields = model.schema.entities[0].fields[1..].iter().map(|field| field.name.clone()).collect();
         Ok((fields, model))
     }
@@ -127,4 +127,39 @@ fn what_changes_nothing_leaves_the_fingerprint() {
     assert_eq!(of(&[&["name", "id"], &["id", "name"]]), before, "reordered");
     assert_ne!(of(&[&["id", "name", "x"], &["id", "name"]]), before, "awaited");
     assert_ne!(of(&[&["id", "name", "x"], &["id", "name", "x"]]), before, "followed");
+}
+
+#[test]
+fn a_table_that_is_bound_under_another_name_wants_its_former_one() {
+    let mut world = World::new(2, "");
+    world.fields(&[&["id", "name"], &["id", "name"]]);
+    let mut moved = World::new(2, "");
+    moved.config.entities[0].bindings[0].table.name = "c2".into();
+    moved.decided = world.decided.clone();
+    let look = |world: &World| {
+        let catalogs = [table(0, &["id", "name"]), table(1, &["id", "name"])].map(|mut table| {
+            if table.name.schema == "d0" {
+                table.name.name = "c2".into();
+            }
+            Catalog::from([(table.name.clone(), Some(table))])
+        });
+        let mut model =
+            resolve_after(&world.config, &catalogs, &world.decided).map_err(|findings| findings[0].to_string())?;
+        let end = Position::Mysql {
+            gtids: "01010101-0101-0101-0101-010101010101:1-4".parse().unwrap(),
+            binlog: crate::position::BinlogPosition { file: "b.000001".into(), offset: 4 },
+            server_uuid: "u".into(),
+        };
+        let seen = Seen { at: Some(end), ..Seen::default() };
+        Ok::<_, String>(judge(&mut model, &world.config, &catalogs, &[seen.clone(), seen], &[], &world.decided))
+    };
+
+    let error = look(&moved).unwrap_err();
+    assert!(error.contains("kept in table d0.c") && error.contains("formerly = [\"d0.c\"]"), "{error}");
+
+    moved.config.entities[0].bindings[0].formerly = Some(vec![TableName { schema: "d0".into(), name: "c".into() }]);
+    let decided = look(&moved).unwrap();
+    assert_eq!(decided.also["s0"]["d0.c2"][0].name.name, "c");
+    let text = serde_json::to_string(&decided).unwrap();
+    assert_eq!(serde_json::from_str::<Decided>(&text).unwrap(), decided, "as it is kept");
 }

@@ -34,7 +34,8 @@ impl Reader {
         let named = |name: &TableName| name.schema == head.schema && name.name == head.table;
         let mapped = if named(&self.marker.name) {
             Mapped::Marker { map: data.to_vec(), layout: table_map::layout(head, &self.marker, false)? }
-        } else if let Some(table) = self.tables.iter().position(|table| named(&table.name)) {
+        } else if let Some(table) = self.tables.iter().position(|table| named(&table.name)).or_else(|| self.other(head))
+        {
             let layout = table_map::layout(head, &self.tables[table], self.is_seen(&self.tables[table]))?;
             Mapped::Wanted { map: data.to_vec(), layout, table }
         } else {
@@ -44,17 +45,36 @@ impl Reader {
         Ok(())
     }
 
+    /// The wanted table that has this name for a while.
+    fn other(&self, head: table_map::Head<'_>) -> Option<usize> {
+        if self.tables.iter().all(|table| table.now.as_ref().is_none_or(|now| now.also.is_empty())) {
+            return None;
+        }
+        let name = TableName { schema: head.schema.to_owned(), name: head.table.to_owned() };
+        self.tables.iter().position(|table| self.is_also(table, &name))
+    }
+
+    /// Rows under that name are the table's, in the transaction in flight.
+    pub(super) fn is_also(&self, table: &WantedTable, name: &TableName) -> bool {
+        let also = table.now.iter().flat_map(|now| &now.also);
+        also.into_iter().any(|(also, until)| also == name && self.is_before(until))
+    }
+
     /// The transaction in flight was logged before the table's catalog was read.
     fn is_seen(&self, table: &WantedTable) -> bool {
+        seen(table.now.as_deref(), |end| self.is_before(end))
+    }
+
+    fn is_before(&self, end: &Position) -> bool {
         let Some(transaction) = &self.transaction else { return false };
-        seen(table.now.as_deref(), |end| match (&transaction.id, end) {
+        match (&transaction.id, end) {
             (Id::Mysql { source, number }, Position::Mysql { gtids, .. }) => gtids.contains(source, *number),
             (Id::Mariadb { domain, gtid }, Position::Mariadb { domains, .. }) => {
                 domains.get(domain).is_some_and(|end| gtid.sequence <= end.sequence)
             }
             (Id::Anonymous { binlog }, Position::Mysql { binlog: end, .. }) => !binlog.reached(end),
             _ => false,
-        })
+        }
     }
 
     pub(super) fn rows(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {
