@@ -91,7 +91,7 @@ impl Error {
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let said = error.to_string();
-            if !text.contains(&said) {
+            if !text.contains(&said) && !repeats(&said, &text) {
                 text.push_str(": ");
                 text.push_str(&said);
             }
@@ -106,6 +106,13 @@ impl Error {
         }
         text
     }
+}
+
+/// Drivers put a server's own sentence between words of theirs.
+fn repeats(said: &str, text: &str) -> bool {
+    text.rsplit("the server says: ")
+        .next()
+        .is_some_and(|sentence| sentence.len() < text.len() && said.contains(sentence))
 }
 
 impl From<std::io::Error> for Error {

@@ -1,4 +1,9 @@
 //! What `check`, `setup` and start-up found in the way, each with what mends it.
+//!
+//! What mends it can be taken as it is printed: SQL whose statements end with `;`, TOML for the
+//! configuration file, or a command. Lines that begin with `--` or `#` say who runs it, what
+//! follows, what else would do, and what goes into a server's own file
+//! (`# my.cnf, [mysqld]: name = value`).
 
 use serde::Serialize;
 
@@ -10,8 +15,10 @@ use crate::error::Error;
 pub enum Severity {
     /// Would lose data, loop, or cannot work: nothing starts there.
     Error,
-    /// Works, with a risk or a cost that a person should know.
+    /// Works, with a risk that a person should know.
     Warning,
+    /// Works; a cost or a limit that is easily forgotten.
+    Note,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +53,10 @@ impl Finding {
         Finding { severity: Severity::Warning, ..Self::error(system, what) }
     }
 
+    pub fn note(system: &str, what: impl Into<String>) -> Self {
+        Finding { severity: Severity::Note, ..Self::error(system, what) }
+    }
+
     /// What kept us from looking at all.
     pub fn of(system: &str, error: &Error) -> Self {
         let mut what = error.full();
@@ -73,6 +84,18 @@ impl Finding {
         self
     }
 
+    /// SQL for whoever administers the system.
+    #[must_use]
+    pub fn by_administrator(self, sql: impl AsRef<str>) -> Self {
+        self.mend(format!("-- as an administrator:\n{}", sql.as_ref()))
+    }
+
+    /// SQL for the role that owns the table.
+    #[must_use]
+    pub fn by_owner(self, sql: impl AsRef<str>) -> Self {
+        self.mend(format!("-- as the table's owner:\n{}", sql.as_ref()))
+    }
+
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
@@ -84,6 +107,7 @@ impl std::fmt::Display for Finding {
         let severity = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         write!(f, "{severity}: ")?;
         if !self.system.is_empty() {

@@ -203,7 +203,7 @@ async fn a_system_that_cannot_be_reached_hides_nothing_about_the_others() {
 
     assert!(!ok);
     let findings = findings(&report);
-    assert!(findings.iter().any(|f| f.starts_with("error erp connecting to")), "{findings:#?}");
+    assert!(findings.iter().any(|f| f.starts_with("error erp cannot connect to")), "{findings:#?}");
     assert!(findings.iter().any(|f| f.starts_with("error shop ") && f.contains("name_shop")), "{findings:#?}");
     assert!(!findings.iter().any(|f| f.starts_with("error crm ")), "{findings:#?}");
     assert_eq!(report["systems"][2]["kind"], Value::Null);

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::decided;
 use super::look::{look, out_of_stream};
 use crate::catalog::{Table, TableName};
-use crate::check::{self, needs::Needs};
+use crate::check::{self, Survey, needs::Needs};
 use crate::config::Config;
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::finding::Finding;
@@ -50,13 +50,14 @@ pub async fn prepare(
     stop: &CancellationToken,
 ) -> Result<Option<(Plan, Vec<PositionRecord>)>> {
     let before = decided::load(config);
-    let (mut catalogs, mut seen) = (Vec::new(), Vec::new());
+    let (mut catalogs, mut seen, mut surveys) = (Vec::new(), Vec::new(), Vec::new());
     for system in config.system_ids() {
         let known = operator.recovered.positions.contains_key(&config.system(system).name);
         match catalog(config, system, known, &before, status, stop).await? {
-            Some((catalog, at)) => {
+            Some((catalog, at, survey)) => {
                 catalogs.push(catalog);
                 seen.push(at);
+                surveys.push(survey);
             }
             None => return Ok(None),
         }
@@ -66,7 +67,12 @@ pub async fn prepare(
         return Err(in_the_way(&shared));
     }
     let mut model = resolve_after(config, &catalogs, &before).map_err(|findings| in_the_way(&findings))?;
-    for warning in &model.warnings {
+    let together = check::together(config, &surveys, &catalogs);
+    let errors: Vec<Finding> = together.iter().filter(|finding| finding.is_error()).cloned().collect();
+    if !errors.is_empty() {
+        return Err(in_the_way(&errors));
+    }
+    for warning in model.warnings.iter().chain(&together) {
         warn!("{warning}");
     }
     let mut positions = Vec::new();
@@ -81,8 +87,8 @@ pub async fn prepare(
     Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
 }
 
-/// The system's tables, asked of it, and when; as last seen where it does not answer and may be
-/// absent.
+/// The system's tables, asked of it with everything else, and when; as last seen, and no more, where
+/// it does not answer and may be absent.
 async fn catalog(
     config: &Config,
     system: SystemId,
@@ -90,7 +96,7 @@ async fn catalog(
     decided: &Decided,
     status: &Status,
     stop: &CancellationToken,
-) -> Result<Option<(Catalog, Seen)>> {
+) -> Result<Option<(Catalog, Seen, Option<Survey>)>> {
     let name = &config.system(system).name;
     let state = &status.systems[system.index()].capture.state;
     *state.lock().expect("never held across a panic") = State::Connecting;
@@ -99,7 +105,7 @@ async fn catalog(
         let surveyed = answered(async { Ok((look(config, system).await, check::survey(config, system).await?)) }).await;
         let error = match surveyed {
             Ok((sight, survey)) => {
-                let mut errors: Vec<Finding> = survey.findings.iter().filter(|f| f.is_error()).cloned().collect();
+                let mut errors = survey.errors();
                 // What keeps it from being looked at is told by the survey.
                 let sight = sight.unwrap_or_default();
                 let replaced = |table: &TableName| {
@@ -115,11 +121,13 @@ async fn catalog(
                 let server = &status.systems[system.index()].server;
                 *server.lock().expect("never held across a panic") = (survey.kind.into(), survey.version.clone());
                 let names = Needs::of(config, system).names();
-                let catalog: Catalog = names.into_iter().zip(survey.tables).collect();
+                let catalog: Catalog = names.into_iter().zip(survey.tables.iter().cloned()).collect();
                 remember(config, system, &catalog);
-                return Ok(Some((catalog, sight.seen)));
+                return Ok(Some((catalog, sight.seen, Some(survey))));
             }
-            Err(error) if error.recovery == Recovery::Stop => return Err(error.context(name)),
+            Err(error) if error.recovery == Recovery::Stop => {
+                return Err(in_the_way(&[check::reach::finding(config.system(system), &error).await]));
+            }
             Err(error) => error,
         };
         *state.lock().expect("never held across a panic") = State::of(&error);
@@ -128,7 +136,7 @@ async fn catalog(
             && let Some(catalog) = last_seen(config, system)
         {
             warn!(system = %name, error = %error.full(), "cannot be reached; its tables are taken as last seen");
-            return Ok(Some((catalog, Seen::default())));
+            return Ok(Some((catalog, Seen::default(), None)));
         }
         let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
         warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be reached");

@@ -160,6 +160,8 @@ pub struct Collation {
     pub binary: bool,
     /// Spaces at the end do not count.
     pub pads: bool,
+    /// Its kin in which the bytes decide, all of them.
+    pub bytes: String,
 }
 
 /// A column's type as far as values are concerned.

@@ -108,9 +108,10 @@ async fn read_columns(conn: &mut Conn, table: &TableName) -> Result<Vec<Column>>
         table,
     )
     .await?;
-    let json = json_columns(conn, table).await?;
+    let (flavour, ..) = server(conn).await?;
+    let json = json_columns(conn, table, flavour).await?;
     let definitions = read_definitions(conn, table).await?;
-    Ok(found.into_iter().map(|row| column(row, &json, &definitions)).collect())
+    Ok(found.into_iter().map(|row| column(row, &json, &definitions, flavour)).collect())
 }
 
 /// Each column as the server itself spells it; none where it does not let us see that.
@@ -140,16 +141,26 @@ fn definitions(create: &str) -> BTreeMap<String, String> {
 
 /// By their names: `information_schema` tells of neither in MariaDB. In MySQL padding ended with
 /// the collations of Unicode 9.
-fn collation(name: &str, ty: &ColumnType) -> Collation {
+fn collation(name: &str, ty: &ColumnType, flavour: Flavour) -> Collation {
+    let charset = name.split('_').next().unwrap_or(name);
     let nopad = name == "binary" || name.contains("_nopad_") || name.contains("_0900_");
     Collation {
         name: name.to_owned(),
         binary: name == "binary" || name.ends_with("_bin"),
         pads: !nopad || matches!(ty, ColumnType::Char { .. }),
+        bytes: match flavour {
+            Flavour::Mysql => "utf8mb4_0900_bin".to_owned(),
+            Flavour::Mariadb => format!("{charset}_nopad_bin"),
+        },
     }
 }
 
-fn column(mut row: mysql_async::Row, json: &HashSet<String>, definitions: &BTreeMap<String, String>) -> Column {
+fn column(
+    mut row: mysql_async::Row,
+    json: &HashSet<String>,
+    definitions: &BTreeMap<String, String>,
+    flavour: Flavour,
+) -> Column {
     let mut text = |at: usize| row.take_opt::<Option<String>, _>(at).and_then(Result::ok).flatten();
     let mut described = Described {
         name: text(0).unwrap_or_default(),
@@ -171,7 +182,7 @@ fn column(mut row: mysql_async::Row, json: &HashSet<String>, definitions: &BTree
     let nextval = default.as_deref().is_some_and(|d| d.to_lowercase().contains("nextval("));
     let ty = column_type(&described, json.contains(&described.name));
     Column {
-        collation: collated.map(|name| collation(&name, &ty)),
+        collation: collated.map(|name| collation(&name, &ty, flavour)),
         definition: definitions.get(&described.name).cloned().unwrap_or_default(),
         ty,
         nullable,
@@ -244,8 +255,8 @@ fn column_type(column: &Described, json: bool) -> ColumnType {
 }
 
 /// MariaDB's JSON columns: those whose own check is `json_valid`. MySQL has a type for them.
-async fn json_columns(conn: &mut Conn, table: &TableName) -> Result<HashSet<String>> {
-    if server(conn).await?.0 != Flavour::Mariadb {
+async fn json_columns(conn: &mut Conn, table: &TableName, flavour: Flavour) -> Result<HashSet<String>> {
+    if flavour != Flavour::Mariadb {
         return Ok(HashSet::new());
     }
     let checks: Vec<(String,)> = rows(
@@ -418,7 +429,7 @@ mod tests {
     #[test]
     fn a_collation_says_by_its_name_what_is_equal() {
         let said = |name: &str| {
-            let c = collation(name, &ColumnType::Text { chars: None, bytes: None });
+            let c = collation(name, &ColumnType::Text { chars: None, bytes: None }, Flavour::Mysql);
             (c.binary, c.pads)
         };
 
@@ -427,7 +438,7 @@ mod tests {
         assert_eq!(said("utf8mb4_nopad_bin"), (true, false));
         assert_eq!(said("utf8mb4_bin"), (true, true));
         assert_eq!(said("utf8mb4_uca1400_ai_ci"), (false, true));
-        assert!(collation("utf8mb4_0900_bin", &ColumnType::Char { chars: 3 }).pads);
+        assert!(collation("utf8mb4_0900_bin", &ColumnType::Char { chars: 3 }, Flavour::Mysql).pads);
     }
 
     #[test]

@@ -277,6 +277,7 @@ fn column(row: &Row) -> Column {
         name,
         binary: row.get("binary_equality"),
         pads: matches!(ty, ColumnType::Char { .. }),
+        bytes: "C".to_owned(),
     });
     Column {
         name: row.get("name"),

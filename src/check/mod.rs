@@ -3,25 +3,40 @@
 //!
 //! Start-up asks the same questions by the same functions. A system that cannot be reached is
 //! a finding and hides none about the others.
+//!
+//! ```text
+//! survey (one system)    reach · missing · postgres · mysql: settings, rights, marker
+//! together (all of them) normalize::resolve: types and keys · cascades · clocks · numbering ·
+//!                        neighbours · sensitive
+//! ```
 
+mod cascades;
+mod clocks;
 pub mod grants;
+mod missing;
 pub mod mysql;
 pub mod needs;
+mod neighbours;
+mod numbering;
 pub mod postgres;
 pub mod privileges;
+pub mod reach;
+mod sensitive;
 
 use futures_util::future::join_all;
 use mysql_async::Conn;
 use tokio_postgres::Client;
 
+use self::clocks::Clock;
 use self::needs::Needs;
+use self::numbering::Numbering;
 use crate::capture::mysql::identity;
 use crate::capture::postgres::{application_name, publication_name, slot_name};
 use crate::catalog::{self, ReplicaIdentity, Table, TableName};
 use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::normalize::resolve::{Catalog, resolve};
+use crate::normalize::resolve::{Catalog, bound, resolve};
 use crate::schema::SystemId;
 use crate::setup::{self, Step};
 
@@ -39,6 +54,22 @@ pub struct Survey {
     pub steps: Vec<Step>,
     pub postgres: Option<postgres::Facts>,
     pub mysql: Option<mysql::Facts>,
+    /// The server's, beside ours.
+    pub clock: Option<Clock>,
+    /// Of columns whose values the server makes.
+    pub numbering: Vec<Numbering>,
+    /// What foreign keys do to rows stands in the log.
+    pub logs_cascades: bool,
+    /// MySQL and MariaDB: its `server_id`, and which server it is.
+    pub server: Option<(u64, String)>,
+    /// Other installations that write into the marker's table.
+    pub other_agents: Vec<String>,
+}
+
+impl Survey {
+    pub fn errors(&self) -> Vec<Finding> {
+        self.findings.iter().filter(|finding| finding.is_error()).cloned().collect()
+    }
 }
 
 /// What all systems answered.
@@ -75,13 +106,15 @@ pub async fn preflight(config: &Config) -> Preflight {
                 surveys.push(Some(survey));
             }
             Err(error) => {
-                findings.push(Finding::of(&system.name, &error));
+                findings.push(reach::finding(system, &error).await);
                 surveys.push(None);
             }
         }
     }
     findings.extend(shared_markers(config).await);
-    findings.extend(fit(config, &surveys));
+    let catalogs = catalogs(config, &surveys);
+    findings.extend(fit(config, &surveys, &catalogs));
+    findings.extend(together(config, &surveys, &catalogs));
     Preflight { surveys, findings }
 }
 
@@ -123,22 +156,41 @@ async fn server(config: &ConnectConfig) -> Option<String> {
     identity
 }
 
-/// How the tables fit together. Of a system that could not be asked nothing is known, so
-/// nothing is said.
-fn fit(config: &Config, surveys: &[Option<Survey>]) -> Vec<Finding> {
+/// Of a system that could not be asked nothing is known.
+fn catalogs(config: &Config, surveys: &[Option<Survey>]) -> Vec<Catalog> {
     let tables = |survey: &Option<Survey>| survey.as_ref().map_or_else(Vec::new, |survey| survey.tables.clone());
     let names = config.system_ids().map(|system| Needs::of(config, system).names());
-    let catalogs: Vec<Catalog> =
-        names.zip(surveys).map(|(names, survey)| names.into_iter().zip(tables(survey)).collect()).collect();
-    let asked = |finding: &Finding| {
-        let system = config.systems.iter().position(|system| *system.name == *finding.system);
-        system.is_none_or(|system| surveys[system].is_some())
-    };
-    let findings = match resolve(config, &catalogs) {
+    names.zip(surveys).map(|(names, survey)| names.into_iter().zip(tables(survey)).collect()).collect()
+}
+
+/// How the types and keys of the tables fit together. What is said of a system that could not be
+/// asked, or of a table that its survey has missed, is known already.
+fn fit(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog]) -> Vec<Finding> {
+    let findings = match resolve(config, catalogs) {
         Ok(model) => model.warnings,
         Err(findings) => findings,
     };
-    findings.into_iter().filter(asked).collect()
+    let known = |finding: &Finding| {
+        let Some(system) = config.systems.iter().position(|system| *system.name == *finding.system) else {
+            return false;
+        };
+        let missing =
+            |(name, table): (&TableName, &Option<Table>)| table.is_none() && name.to_string() == finding.table;
+        surveys[system].is_none() || catalogs[system].iter().any(missing)
+    };
+    findings.into_iter().filter(|finding| !known(finding)).collect()
+}
+
+/// What only shows where systems are looked at side by side. `catalogs` may know more systems
+/// than could be asked.
+pub fn together(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog]) -> Vec<Finding> {
+    let bound = bound(config, catalogs);
+    let mut findings = cascades::findings(config, surveys, &bound);
+    findings.extend(numbering::findings(config, surveys, &bound));
+    findings.extend(sensitive::findings(config, &bound));
+    findings.extend(clocks::findings(config, surveys));
+    findings.extend(neighbours::findings(config, surveys));
+    findings
 }
 
 /// Asks one system.
@@ -166,9 +218,10 @@ pub(crate) async fn postgres_survey(
     system: SystemId,
     needs: &Needs,
 ) -> Result<Survey> {
-    let publication = publication_name(&config.agent.id);
-    let slot = slot_name(&config.agent.id, &config.system(system).connect.database);
-    let facts = postgres::read(client, needs, &publication, &slot).await?;
+    let agent = config.agent.id.as_str();
+    let publication = publication_name(agent);
+    let slot = slot_name(agent, &config.system(system).connect.database);
+    let facts = postgres::read(client, needs, agent, &publication, &slot).await?;
     let mut tables = catalog::postgres::read(client, &needs.names()).await?;
     for ((need, table), facts) in needs.tables.iter().zip(&mut tables).zip(&facts.tables) {
         if let (Some(table), Some(facts)) = (table, facts)
@@ -178,25 +231,40 @@ pub(crate) async fn postgres_survey(
             table.replica_identity = Some(ReplicaIdentity::Full);
         }
     }
+    let mut findings = postgres::findings(&config.system(system).name, &facts, needs, &slot);
+    findings.extend(missing::in_postgres(client, config, system, needs, &tables).await?);
     Ok(Survey {
         kind: "postgresql",
         version: facts.version.clone(),
         tables,
-        findings: postgres::findings(&config.system(system).name, &facts, needs, &slot),
+        findings,
         steps: setup::postgres::steps(&facts, needs, &publication),
+        clock: Some(clocks::of_postgres(client).await?),
+        numbering: Numbering::of_postgres(needs, &facts),
+        logs_cascades: true,
+        server: None,
+        other_agents: facts.other_agents.clone(),
         postgres: Some(facts),
         mysql: None,
     })
 }
 
 pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
-    let facts = mysql::read(conn, needs).await?;
+    let facts = mysql::read(conn, needs, &config.agent.id).await?;
     let tables = catalog::mysql::read(conn, &needs.names()).await?;
+    let mut findings = mysql::findings(&config.system(system).name, &facts, needs, &tables);
+    findings.extend(missing::in_mysql(conn, config, system, &facts, needs, &tables).await?);
+    let identity = identity(conn, facts.flavour).await?;
     Ok(Survey {
         kind: facts.flavour.name(),
         version: facts.version.clone(),
-        findings: mysql::findings(&config.system(system).name, &facts, needs, &tables),
+        findings,
         steps: setup::mysql::steps(&facts, needs),
+        clock: Some(clocks::of_mysql(conn).await?),
+        numbering: Numbering::of_mysql(needs, &facts, &tables),
+        logs_cascades: facts.logs_cascades(),
+        server: facts.number("server_id").map(|id| (id, identity)),
+        other_agents: facts.other_agents.clone(),
         tables,
         postgres: None,
         mysql: Some(facts),

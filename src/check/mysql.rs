@@ -32,6 +32,25 @@ pub struct Facts {
     pub is_replica: bool,
     pub marker_database: bool,
     pub marker: Option<MarkerTable>,
+    /// Agents of other ids that write into our marker table.
+    pub other_agents: Vec<String>,
+}
+
+impl Facts {
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.variable(name)?.parse().ok()
+    }
+
+    /// What foreign keys do to rows stands in the log: in MySQL since 9.6, unless InnoDB is told
+    /// to do it by itself.
+    pub fn logs_cascades(&self) -> bool {
+        let native = self.variable("innodb_native_foreign_keys").is_some_and(|value| value.eq_ignore_ascii_case("ON"));
+        self.flavour == Flavour::Mysql && self.numbers >= (9, 6, 0) && !native
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +61,10 @@ pub struct MarkerTable {
 const VARIABLES: &str = "('log_bin', 'binlog_format', 'binlog_row_image', 'binlog_row_metadata', \
     'gtid_mode', 'server_id', 'log_replica_updates', 'log_slave_updates', \
     'sync_binlog', 'innodb_flush_log_at_trx_commit', 'binlog_expire_logs_seconds', 'read_only', \
-    'super_read_only', 'sql_log_bin', 'binlog_annotate_row_events')";
+    'super_read_only', 'sql_log_bin', 'binlog_annotate_row_events', 'gtid_strict_mode', 'enforce_gtid_consistency', \
+    'innodb_native_foreign_keys', 'auto_increment_increment', 'auto_increment_offset', 'init_connect')";
 
-pub async fn read(conn: &mut Conn, needs: &Needs) -> Result<Facts> {
+pub async fn read(conn: &mut Conn, needs: &Needs, agent: &str) -> Result<Facts> {
     let (flavour, version, numbers) = server(conn).await?;
     let user: Option<(String,)> = query(conn, "SELECT CURRENT_USER()").await?.into_iter().next();
     let grants: Vec<(String,)> = query(conn, "SHOW GRANTS").await?;
@@ -53,6 +73,10 @@ pub async fn read(conn: &mut Conn, needs: &Needs) -> Result<Facts> {
     let session = self::variables(conn, "SESSION").await?;
     let (binlog_do, binlog_ignore) = binlog_filters(conn, flavour).await;
     let (marker_database, marker) = read_marker(conn, needs).await?;
+    let other_agents = match (&needs.marker, &marker) {
+        (Some(name), Some(_)) => other_agents(conn, name, agent).await,
+        _ => vec![],
+    };
     Ok(Facts {
         flavour,
         version: version.split('-').next().unwrap_or_default().to_owned(),
@@ -66,7 +90,14 @@ pub async fn read(conn: &mut Conn, needs: &Needs) -> Result<Facts> {
         binlog_ignore,
         marker_database,
         marker,
+        other_agents,
     })
+}
+
+/// Needs a privilege whose absence is a finding of its own.
+async fn other_agents(conn: &mut Conn, marker: &TableName, agent: &str) -> Vec<String> {
+    let sql = format!("SELECT DISTINCT agent FROM {} WHERE agent <> ? ORDER BY agent", backquoted_table(marker));
+    conn.exec(sql, (agent,)).await.unwrap_or_default()
 }
 
 async fn variables(conn: &mut Conn, scope: &str) -> Result<BTreeMap<String, String>> {
@@ -131,6 +162,7 @@ fn account(current_user: &str) -> String {
 pub fn findings(system: &str, facts: &Facts, needs: &Needs, tables: &[Option<Table>]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = version(system, facts).into_iter().collect();
     findings.extend(settings(system, facts));
+    findings.extend(unsafe_binlog(system, facts, needs));
     findings.extend(risks(system, facts));
     findings.extend(filters(system, facts, needs));
     findings.extend(log_privileges(system, facts));
@@ -148,8 +180,9 @@ fn version(system: &str, facts: &Facts) -> Option<Finding> {
         Flavour::Mysql => ((8, 4, 0), "MySQL 8.4"),
         Flavour::Mariadb => ((10, 11, 0), "MariaDB 10.11"),
     };
-    (facts.numbers < needed)
-        .then(|| Finding::error(system, format!("version {} is too old: {name} or newer is needed", facts.version)))
+    (facts.numbers < needed).then(|| {
+        Finding::error(system, format!("version {} is too old", facts.version)).mend(format!("# {name} or newer"))
+    })
 }
 
 /// Settings without which rows are lost or misread.
@@ -161,7 +194,8 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
         };
         if !value.eq_ignore_ascii_case(wanted) {
             findings.push(
-                Finding::error(system, format!("{name} is {}: {why}", shown(value))).mend(set(name, wanted, restart)),
+                Finding::error(system, format!("{name} is {}: {why}", shown(value)))
+                    .by_administrator(set(name, wanted, restart)),
             );
         }
     };
@@ -170,11 +204,9 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
     demand("binlog_row_image", "FULL", "the log holds only parts of the rows", false);
     demand("binlog_row_metadata", "FULL", "the log does not name the columns", false);
     if facts.variables.get("server_id").is_some_and(|id| id == "0") {
-        findings.push(Finding::error(system, "server_id is 0: the server sends its log to nobody").mend(set(
-            "server_id",
-            "1",
-            false,
-        )));
+        findings.push(Finding::error(system, "server_id is 0: the server sends its log to nobody").by_administrator(
+            format!("{}\n-- any number that no other server of yours has", set("server_id", "1", false)),
+        ));
     }
     for (name, value) in &facts.session {
         let wanted = match name.as_str() {
@@ -187,7 +219,10 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
         if !value.eq_ignore_ascii_case(wanted) && (global.eq_ignore_ascii_case(wanted) || name == "sql_log_bin") {
             findings.push(
                 Finding::error(system, format!("{name} is {} in the agent's own sessions", shown(value)))
-                    .mend("take it out of init_connect"),
+                    .by_administrator(format!(
+                        "SET GLOBAL init_connect = '';\n# my.cnf, [mysqld]: init_connect =\n-- it is now: {}",
+                        facts.variable("init_connect").unwrap_or_default()
+                    )),
             );
         }
     }
@@ -197,7 +232,7 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
     if let Some(name) = read_only {
         findings.push(
             Finding::error(system, format!("{name} is on: the agent cannot write"))
-                .mend("name the primary in the url, or SET GLOBAL read_only = OFF;"),
+                .by_administrator("SET GLOBAL read_only = OFF;\n-- or name the primary in the url of this system"),
         );
     }
     findings
@@ -209,14 +244,15 @@ fn risks(system: &str, facts: &Facts) -> Vec<Finding> {
     let mut advise = |name: &str, wanted: &str, why: &str, restart: bool| {
         if facts.variables.get(name).is_some_and(|value| !value.eq_ignore_ascii_case(wanted)) {
             let value = shown(&facts.variables[name]);
-            findings
-                .push(Finding::warning(system, format!("{name} is {value}: {why}")).mend(set(name, wanted, restart)));
+            findings.push(
+                Finding::warning(system, format!("{name} is {value}: {why}"))
+                    .by_administrator(set(name, wanted, restart)),
+            );
         }
     };
-    advise("gtid_mode", "ON", "positions hold for this one server only, not for one that takes its place", true);
-    let lost = "a crash of the server may undo transactions that other systems have already got";
-    advise("sync_binlog", "1", lost, false);
-    advise("innodb_flush_log_at_trx_commit", "1", lost, false);
+    advise("innodb_flush_log_at_trx_commit", "1", LOST, false);
+    let order = "a transaction may enter the log behind a later one of its domain, and a position would skip it";
+    advise("gtid_strict_mode", "ON", order, false);
     if facts.is_replica {
         let why = "this server is a replica, and what it receives does not enter its own log";
         advise("log_replica_updates", "ON", why, true);
@@ -229,10 +265,46 @@ fn risks(system: &str, facts: &Facts) -> Vec<Finding> {
                 system,
                 format!("binlogs are kept for {seconds} s: an agent that is down longer loses its place"),
             )
-            .mend(set("binlog_expire_logs_seconds", "604800", false)),
+            .by_administrator(set("binlog_expire_logs_seconds", "604800", false)),
         );
     }
+    if let Some(mode) = facts.variable("gtid_mode").filter(|mode| !mode.eq_ignore_ascii_case("ON")) {
+        let why = "positions hold for this one server only, not for one that takes its place";
+        findings.push(Finding::warning(system, format!("gtid_mode is {mode}: {why}")).by_administrator(gtids_on(mode)));
+    }
+    if facts.variable("binlog_annotate_row_events").is_some_and(|value| value.eq_ignore_ascii_case("ON")) {
+        let what =
+            "binlog_annotate_row_events is ON: the log holds each statement's text beside its rows, twice the volume";
+        let mend = set("binlog_annotate_row_events", "OFF", false);
+        findings.push(Finding::note(system, what).by_administrator(mend));
+    }
     findings
+}
+
+const LOST: &str = "a crash of the server may undo transactions that other systems have already got";
+
+/// What others took from a log that was not on disk would stay there alone.
+fn unsafe_binlog(system: &str, facts: &Facts, needs: &Needs) -> Option<Finding> {
+    let value = facts.variable("sync_binlog").filter(|value| needs.captured && *value != "1")?;
+    let what = format!("sync_binlog is {value}: {LOST}");
+    let mend = set("sync_binlog", "1", false);
+    Some(match needs.unsafe_binlog {
+        true => Finding::warning(system, what + " (allow_unsafe_binlog)").by_administrator(mend),
+        false => {
+            let risk = format!("-- or take the risk: [[system]] name = {system:?}, allow_unsafe_binlog = true");
+            Finding::error(system, what).by_administrator(format!("{mend}\n{risk}"))
+        }
+    })
+}
+
+/// One step at a time, while the server runs: from each mode only the next one can be reached.
+fn gtids_on(mode: &str) -> String {
+    let steps = ["OFF", "OFF_PERMISSIVE", "ON_PERMISSIVE", "ON"];
+    let reached = steps.iter().position(|step| step.eq_ignore_ascii_case(mode)).unwrap_or(0);
+    let mut lines = vec!["SET GLOBAL enforce_gtid_consistency = ON;".to_owned()];
+    lines.extend(steps[reached + 1..].iter().map(|step| format!("SET GLOBAL gtid_mode = {step};")));
+    lines.push("# my.cnf, [mysqld]: enforce_gtid_consistency = ON\n# my.cnf, [mysqld]: gtid_mode = ON".to_owned());
+    lines.join("\n")
 }
 
 fn shown(value: &str) -> String {
@@ -242,7 +314,9 @@ fn shown(value: &str) -> String {
 fn set(name: &str, value: &str, restart: bool) -> String {
     let plain = value.chars().all(|c| c.is_ascii_alphanumeric()) && !value.is_empty();
     let quoted = if plain && value.parse::<u64>().is_ok() { value.to_owned() } else { format!("'{value}'") };
-    let file = format!("# my.cnf, [mysqld]: {name} = {value}").trim_end().to_owned();
+    // ON would be the files' name.
+    let written = if name == "log_bin" { "binlog" } else { value };
+    let file = format!("# my.cnf, [mysqld]: {name} = {written}").trim_end().to_owned();
     if restart {
         format!("{file}\n# then restart the server")
     } else {
@@ -258,16 +332,21 @@ fn filters(system: &str, facts: &Facts, needs: &Needs) -> Vec<Finding> {
     databases.sort_unstable();
     databases.dedup();
     let hidden = databases.into_iter().filter_map(|database| {
-        let option = if listed(&facts.binlog_ignore, database) {
-            "binlog_ignore_db names it"
+        let (option, line) = if listed(&facts.binlog_ignore, database) {
+            ("binlog_ignore_db names it", format!("without the line binlog_ignore_db = {database}"))
         } else if !facts.binlog_do.is_empty() && !listed(&facts.binlog_do, database) {
-            "binlog_do_db does not name it"
+            // One line each.
+            let all = facts.binlog_do.split(',').map(str::trim).chain([database]);
+            let lines: Vec<String> = all.map(|name| format!("binlog_do_db = {name}")).collect();
+            ("binlog_do_db does not name it", lines.join("\n# my.cnf, [mysqld]: "))
         } else {
             return None;
         };
+        let marker = needs.marker.as_ref().is_some_and(|marker| *marker.schema == *database);
+        let why = if marker { ": the agent could not tell its own writes from others'" } else { "" };
         Some(
-            Finding::error(system, format!("the log leaves out database {database:?}: {option}"))
-                .mend("# my.cnf, [mysqld]: take binlog_do_db and binlog_ignore_db out\n# then restart the server"),
+            Finding::error(system, format!("the log leaves out database {database:?}: {option}{why}"))
+                .by_administrator(format!("# my.cnf, [mysqld]: {line}\n# then restart the server")),
         )
     });
     hidden.collect()
@@ -289,7 +368,7 @@ fn log_privileges(system: &str, facts: &Facts) -> Option<Finding> {
     (!missing.is_empty()).then(|| {
         let list = missing.join(", ");
         Finding::error(system, format!("{} may not read the log: it lacks {list}", facts.user))
-            .mend(format!("GRANT {list} ON *.* TO {};", facts.user))
+            .by_administrator(format!("GRANT {list} ON *.* TO {};", facts.user))
     })
 }
 
@@ -302,7 +381,7 @@ fn table_privileges(system: &str, facts: &Facts, need: &TableNeed) -> Vec<Findin
         if !missing.is_empty() {
             let list = missing.join(", ");
             let grant = format!("GRANT {list} ON {} TO {};", backquoted_table(&need.name), facts.user);
-            let finding = finding(system, format!("{} lacks {list}{what}", facts.user)).mend(grant);
+            let finding = finding(system, format!("{} lacks {list}{what}", facts.user)).by_administrator(grant);
             findings.push(finding.entity(&need.entity).table(&need.name));
         }
     };
@@ -324,7 +403,7 @@ fn marker(system: &str, facts: &Facts, needs: &Needs) -> Vec<Finding> {
         findings.push(
             Finding::error(system, format!("the marker's engine {} has no transactions", table.engine))
                 .table(name)
-                .mend(format!("ALTER TABLE {} ENGINE = InnoDB;", backquoted_table(name))),
+                .by_administrator(format!("ALTER TABLE {} ENGINE = InnoDB;", backquoted_table(name))),
         );
     }
     let missing = missing_on_marker(facts, name);
@@ -333,7 +412,7 @@ fn marker(system: &str, facts: &Facts, needs: &Needs) -> Vec<Finding> {
         findings.push(
             Finding::error(system, format!("{} may not write the marker: it lacks {list}", facts.user))
                 .table(name)
-                .mend(format!("GRANT {list} ON {} TO {};", backquoted_table(name), facts.user)),
+                .by_administrator(format!("GRANT {list} ON {} TO {};", backquoted_table(name), facts.user)),
         );
     }
     findings
@@ -357,7 +436,8 @@ pub(crate) mod tests {
             key: vec!["customer_id".into()],
             full_images: true,
         };
-        Needs { tables: vec![need], marker: Some(TableName { schema: "anechoic".into(), name: "marker".into() }) }
+        let marker = TableName { schema: "anechoic".into(), name: "marker".into() };
+        Needs { tables: vec![need], marker: Some(marker), captured: true, unsafe_binlog: false }
     }
 
     /// A server on which everything is as it should be.
@@ -387,6 +467,7 @@ pub(crate) mod tests {
             is_replica: false,
             marker_database: false,
             marker: None,
+            other_agents: vec![],
         }
     }
 
@@ -429,35 +510,55 @@ pub(crate) mod tests {
 
         insta::assert_snapshot!(shown(&facts), @r#"
 error: shop: log_bin is OFF: changes are in no log
-    # my.cnf, [mysqld]: log_bin = ON
+    -- as an administrator:
+    # my.cnf, [mysqld]: log_bin = binlog
     # then restart the server
 error: shop: binlog_format is MIXED: the log holds statements, not rows
+    -- as an administrator:
     SET GLOBAL binlog_format = 'ROW';
     # my.cnf, [mysqld]: binlog_format = ROW
 error: shop: binlog_row_image is MINIMAL: the log holds only parts of the rows
+    -- as an administrator:
     SET GLOBAL binlog_row_image = 'FULL';
     # my.cnf, [mysqld]: binlog_row_image = FULL
 error: shop: binlog_row_metadata is MINIMAL: the log does not name the columns
+    -- as an administrator:
     SET GLOBAL binlog_row_metadata = 'FULL';
     # my.cnf, [mysqld]: binlog_row_metadata = FULL
 error: shop: server_id is 0: the server sends its log to nobody
+    -- as an administrator:
     SET GLOBAL server_id = 1;
     # my.cnf, [mysqld]: server_id = 1
+    -- any number that no other server of yours has
 error: shop: sql_log_bin is OFF in the agent's own sessions
-    take it out of init_connect
+    -- as an administrator:
+    SET GLOBAL init_connect = '';
+    # my.cnf, [mysqld]: init_connect =
+    -- it is now: 
 error: shop: read_only is on: the agent cannot write
-    name the primary in the url, or SET GLOBAL read_only = OFF;
-warning: shop: gtid_mode is OFF: positions hold for this one server only, not for one that takes its place
-    # my.cnf, [mysqld]: gtid_mode = ON
-    # then restart the server
-warning: shop: sync_binlog is 0: a crash of the server may undo transactions that other systems have already got
+    -- as an administrator:
+    SET GLOBAL read_only = OFF;
+    -- or name the primary in the url of this system
+error: shop: sync_binlog is 0: a crash of the server may undo transactions that other systems have already got
+    -- as an administrator:
     SET GLOBAL sync_binlog = 1;
     # my.cnf, [mysqld]: sync_binlog = 1
+    -- or take the risk: [[system]] name = "shop", allow_unsafe_binlog = true
 warning: shop: binlogs are kept for 3600 s: an agent that is down longer loses its place
+    -- as an administrator:
     SET GLOBAL binlog_expire_logs_seconds = 604800;
     # my.cnf, [mysqld]: binlog_expire_logs_seconds = 604800
-error: shop: the log leaves out database "anechoic": binlog_ignore_db names it
-    # my.cnf, [mysqld]: take binlog_do_db and binlog_ignore_db out
+warning: shop: gtid_mode is OFF: positions hold for this one server only, not for one that takes its place
+    -- as an administrator:
+    SET GLOBAL enforce_gtid_consistency = ON;
+    SET GLOBAL gtid_mode = OFF_PERMISSIVE;
+    SET GLOBAL gtid_mode = ON_PERMISSIVE;
+    SET GLOBAL gtid_mode = ON;
+    # my.cnf, [mysqld]: enforce_gtid_consistency = ON
+    # my.cnf, [mysqld]: gtid_mode = ON
+error: shop: the log leaves out database "anechoic": binlog_ignore_db names it: the agent could not tell its own writes from others'
+    -- as an administrator:
+    # my.cnf, [mysqld]: without the line binlog_ignore_db = anechoic
     # then restart the server
 "#);
     }
@@ -474,12 +575,16 @@ error: shop: the log leaves out database "anechoic": binlog_ignore_db names it
 
         insta::assert_snapshot!(shown(&facts), @r#"
 error: shop: 'hq'@'%' may not read the log: it lacks BINLOG MONITOR
+    -- as an administrator:
     GRANT BINLOG MONITOR ON *.* TO 'hq'@'%';
 error: shop: contact (shop.customers): 'hq'@'%' lacks INSERT, DELETE
+    -- as an administrator:
     GRANT INSERT, DELETE ON `shop`.`customers` TO 'hq'@'%';
 warning: shop: contact (shop.customers): 'hq'@'%' lacks UPDATE on the whole table; it has them on some columns
+    -- as an administrator:
     GRANT UPDATE ON `shop`.`customers` TO 'hq'@'%';
 error: shop: contact (shop.customers): 'hq'@'%' lacks TRIGGER: triggers of the table cannot be seen, and what they write would be taken for an echo
+    -- as an administrator:
     GRANT TRIGGER ON `shop`.`customers` TO 'hq'@'%';
 "#);
     }

@@ -12,6 +12,10 @@ pub struct Needs {
     pub tables: Vec<TableNeed>,
     /// `Some` where anything is applied: a system that is only read has no marker.
     pub marker: Option<TableName>,
+    /// Other systems get what is written here.
+    pub captured: bool,
+    /// Even where a crash may take some of it back.
+    pub unsafe_binlog: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +55,11 @@ impl Needs {
                 }
             }
         }
+        let bindings = || config.entities.iter().flat_map(|entity| &entity.bindings).filter(|b| b.system == system);
+        let captured = bindings().any(|binding| binding.role.captures());
+        let unsafe_binlog = config.system(system).allow_unsafe_binlog;
         let marker = tables.iter().any(|t| t.applied).then(|| config.system(system).marker.clone());
-        Needs { tables, marker }
+        Needs { tables, marker, captured, unsafe_binlog }
     }
 
     /// Bound tables and the marker's.

@@ -35,6 +35,14 @@ pub struct Facts {
     pub tables: Vec<Option<TableFacts>>,
     pub publication: Option<Publication>,
     pub slot: Option<Slot>,
+    /// Our sessions may not write.
+    pub read_only: bool,
+    /// max_slot_wal_keep_size and idle_replication_slot_timeout as the server shows them; the
+    /// second is unknown before 18.
+    pub slot_limit: String,
+    pub slot_idle_limit: Option<String>,
+    /// Agents of other ids that write into our marker table.
+    pub other_agents: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -51,6 +59,18 @@ pub struct TableFacts {
     pub rows_hidden: bool,
     pub primary_key: Vec<String>,
     pub identity: Option<ReplicaIdentity>,
+    pub sequences: Vec<Sequence>,
+}
+
+/// What numbers a column.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sequence {
+    pub column: String,
+    /// Quoted, with its schema.
+    pub name: String,
+    pub step: i64,
+    /// Its last value where we may know it, else what it began with.
+    pub value: i64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -60,6 +80,8 @@ pub struct Publication {
     /// Inserts, updates, deletes and truncates.
     pub all_actions: bool,
     pub tables: BTreeSet<TableName>,
+    /// Of which a filter or a list of columns publishes only a part.
+    pub narrowed: BTreeSet<TableName>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,7 +97,9 @@ const SERVER: &str = "SELECT current_user::text, current_database()::text, \
     current_setting('wal_level'), r.rolreplication, r.rolsuper, \
     (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int8, \
     (SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int8, \
-    has_database_privilege(current_database(), 'CREATE') \
+    has_database_privilege(current_database(), 'CREATE'), \
+    current_setting('transaction_read_only') = 'on', current_setting('max_slot_wal_keep_size'), \
+    current_setting('idle_replication_slot_timeout', true) \
     FROM pg_roles r WHERE r.rolname = current_user";
 
 /// One row per name, in order; `oid` is NULL where there is no table.
@@ -93,7 +117,22 @@ const TABLES: &str = "SELECT c.oid IS NOT NULL AS found, pg_get_userbyid(c.relow
     LEFT JOIN pg_namespace n ON n.nspname = t.schema \
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') ORDER BY t.ord";
 
-pub async fn read(client: &Client, needs: &Needs, publication: &str, slot: &str) -> Result<Facts> {
+/// Identity columns own their sequence, other defaults name one.
+const SEQUENCES: &str = "SELECT t.ord, a.attname::text, format('%I.%I', sn.nspname, sc.relname), s.seqincrement, \
+    coalesce(CASE WHEN has_sequence_privilege(sc.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(sc.oid) END, \
+    s.seqstart) \
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t(schema, name, ord) \
+    JOIN pg_namespace n ON n.nspname = t.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name \
+    JOIN LATERAL (SELECT d.refobjsubid::int AS attnum, d.objid AS sequence FROM pg_depend d \
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \
+    AND d.deptype = 'i' UNION SELECT f.adnum::int, d.refobjid FROM pg_attrdef f JOIN pg_depend d \
+    ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass \
+    WHERE f.adrelid = c.oid) g ON true \
+    JOIN pg_sequence s ON s.seqrelid = g.sequence JOIN pg_class sc ON sc.oid = g.sequence \
+    JOIN pg_namespace sn ON sn.oid = sc.relnamespace \
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = g.attnum";
+
+pub async fn read(client: &Client, needs: &Needs, agent: &str, publication: &str, slot: &str) -> Result<Facts> {
     let rows = query(client, SERVER, &[]).await?;
     let row = &rows[0];
     let mut facts = Facts {
@@ -108,6 +147,9 @@ pub async fn read(client: &Client, needs: &Needs, publication: &str, slot: &str)
         slots: (row.get(8), row.get(9)),
         senders: (row.get(10), row.get(11)),
         may_create_in_database: row.get(12),
+        read_only: row.get(13),
+        slot_limit: row.get(14),
+        slot_idle_limit: row.get(15),
         ..Facts::default()
     };
     facts.tables = read_tables(client, &needs.names()).await?;
@@ -115,6 +157,12 @@ pub async fn read(client: &Client, needs: &Needs, publication: &str, slot: &str)
         let sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1";
         facts.may_create_in_marker_schema = query(client, sql, &[&marker.schema]).await?.first().map(|row| row.get(0));
         facts.marker = read_tables(client, std::slice::from_ref(marker)).await?.pop().flatten();
+        if facts.marker.is_some() {
+            let sql = format!("SELECT DISTINCT agent FROM {} WHERE agent <> $1 ORDER BY agent", quoted_table(marker));
+            // Needs a privilege whose absence is a finding of its own.
+            let rows = client.query(&sql, &[&agent]).await.unwrap_or_default();
+            facts.other_agents = rows.iter().map(|row| row.get(0)).collect();
+        }
     }
     facts.publication = read_publication(client, publication).await?;
     let sql = "SELECT coalesce(plugin, '')::text, coalesce(database, '')::text, active_pid, \
@@ -132,7 +180,15 @@ async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Option<
     let schemas: Vec<&str> = names.iter().map(|n| n.schema.as_str()).collect();
     let bare: Vec<&str> = names.iter().map(|n| n.name.as_str()).collect();
     let rows = query(client, TABLES, &[&schemas, &bare]).await?;
-    Ok(rows.iter().map(|row| row.get::<_, bool>("found").then(|| table_facts(row))).collect())
+    let mut tables: Vec<Option<TableFacts>> =
+        rows.iter().map(|row| row.get::<_, bool>("found").then(|| table_facts(row))).collect();
+    for row in query(client, SEQUENCES, &[&schemas, &bare]).await? {
+        if let Some(table) = &mut tables[row.get::<_, i64>(0) as usize - 1] {
+            let (column, name, step, value) = (row.get(1), row.get(2), row.get(3), row.get(4));
+            table.sequences.push(Sequence { column, name, step, value });
+        }
+    }
+    Ok(tables)
 }
 
 fn table_facts(row: &Row) -> TableFacts {
@@ -152,6 +208,7 @@ fn table_facts(row: &Row) -> TableFacts {
             "i" => Some(ReplicaIdentity::Index),
             _ => Some(ReplicaIdentity::Nothing),
         },
+        sequences: Vec::new(),
     }
 }
 
@@ -163,7 +220,14 @@ async fn read_publication(client: &Client, name: &str) -> Result<Option<Publicat
     };
     let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1";
     let tables = query(client, sql, &[&name]).await?;
+    // Servers before 15 know neither filters nor lists of columns.
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
+               JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE p.pubname = $1 AND (to_jsonb(r) -> 'prqual' <> 'null' OR to_jsonb(r) -> 'prattrs' <> 'null')";
+    let narrowed = query(client, sql, &[&name]).await?;
+    let narrowed = narrowed.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect();
     Ok(Some(Publication {
+        narrowed,
         we_own: row.get(0),
         all_tables: row.get(1),
         all_actions: row.get(2),
@@ -187,25 +251,31 @@ pub fn findings(system: &str, facts: &Facts, needs: &Needs, slot: &str) -> Vec<F
         let missing: Vec<&str> = marker.missing.iter().copied().filter(|p| *p != "DELETE").collect();
         if !marker.schema_usage || !missing.is_empty() {
             let grant = grant(facts, name, marker, &missing);
-            findings.push(
-                Finding::error(system, format!("{:?} may not write the marker", facts.role)).table(name).mend(grant),
-            );
+            let lacking = lacking(facts, name, marker, &missing);
+            let what = format!("{lacking}: the marker cannot be written");
+            findings.push(Finding::error(system, what).table(name).by_administrator(grant));
         }
     }
     findings
 }
 
 fn server_findings(system: &str, facts: &Facts, slot_name: &str) -> Vec<Finding> {
-    let error = |what: String, mend: String| Finding::error(system, what).mend(mend);
+    let error = |what: String, mend: String| Finding::error(system, what).by_administrator(mend);
     let role = quoted(&facts.role);
     let mut findings = Vec::new();
     if facts.version_num < 140_000 {
-        findings.push(error(format!("PostgreSQL {} is too old: 14 or newer is needed", facts.version), String::new()));
+        findings.push(error(format!("PostgreSQL {} is too old", facts.version), "-- 14 or newer".into()));
     }
     if facts.in_recovery {
         findings.push(error(
             "the server is a standby: it cannot be written to".into(),
-            "name the primary in the url".into(),
+            "-- promote it, or name the primary in the url of this system".into(),
+        ));
+    } else if facts.read_only {
+        let database = quoted(&facts.database);
+        findings.push(error(
+            format!("sessions of role {role} are read-only: the agent cannot write"),
+            format!("ALTER ROLE {role} IN DATABASE {database} SET default_transaction_read_only = off;"),
         ));
     }
     if facts.wal_level != "logical" {
@@ -215,7 +285,10 @@ fn server_findings(system: &str, facts: &Facts, slot_name: &str) -> Vec<Finding>
         ));
     }
     if !facts.replication && !facts.superuser {
-        findings.push(error(format!("role {role} may not read the log"), format!("ALTER ROLE {role} REPLICATION;")));
+        findings.push(error(
+            format!("role {role} may not read the log: it lacks REPLICATION"),
+            format!("ALTER ROLE {role} REPLICATION;"),
+        ));
     }
     if facts.slot.is_none() && facts.slots.0 >= facts.slots.1 {
         findings.push(error(
@@ -232,6 +305,25 @@ fn server_findings(system: &str, facts: &Facts, slot_name: &str) -> Vec<Finding>
     if let Some(slot) = &facts.slot {
         findings.extend(slot_finding(system, facts, slot, slot_name));
     }
+    findings.extend(slot_limits(system, facts));
+    findings
+}
+
+/// What a slot may hold back, and for how long nobody may read it.
+fn slot_limits(system: &str, facts: &Facts) -> Vec<Finding> {
+    let reload = "SELECT pg_reload_conf();";
+    let mut findings = Vec::new();
+    if facts.slot_limit == "-1" {
+        let what =
+            "max_slot_wal_keep_size is unlimited: while nothing reads the agent's slot, WAL fills the server's disk";
+        let mend = format!("ALTER SYSTEM SET max_slot_wal_keep_size = '50GB';\n{reload}");
+        findings.push(Finding::note(system, what).by_administrator(mend));
+    }
+    if let Some(limit) = facts.slot_idle_limit.as_ref().filter(|limit| *limit != "0") {
+        let what = format!("idle_replication_slot_timeout is {limit}: an agent that is down longer loses its place");
+        let mend = format!("ALTER SYSTEM SET idle_replication_slot_timeout = 0;\n{reload}");
+        findings.push(Finding::warning(system, what).by_administrator(mend));
+    }
     findings
 }
 
@@ -239,18 +331,25 @@ fn slot_finding(system: &str, facts: &Facts, slot: &Slot, name: &str) -> Option<
     let (what, mend) = if slot.plugin != "pgoutput" || slot.database != facts.database {
         (
             format!("slot {name:?} belongs to database {:?} and plugin {:?}", slot.database, slot.plugin),
-            "choose another [agent] id, or drop that slot".to_owned(),
+            format!("SELECT pg_drop_replication_slot('{name}');\n-- or choose another [agent] id"),
         )
     } else if slot.wal_status == "lost" {
         (
             format!("slot {name:?} has lost the WAL that it stands for: what was committed since is not in step"),
-            "raise max_slot_wal_keep_size; then anechoic teardown, anechoic setup, and bring the tables into step"
+            "-- raise max_slot_wal_keep_size; then anechoic teardown, anechoic setup, and bring the tables into step"
                 .into(),
         )
     } else {
         return None;
     };
-    Some(Finding::error(system, what).mend(mend))
+    Some(Finding::error(system, what).by_administrator(mend))
+}
+
+/// Each missing right by its name.
+fn lacking(facts: &Facts, name: &TableName, table: &TableFacts, missing: &[&str]) -> String {
+    let usage = (!table.schema_usage).then(|| format!("USAGE on schema {:?}", name.schema));
+    let list: Vec<String> = usage.into_iter().chain(missing.iter().map(ToString::to_string)).collect();
+    format!("role {:?} lacks {}", facts.role, list.join(", "))
 }
 
 fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFacts) -> Vec<Finding> {
@@ -259,10 +358,7 @@ fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFa
     let wanted: &[&str] = if need.applied { &["SELECT", "INSERT", "UPDATE", "DELETE"] } else { &["SELECT"] };
     let missing: Vec<&str> = table.missing.iter().copied().filter(|p| wanted.contains(p)).collect();
     if !table.schema_usage || !missing.is_empty() {
-        let what = match missing.as_slice() {
-            [] => format!("role {:?} may not use schema {:?}", facts.role, need.name.schema),
-            missing => format!("role {:?} lacks {}", facts.role, missing.join(", ")),
-        };
+        let what = lacking(facts, &need.name, table, &missing);
         let grant = grant(facts, &need.name, table, &missing);
         // Granted column by column it may suffice; only the columns that are bound matter.
         let by_column = table.schema_usage && table.on_columns && !missing.contains(&"DELETE");
@@ -270,18 +366,18 @@ fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFa
             true => Finding::warning(system, what + " on the whole table; it has them on some columns"),
             false => Finding::error(system, what),
         };
-        findings.push(here(finding.mend(grant)));
+        findings.push(here(finding.by_administrator(grant)));
     }
     if !table.permanent {
         findings.push(here(
             Finding::error(system, "is unlogged: its changes are not in the log")
-                .mend(format!("ALTER TABLE {} SET LOGGED;", quoted_table(&need.name))),
+                .by_owner(format!("ALTER TABLE {} SET LOGGED;", quoted_table(&need.name))),
         ));
     }
     if table.rows_hidden {
         findings.push(here(
             Finding::error(system, format!("row level security hides rows from role {:?}", facts.role))
-                .mend(format!("ALTER ROLE {} BYPASSRLS;", quoted(&facts.role))),
+                .by_administrator(format!("ALTER ROLE {} BYPASSRLS;", quoted(&facts.role))),
         ));
     }
     findings

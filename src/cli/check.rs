@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::{CheckOptions, Outcome, print, print_json};
 use crate::check::grants::grants;
 use crate::check::{Preflight, preflight};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::error::Result;
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -37,7 +37,13 @@ pub(super) async fn check(config: &Config, options: &CheckOptions) -> Result<Out
     } else {
         human(config, &preflight, &findings);
     }
-    Ok(if ok { Outcome::Done } else { Outcome::Found })
+    Ok(if ok { Outcome::Done } else { Outcome::Broken })
+}
+
+/// The file's mistakes, where JSON was asked for.
+pub(super) fn mistaken(mistakes: &[ConfigError]) {
+    let findings: Vec<Finding> = mistakes.iter().map(|mistake| Finding::error("", mistake.to_string())).collect();
+    print_json(&Report { ok: false, systems: vec![], findings: &findings });
 }
 
 fn asked<'a>(config: &'a Config, preflight: &'a Preflight) -> Vec<Asked<'a>> {
@@ -58,10 +64,11 @@ fn human(config: &Config, preflight: &Preflight, findings: &[Finding]) {
         }
     }
     findings.iter().for_each(|finding| print(&format!("\n{finding}")));
-    let errors = findings.iter().filter(|f| f.is_error()).count();
-    match (errors, findings.len() - errors) {
-        (0, 0) => print("\nnothing is missing"),
-        (errors, warnings) => print(&format!("\n{errors} errors, {warnings} warnings")),
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
+    match errors + warnings {
+        0 => print("\nnothing is missing"),
+        _ => print(&format!("\nerrors: {errors}, warnings: {warnings}, notes: {notes}")),
     }
     if errors > 0 {
         print("the grants of a role that suffices: anechoic check --grants");

@@ -1,7 +1,8 @@
 //! The commands: what may be typed, what it prints, how it exits. Each command's file calls one
 //! function of the library and prints what that returns.
 //!
-//! Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.
+//! Exit codes: 0 done, 1 failed or found something, 2 usage or configuration; with 2 ends `check`,
+//! too, where it found a configuration, server, grant or schema with which nothing may start.
 
 mod check;
 mod demo;
@@ -130,6 +131,8 @@ pub(crate) enum Outcome {
     Done,
     /// Failed, or found something.
     Found,
+    /// What was given, or what it names, cannot be worked with.
+    Broken,
 }
 
 pub async fn run(arguments: Arguments) -> ExitCode {
@@ -140,6 +143,10 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(mistakes) => {
+            if let Command::Check(CheckOptions { json: true, .. }) = &arguments.command {
+                check::mistaken(&mistakes);
+                return ExitCode::from(2);
+            }
             mistakes.iter().for_each(|mistake| complain(&mistake.to_string()));
             return ExitCode::from(2);
         }
@@ -160,6 +167,7 @@ fn exit(result: Result<Outcome, Error>) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::FAILURE,
+        Ok(Outcome::Broken) => ExitCode::from(2),
         Err(error) => {
             complain(&Finding::of("", &error).to_string());
             ExitCode::FAILURE

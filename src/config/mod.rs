@@ -59,6 +59,8 @@ pub struct SystemConfig {
     /// Schema (PostgreSQL) or database (MySQL), and table. Default: the agent's; its default:
     /// anechoic.marker.
     pub marker: TableName,
+    /// MySQL, MariaDB: changes are taken from a log that a crash of the server may shorten.
+    pub allow_unsafe_binlog: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -93,7 +95,8 @@ impl std::fmt::Debug for PasswordSource {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Each asks for more than the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsMode {
     Disable,
     Prefer,

@@ -49,6 +49,7 @@ pub(super) struct RawSystem {
     pub password_file: Option<At<String>>,
     pub password_env: Option<At<String>>,
     pub marker: Option<At<String>>,
+    pub allow_unsafe_binlog: Option<At<bool>>,
 }
 
 impl std::fmt::Debug for RawSystem {
@@ -97,7 +98,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("", &["agent", "journal", "system", "entity"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
-    ("system", &["name", "url", "password_file", "password_env", "marker"]),
+    ("system", &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog"]),
     ("entity", &["name", "key", "conflict", "scope", "load", "in"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
     ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
@@ -184,6 +185,7 @@ impl<'t> Reader<'t> {
             password_file: self.string(section, "password_file"),
             password_env: self.string(section, "password_env"),
             marker: self.string(section, "marker"),
+            allow_unsafe_binlog: self.boolean(section, "allow_unsafe_binlog"),
         }
     }
 
@@ -300,6 +302,18 @@ impl<'t> Reader<'t> {
             DeValue::String(text) => Some(At { value: text.to_string(), line }),
             other => {
                 self.wrong_type(line, &section.place, key, "a string", other);
+                None
+            }
+        }
+    }
+
+    fn boolean(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<bool>> {
+        let value = section.table.get(key)?;
+        let line = self.line(value.span().start);
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Some(At { value: *flag, line }),
+            other => {
+                self.wrong_type(line, &section.place, key, "true or false", other);
                 None
             }
         }

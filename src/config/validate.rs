@@ -116,7 +116,13 @@ fn required<'a>(
     reader: &mut Reader<'_>,
 ) -> Option<&'a At<String>> {
     if raw.is_none() {
-        reader.error(line, place, format!("key {key:?} is missing"));
+        let example = match key {
+            "id" => "hq",
+            "url" => "postgresql://user@host:5432/database",
+            "table" => "public.contacts",
+            _ => "crm",
+        };
+        reader.error(line, place, format!("key {key:?} is missing: {key} = {example:?}"));
     }
     raw.as_ref()
 }
@@ -168,18 +174,26 @@ fn system<'a>(
             reader.error(name.line, &place, "the name has to be 1 to 63 letters, digits, _ or -");
         }
         if !names.insert(&name.value) {
-            reader.error(name.line, &place, "the name is given twice");
+            reader.error(name.line, &place, "the name is given twice: choose another one");
         }
     }
     let url = required(&raw.url, "url", raw.line, &place, reader)?;
     let parsed = address::parse(&url.value);
     if let Err(why) = &parsed {
-        reader.error(url.line, &place, format!("the url {why}"));
+        let form = match why.contains("nearest: ") || why.contains("expected ") {
+            true => "",
+            false => "; expected: postgresql://user@host:5432/database or mysql://user@host:3306/database",
+        };
+        reader.error(url.line, &place, format!("the url {why}{form}"));
     }
     let (engine, mut connect) = parsed.ok()?;
     let given = match (&raw.password_file, &raw.password_env) {
         (Some(_), Some(env)) => {
-            reader.error(env.line, &place, "the password is given twice: password_file and password_env");
+            reader.error(
+                env.line,
+                &place,
+                "the password is given twice: password_file and password_env; leave one out",
+            );
             None
         }
         (Some(file), None) => Some((file.line, PasswordSource::File(PathBuf::from(&file.value)))),
@@ -188,13 +202,19 @@ fn system<'a>(
     };
     if let Some((line, source)) = given {
         if matches!(connect.password, PasswordSource::Inline(_)) {
-            reader.error(line, &place, "the password is given twice: in the url and outside of it");
+            reader.error(line, &place, "the password is given twice: in the url and outside of it; leave one out");
         }
         connect.password = source;
     }
+    if let Some(at) = &raw.allow_unsafe_binlog
+        && engine == Engine::Postgres
+    {
+        reader.error(at.line, &place, "allow_unsafe_binlog is for MySQL and MariaDB: leave it out");
+    }
+    let allow_unsafe_binlog = raw.allow_unsafe_binlog.as_ref().is_some_and(|at| at.value);
     let own = raw.marker.as_ref().and_then(|at| marker_name(at, &place, reader));
     let marker = own.unwrap_or_else(|| marker.clone());
-    Some(SystemConfig { name: Arc::from(name?.value.as_str()), engine, connect, marker })
+    Some(SystemConfig { name: Arc::from(name?.value.as_str()), engine, connect, marker, allow_unsafe_binlog })
 }
 
 fn entities(
@@ -215,7 +235,7 @@ fn entities(
                 reader.error(name.line, &place, "the name has to be 1 to 63 printable characters");
             }
             if !names.insert(name.value.as_str()) {
-                reader.error(name.line, &place, "the name is given twice");
+                reader.error(name.line, &place, "the name is given twice: choose another one");
             }
         }
         found.push(entity(raw, &place, raw_systems, systems, reader));
@@ -338,7 +358,8 @@ fn binding(
     if let Some(at) = &raw.filter
         && let Err(why) = Filter::check_syntax(&at.value)
     {
-        reader.error(at.line, place, format!("where {why}"));
+        let expected = "expected: a predicate over fields, such as \"country = 'DE'\"";
+        reader.error(at.line, place, format!("where {why}; {expected}"));
     }
     let columns = raw.columns.as_ref().map(|columns| self::columns(columns, key, raw.system.line, place, reader));
     if let (Some(at), true) = (raw.ignore.first(), raw.columns.is_some()) {
@@ -395,7 +416,7 @@ fn columns(
     let mut seen = HashSet::new();
     for column in raw {
         if !seen.insert(&column.column.value) {
-            let message = format!("column {:?} is bound to two fields", column.column.value);
+            let message = format!("column {:?} is bound to two fields: leave one out", column.column.value);
             reader.error(column.column.line, place, message);
         }
         mapping(column, place, reader);
@@ -434,7 +455,9 @@ fn mapping(column: &RawColumn, place: &str, reader: &mut Reader<'_>) {
     let mut stored = HashSet::new();
     for (_, value) in column.values.iter().flatten() {
         if !stored.insert(value) {
-            let message = format!("values of field {field:?} map two canonical values to {value:?}");
+            let message = format!(
+                "values of field {field:?} map two canonical values to {value:?}: they are read in both directions"
+            );
             reader.error(column.column.line, place, message);
         }
     }

@@ -1,5 +1,5 @@
 -- MariaDB, by people who name things in German.
-CREATE DATABASE erp CHARACTER SET utf8mb4;
+CREATE DATABASE erp CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin; -- a key is what its bytes are
 CREATE USER erp@'%' IDENTIFIED BY 'demo';
 GRANT ALL ON erp.* TO erp@'%';
 CREATE USER anechoic@'%' IDENTIFIED BY 'demo';
@@ -13,7 +13,7 @@ CREATE TABLE partner (
     nachname   text NOT NULL,
     email      text,
     kunde_seit date NOT NULL,
-    zustand    varchar(10) NOT NULL
+    zustand    text NOT NULL
 );
 CREATE TABLE auftrag (
     nr       bigint PRIMARY KEY,

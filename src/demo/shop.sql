@@ -1,5 +1,5 @@
 -- MySQL.
-CREATE DATABASE shop CHARACTER SET utf8mb4;
+CREATE DATABASE shop CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin; -- a key is what its bytes are
 CREATE USER shop@'%' IDENTIFIED BY 'demo';
 GRANT ALL ON shop.* TO shop@'%';
 CREATE USER anechoic@'%' IDENTIFIED BY 'demo';

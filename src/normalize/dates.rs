@@ -11,7 +11,7 @@ use super::transform::Refusal;
 use crate::config::Engine;
 use crate::value::{
     DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, Datum, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, Kind,
-    MICROS_PER_DAY, Value, days_from_civil,
+    MICROS_PER_DAY, Value, civil_from_days, days_from_civil,
 };
 
 /// One of the three.
@@ -108,6 +108,22 @@ impl StandIn {
     }
 }
 
+/// As [`StandIn::parse`] reads it.
+impl std::fmt::Display for StandIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            StandIn::Itself => f.write_str("itself"),
+            StandIn::Quarantine => f.write_str("quarantine"),
+            StandIn::Null => f.write_str("null"),
+            StandIn::At(days, micros) => {
+                let ((year, month, day), seconds) = (civil_from_days(days), micros / 1_000_000);
+                let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+                write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+            }
+        }
+    }
+}
+
 fn numbers<const N: usize>(text: &str, between: char, widths: &[usize; N]) -> Option<[u32; N]> {
     let mut numbers = [0; N];
     let mut parts = text.split(between);
@@ -125,6 +141,12 @@ pub struct Dates(pub [StandIn; 3]);
 impl Dates {
     fn of(&self, special: Special) -> StandIn {
         self.0[special as usize]
+    }
+
+    /// The keys as the file has them.
+    pub fn toml(&self) -> Vec<String> {
+        let said = Special::ALL.into_iter().zip(self.0).filter(|(_, stand_in)| *stand_in != StandIn::Itself);
+        said.map(|(special, stand_in)| format!("{} = \"{stand_in}\"", special.key())).collect()
     }
 
     pub fn has_null(&self) -> bool {
@@ -208,6 +230,18 @@ mod tests {
             "" => StandIn::Itself,
             text => StandIn::parse(text).unwrap_or_else(|| panic!("{text}")),
         }))
+    }
+
+    #[test]
+    fn a_stand_in_is_printed_as_it_may_be_typed() {
+        for text in ["quarantine", "null", "9999-12-31", "0001-01-01 23:59:59"] {
+            let stand_in = StandIn::parse(text).expect(text);
+            assert_eq!(StandIn::parse(&stand_in.to_string()), Some(stand_in), "{text}");
+        }
+        assert_eq!(
+            dates("null", "9999-12-31", "").toml(),
+            ["zero_date = \"null\"", "infinity = \"9999-12-31 00:00:00\""]
+        );
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! A field's canonical kind is the one that all its columns can be brought to exactly. A
 //! table that could lose, mix up or refuse rows is an error with what mends it.
 
+mod ddl;
+mod keys;
+mod narrow;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -149,7 +153,8 @@ impl<'c> Resolver<'c> {
         }
         let schema = self.schema(entity, &drafts);
         self.lonely_fields(entity, &drafts);
-        self.generated_twice(entity, &drafts);
+        self.same_texts(entity, &schema, &drafts);
+        self.narrower(entity, &drafts);
         let bindings = drafts.iter().map(|draft| self.binding(id, entity, &schema, draft, &drafts)).collect();
         (self.errors() == before).then_some((schema, bindings))
     }
@@ -162,7 +167,8 @@ impl<'c> Resolver<'c> {
         let mut found = Vec::new();
         for binding in &entity.bindings {
             if binding.table == self.config.system(binding.system).marker {
-                self.error(entity, binding, "the marker table is the agent's own".into(), String::new());
+                let mend = "# bind another table, or give the agent another one: [agent] marker".into();
+                self.error(entity, binding, "the marker table is the agent's own".into(), mend);
                 continue;
             }
             match self.catalogs[binding.system.index()].get(&binding.table).and_then(Option::as_ref) {
@@ -177,7 +183,11 @@ impl<'c> Resolver<'c> {
         let members: Vec<Member<'c>> = found.iter().filter_map(|found| self.member(entity, *found)).collect();
         self.vanished(entity, &found, &members);
         let mut drafts = Vec::new();
+        let all_known = found.len() == entity.bindings.len();
         for (config, table) in found {
+            if !all_known && config.columns.is_none() {
+                continue; // what it has in common with the others cannot be told
+            }
             let columns = match &config.columns {
                 Some(columns) => self.named_columns(entity, config, table, columns),
                 None => self.same_named_columns(entity, config, &members, &shared),
@@ -291,7 +301,7 @@ impl<'c> Resolver<'c> {
         let near = nearest(&binding.table.to_string(), known.iter().map(String::as_str)).map(str::to_owned);
         let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
         let what = format!("there is no table {} (or the agent's role may not see it){way_out}", binding.table);
-        let mend = "names are taken exactly as the database spells them; parts with dots stand in quotes".to_owned();
+        let mend = "# names are taken exactly as the database spells them; parts with dots stand in quotes".to_owned();
         self.error(entity, binding, what, mend);
     }
 
@@ -308,7 +318,21 @@ impl<'c> Resolver<'c> {
                 let near = nearest(&config.column, table.columns.iter().map(|c| c.name.as_str()));
                 let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
                 let what = format!("line {}: the table has no column {:?}{way_out}", config.line, config.column);
-                self.error(entity, binding, what, String::new());
+                let system = self.system(binding.system);
+                let mend = match near {
+                    Some(near) => {
+                        format!(
+                            "[entity.in.{system}.columns]\n{} = {}",
+                            toml_key(&config.field),
+                            toml_column(config, near)
+                        )
+                    }
+                    None => {
+                        let known: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+                        format!("# take the field out, or name one of: {}", known.join(", "))
+                    }
+                };
+                self.error(entity, binding, what, mend);
                 continue;
             };
             let format = config.format.as_deref().and_then(|text| Format::new(text).ok());
@@ -330,25 +354,45 @@ impl<'c> Resolver<'c> {
                 let near = nearest(key, draft.table.columns.iter().map(|c| c.name.as_str()));
                 let way_out = near.map_or_else(String::new, |near| format!("; nearest: {near:?}"));
                 let what = format!("the table has no column {key:?}, which is the key{way_out}");
-                let mend = format!("columns = {{ {key} = \"…\", … }}");
+                let system = self.system(draft.config.system);
+                let others = draft.columns.iter().filter(|c| near.is_none_or(|near| c.column.name != near));
+                let rest: String = others.map(|c| format!(", {} = {:?}", toml_key(&c.field), c.column.name)).collect();
+                let column = near.unwrap_or("…");
+                let mend = format!("[entity.in.{system}]\ncolumns = {{ {} = {column:?}{rest} }}", toml_key(key));
                 self.error(entity, draft.config, what, mend);
             }
         }
         if draft.columns.is_empty() {
             let what = "shares no column with the entity's other tables".to_owned();
-            self.error(entity, draft.config, what, "columns = { field = \"column\", … }".into());
+            let system = self.system(draft.config.system);
+            let mend =
+                format!("# which column is which field\n[entity.in.{system}]\ncolumns = {{ field = \"column\" }}");
+            self.error(entity, draft.config, what, mend);
         }
+        // One list for all of them, so that each mends the others, too.
+        let refused = |bound: &&DraftColumn<'_>| bound.column.ty == ColumnType::Unsupported || bound.column.generated;
+        let fields: Vec<&str> = draft.columns.iter().filter(refused).map(|bound| bound.field.as_str()).collect();
+        let mend = match fields.iter().any(|field| entity.key.iter().any(|key| key == field)) {
+            true => "# a key has to be carried: give the column another type, or choose another key".to_owned(),
+            false => {
+                let columns = draft.columns.iter().map(|bound| (bound.field.as_str(), bound.column.name.as_str()));
+                let list = columns_list(self.system(draft.config.system), draft.config, columns, &fields);
+                format!("{list}\n# without what cannot be carried")
+            }
+        };
         for bound in &draft.columns {
             let Column { name, type_name, ty, generated, .. } = bound.column;
             if *ty == ColumnType::Unsupported {
                 let what = format!("column {name:?} is of type {type_name}, which cannot be carried yet");
-                self.error(entity, draft.config, what, "leave it out: list the others in columns".into());
+                self.error(entity, draft.config, what, mend.clone());
             } else if *generated {
                 let what = format!("column {name:?} is computed by the server, which neither logs nor takes it");
-                self.error(entity, draft.config, what, "leave it out: list the others in columns".into());
+                self.error(entity, draft.config, what, mend.clone());
             } else if bound.format.is_some() && !matches!(ty, ColumnType::Char { .. } | ColumnType::Text { .. }) {
                 let what = format!("column {name:?} is of type {type_name}; a format needs text");
-                self.error(entity, draft.config, what, String::new());
+                let system = self.system(draft.config.system);
+                let mend = format!("[entity.in.{system}.columns]\n{} = {name:?}", toml_key(&bound.field));
+                self.error(entity, draft.config, what, mend);
             } else if let Some(dates) = bound.dates {
                 self.check_dates(entity, draft, bound, dates);
             }
@@ -359,17 +403,19 @@ impl<'c> Resolver<'c> {
         let Column { name, type_name, ty, .. } = bound.column;
         let Some(kind @ (Kind::Date | Kind::DateTime | Kind::Timestamp)) = ty.kind() else {
             let what = format!("column {name:?} is of type {type_name}; zero_date and infinity need a date or a time");
-            return self.error(entity, draft.config, what, String::new());
+            let system = self.system(draft.config.system);
+            let mend = format!("[entity.in.{system}.columns]\n{} = {name:?}", toml_key(&bound.field));
+            return self.error(entity, draft.config, what, mend);
         };
         let engine = self.engine(draft.config.system);
         if entity.key.contains(&bound.field) && dates.has_null() {
             let what = format!("column {name:?} is of the key, in which NULL cannot stand for a date");
-            self.error(entity, draft.config, what, "a date of its own, or \"quarantine\"".into());
+            self.error(entity, draft.config, what, "# a date of its own, or \"quarantine\"".into());
         }
         for (special, value) in dates.stored(kind, engine) {
             if let Err(why) = fits(value, ty, engine) {
                 let what = format!("{} of column {name:?} does not suit it: {why}", special.key());
-                self.error(entity, draft.config, what, String::new());
+                self.error(entity, draft.config, what, "# a date that the column holds, or \"quarantine\"".into());
             }
         }
     }
@@ -394,7 +440,12 @@ impl<'c> Resolver<'c> {
                 && matches!(kind, Kind::Float32 | Kind::Float64 | Kind::Json | Kind::Array)
             {
                 let what = format!("key field {name:?} is of type {}, which does not identify anything", kind.name());
-                self.error(entity, drafts[0].config, what, String::new());
+                self.error(
+                    entity,
+                    drafts[0].config,
+                    what,
+                    "# key = fields of whole numbers, text, dates or uuids".into(),
+                );
             }
             fields.push(Field { name: name.to_owned(), kind });
         }
@@ -420,8 +471,17 @@ impl<'c> Resolver<'c> {
             })
             .collect();
         let what = format!("field {field:?} has types that have no exact common form: {}", types.join(", "));
-        let mend = "change a column's type, map it with format or values, or leave the field out".to_owned();
-        self.error(entity, bound[0].0.config, what, mend);
+        let draft = bound[0].0;
+        let otherwise = "# or change a column's type, or map it with format or values";
+        let mend = match entity.key.iter().any(|key| key == field) {
+            true => otherwise.replacen("or change", "change", 1),
+            false => {
+                let columns = draft.columns.iter().map(|bound| (bound.field.as_str(), bound.column.name.as_str()));
+                let list = columns_list(self.system(draft.config.system), draft.config, columns, &[field]);
+                format!("{list}\n# and not in the others, either; {}", &otherwise[2..])
+            }
+        };
+        self.error(entity, draft.config, what, mend);
         Kind::Text
     }
 
@@ -488,7 +548,13 @@ impl<'c> Resolver<'c> {
                             "the values of field {:?} do not suit column {:?}: {why}",
                             spec.name, bound.column.name
                         );
-                        self.error(entity, draft.config, what, String::new());
+                        let system = self.system(draft.config.system);
+                        let mend = format!(
+                            "# change the map, or the column's type\n[entity.in.{system}.columns]\n{} = {:?}",
+                            toml_key(&spec.name),
+                            bound.column.name
+                        );
+                        self.error(entity, draft.config, what, mend);
                         return None;
                     }
                 }
@@ -504,7 +570,9 @@ impl<'c> Resolver<'c> {
         let filter = match Filter::compile(text, schema) {
             Ok(filter) => filter,
             Err(why) => {
-                self.error(entity, draft.config, format!("where {why}"), String::new());
+                let known: Vec<&str> = schema.fields.iter().map(|field| field.name.as_str()).collect();
+                let mend = format!("# a predicate over the entity's fields: {}", known.join(", "));
+                self.error(entity, draft.config, format!("where {why}"), mend);
                 return None;
             }
         };
@@ -512,36 +580,13 @@ impl<'c> Resolver<'c> {
             let name = &schema.fields[field].name;
             if !draft.columns.iter().any(|bound| bound.field == *name) {
                 let what = format!("where needs field {name:?}, which this binding does not have");
-                self.error(entity, draft.config, what, format!("columns = {{ …, {name} = \"…\" }}"));
+                let column = nearest(name, draft.table.columns.iter().map(|c| c.name.as_str())).unwrap_or("…");
+                let system = self.system(draft.config.system);
+                let mend = format!("[entity.in.{system}.columns]\n{} = {column:?}", toml_key(name));
+                self.error(entity, draft.config, what, mend);
             }
         }
         Some(filter)
-    }
-
-    /// One row per key: the key's columns are a key of the table, without NULL.
-    fn check_key(&mut self, entity: &EntityConfig, draft: &Draft<'_>) {
-        let key = key_columns(entity, draft);
-        if key.is_empty() {
-            return;
-        }
-        let engine = self.engine(draft.config.system);
-        let names: BTreeSet<&str> = key.iter().map(|column| column.name.as_str()).collect();
-        let same = |columns: &Vec<String>| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == names;
-        if !same(&draft.table.primary_key) && !draft.table.unique_keys.iter().any(same) {
-            let list: Vec<String> = key.iter().map(|column| quoted(engine, &column.name)).collect();
-            let what = format!("nothing keeps the key ({}) unique in the table", list.join(", "));
-            let mend = format!("ALTER TABLE {} ADD UNIQUE ({});", quoted_table(engine, draft.table), list.join(", "));
-            self.error(entity, draft.config, what, mend);
-        }
-        for column in key.iter().filter(|column| column.nullable) {
-            let what = format!("key column {:?} may be NULL, which identifies nothing", column.name);
-            let (table, name) = (quoted_table(engine, draft.table), quoted(engine, &column.name));
-            let mend = match engine {
-                Engine::Postgres => format!("ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL;"),
-                Engine::Mysql => format!("ALTER TABLE {table} MODIFY {name} {} NOT NULL;", column.type_name),
-            };
-            self.error(entity, draft.config, what, mend);
-        }
     }
 
     /// PostgreSQL logs of an old row only what the replica identity says. Targets are
@@ -575,7 +620,7 @@ impl<'c> Resolver<'c> {
         };
         let table = quoted_table(Engine::Postgres, draft.table);
         let what = format!("replica identity {name} is too weak: {why}");
-        self.error(entity, draft.config, what, format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"));
+        self.error(entity, draft.config, what, keys::by_owner(&format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")));
     }
 
     /// Whether rows can be written there at all, and be taken back.
@@ -584,7 +629,7 @@ impl<'c> Resolver<'c> {
         if !draft.table.transactional {
             let what = "the table's engine is not transactional: what is written there cannot be taken back".to_owned();
             let mend = format!("ALTER TABLE {} ENGINE=InnoDB;", quoted_table(engine, draft.table));
-            self.error(entity, draft.config, what, mend);
+            self.error(entity, draft.config, what, keys::by_owner(&mend));
         }
         let bound: HashSet<&str> = draft.columns.iter().map(|bound| bound.column.name.as_str()).collect();
         for column in &draft.table.columns {
@@ -593,10 +638,13 @@ impl<'c> Resolver<'c> {
                 continue;
             }
             let what = format!("column {:?} is NOT NULL without a default and not bound: inserts fail", column.name);
-            let (table, name) = (quoted_table(engine, draft.table), quoted(engine, &column.name));
-            let mend =
-                format!("ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT …;  or bind it, or role = \"source\"");
-            self.error(entity, draft.config, what, mend);
+            let mend = keys::by_owner(&ddl::nullable(engine, draft.table, column));
+            self.error(
+                entity,
+                draft.config,
+                what,
+                mend + "\n-- or give it a default, or bind it, or role = \"source\"",
+            );
         }
     }
 
@@ -608,24 +656,11 @@ impl<'c> Resolver<'c> {
                 });
                 if !elsewhere {
                     let what = format!("field {:?} is bound here only, so it goes nowhere", bound.field);
-                    self.warning(entity, draft.config, what, String::new());
+                    let columns = draft.columns.iter().map(|c| (c.field.as_str(), c.column.name.as_str()));
+                    let list = columns_list(self.system(draft.config.system), draft.config, columns, &[&bound.field]);
+                    self.warning(entity, draft.config, what, format!("{list}\n# or bind it elsewhere, too"));
                 }
             }
-        }
-    }
-
-    /// Two systems that both number new rows will give one number to two of them.
-    fn generated_twice(&mut self, entity: &EntityConfig, drafts: &[Draft<'_>]) {
-        let numbering = |draft: &&Draft<'_>| {
-            draft.config.role.captures() && key_columns(entity, draft).iter().any(|column| column.auto_increment)
-        };
-        let numbering: Vec<&Draft<'_>> = drafts.iter().filter(numbering).collect();
-        if entity.key.len() == 1 && numbering.len() > 1 {
-            let systems: Vec<&str> = numbering.iter().map(|draft| self.system(draft.config.system)).collect();
-            let what = format!("{} each generate keys of this entity: new rows will meet", systems.join(" and "));
-            let mend = "let one system create rows, use uuids, or give each its own step and offset \
-                        (PostgreSQL: INCREMENT BY, MySQL: auto_increment_increment and _offset)";
-            self.warning(entity, numbering[0].config, what, mend.into());
         }
     }
 }
@@ -655,6 +690,107 @@ fn elements<'d>(field: &str, drafts: &'d [Draft<'_>]) -> impl Iterator<Item = &'
             _ => None,
         }
     })
+}
+
+/// One entity in one system, as far as names tell.
+#[derive(Debug, Clone)]
+pub struct Bound<'c> {
+    pub entity: &'c EntityConfig,
+    pub binding: &'c BindingConfig,
+    pub table: &'c Table,
+    /// Field, column.
+    pub columns: Vec<(&'c str, &'c Column)>,
+}
+
+impl Bound<'_> {
+    pub fn column(&self, field: &str) -> Option<&Column> {
+        self.columns.iter().find(|(name, _)| *name == field).map(|(_, column)| *column)
+    }
+
+    pub fn field(&self, column: &str) -> Option<&str> {
+        self.columns.iter().find(|(_, bound)| bound.name == column).map(|(field, _)| *field)
+    }
+}
+
+/// What is bound to what, of the tables and columns that exist, whatever else is wrong with them.
+pub fn bound<'c>(config: &'c Config, catalogs: &'c [Catalog]) -> Vec<Bound<'c>> {
+    let mut all = Vec::new();
+    for entity in &config.entities {
+        let table = |binding: &BindingConfig| catalogs[binding.system.index()].get(&binding.table)?.as_ref();
+        let found: Vec<(&BindingConfig, &Table)> =
+            entity.bindings.iter().filter_map(|binding| Some((binding, table(binding)?))).collect();
+        let shared = shared_fields(&found);
+        for (binding, table) in found {
+            let columns = match &binding.columns {
+                Some(columns) => {
+                    columns.iter().filter_map(|c| Some((c.field.as_str(), table.column(&c.column)?))).collect()
+                }
+                None => {
+                    let takes = |column: &&Column| {
+                        shared.contains(&column.name) && !column.generated && !binding.ignore.contains(&column.name)
+                    };
+                    table.columns.iter().filter(takes).map(|column| (column.name.as_str(), column)).collect()
+                }
+            };
+            all.push(Bound { entity, binding, table, columns });
+        }
+    }
+    all
+}
+
+/// The binding's `columns` as the file takes them, without some fields.
+pub fn columns_toml(system: &str, bound: &Bound<'_>, without: &[&str]) -> String {
+    let columns = bound.columns.iter().map(|(field, column)| (*field, column.name.as_str()));
+    columns_list(system, bound.binding, columns, without)
+}
+
+fn columns_list<'a>(
+    system: &str,
+    binding: &BindingConfig,
+    columns: impl Iterator<Item = (&'a str, &'a str)>,
+    without: &[&str],
+) -> String {
+    let line = |(field, column): (&str, &str)| {
+        let config = binding.columns.iter().flatten().find(|config| config.field == field);
+        let column = config.map_or_else(|| format!("{column:?}"), |config| toml_column(config, column));
+        format!("{} = {column}", toml_key(field))
+    };
+    let list: Vec<String> = columns.filter(|(field, _)| !without.contains(field)).map(line).collect();
+    format!("[entity.in.{system}]\ncolumns = {{ {} }}", list.join(", "))
+}
+
+/// With all that the file says of the column.
+fn toml_column(config: &ColumnConfig, column: &str) -> String {
+    let mut parts = Vec::new();
+    if let Some(format) = &config.format {
+        parts.push(format!("format = {format:?}"));
+    }
+    if let Some(values) = &config.values {
+        let pairs: Vec<String> = values.iter().map(|(from, to)| format!("{} = {to:?}", toml_key(from))).collect();
+        parts.push(format!("values = {{ {} }}", pairs.join(", ")));
+    }
+    if let Some(names) = &config.formerly {
+        parts.push(format!("formerly = {names:?}"));
+    }
+    if let Some(dates) = &config.dates {
+        parts.extend(dates.toml());
+    }
+    match parts.is_empty() {
+        true => format!("{column:?}"),
+        false => format!("{{ column = {column:?}, {} }}", parts.join(", ")),
+    }
+}
+
+fn toml_key(key: &str) -> String {
+    let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if bare { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// Some unique key of the table is exactly these columns.
+fn is_key(table: &Table, key: &[&Column]) -> bool {
+    let names: BTreeSet<&str> = key.iter().map(|column| column.name.as_str()).collect();
+    let same = |columns: &Vec<String>| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == names;
+    same(&table.primary_key) || table.unique_keys.iter().any(same)
 }
 
 fn key_columns<'c>(entity: &EntityConfig, draft: &Draft<'c>) -> Vec<&'c Column> {

@@ -34,17 +34,14 @@ pub struct Step {
 impl Step {
     /// What `check` says of it.
     pub fn finding(&self, system: &str) -> Finding {
-        if self.allowed {
-            Finding::warning(system, format!("{} yet", self.missing)).mend("anechoic setup")
-        } else {
-            self.refused(system)
-        }
+        if self.allowed { Finding::warning(system, &self.missing).mend("anechoic setup") } else { self.refused(system) }
     }
 
     /// What `setup` leaves to others.
     pub fn refused(&self, system: &str) -> Finding {
         let sql: Vec<String> = self.admin.iter().map(|line| format!("{line};")).collect();
-        Finding::error(system, format!("{}, and the agent's role may not mend that", self.missing)).mend(sql.join("\n"))
+        Finding::error(system, format!("{}, and the agent's role may not mend that", self.missing))
+            .by_administrator(sql.join("\n"))
     }
 }
 
@@ -97,7 +94,7 @@ pub async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
 
 /// What keeps a system from being set up, of a survey: its errors, without the steps.
 fn in_the_way(survey: &Survey) -> Vec<Finding> {
-    survey.findings.iter().filter(|finding| finding.is_error()).cloned().collect()
+    survey.errors()
 }
 
 /// The marker row says which journal wrote to a system last.

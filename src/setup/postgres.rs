@@ -24,6 +24,8 @@ use crate::schema::SystemId;
 pub fn steps(facts: &Facts, needs: &Needs, publication: &str) -> Vec<Step> {
     let mut steps = marker_steps(facts, needs);
     let marker_possible = steps.iter().all(|step| step.allowed);
+    // Whoever publishes the marker for us may have to make it first.
+    let marker_first = if marker_possible { marker_by_others(facts, needs) } else { vec![] };
     for (need, table) in needs.tables.iter().zip(&facts.tables) {
         if let Some(table) = table
             && !identity_suffices(need, table)
@@ -33,8 +35,19 @@ pub fn steps(facts: &Facts, needs: &Needs, publication: &str) -> Vec<Step> {
             steps.push(Step { missing, admin: sql.clone(), sql, allowed: table.we_own });
         }
     }
-    steps.extend(publication_step(facts, needs, publication, marker_possible));
+    let publication = publication_step(facts, needs, publication, marker_possible);
+    steps.extend(publication.map(|step| Step { admin: [marker_first, step.admin].concat(), ..step }));
     steps
+}
+
+/// The marker as an administrator makes it for our role; nothing where it is there.
+fn marker_by_others(facts: &Facts, needs: &Needs) -> Vec<String> {
+    let Some(marker) = needs.marker.as_ref().filter(|_| facts.marker.is_none()) else { return vec![] };
+    let (role, schema) = (quoted(&facts.role), quoted(&marker.schema));
+    let mut sql = vec![format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}")];
+    sql.extend(marker_ddl(marker).into_iter().filter(|sql| sql.starts_with("CREATE TABLE")));
+    sql.push(format!("ALTER TABLE {} OWNER TO {role}", quoted_table(marker)));
+    sql
 }
 
 fn marker_steps(facts: &Facts, needs: &Needs) -> Vec<Step> {
@@ -86,18 +99,22 @@ fn publication_step(facts: &Facts, needs: &Needs, name: &str, marker_possible: b
     let absent: Vec<String> = tables.difference(&publication.tables).map(ToString::to_string).collect();
     // More than is needed costs only bandwidth; it is taken out where we may.
     let spare = !publication.all_tables && publication.we_own && we_own_all && publication.tables != tables;
-    if absent.is_empty() && !spare && publication.all_actions {
+    let narrowed: Vec<String> = publication.narrowed.intersection(&tables).map(ToString::to_string).collect();
+    if absent.is_empty() && !spare && publication.all_actions && narrowed.is_empty() {
         return None;
     }
     let mut sql = Vec::new();
     if !publication.all_actions {
         sql.push(format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quoted(name)));
     }
-    if !absent.is_empty() || spare {
+    if !absent.is_empty() || spare || !narrowed.is_empty() {
         sql.push(format!("ALTER PUBLICATION {} SET TABLE {list}", quoted(name)));
     }
     let missing = match (absent.is_empty(), publication.all_actions) {
         (false, _) => format!("the publication {name:?} does not publish {}", absent.join(", ")),
+        _ if !narrowed.is_empty() => {
+            format!("the publication {name:?} publishes only some rows or columns of {}", narrowed.join(", "))
+        }
         (true, false) => format!("the publication {name:?} does not publish every kind of change"),
         (true, true) => format!("the publication {name:?} is not down to the bound tables"),
     };
@@ -263,7 +280,8 @@ mod tests {
             full_images: true,
         };
         let marker = TableName { schema: "anechoic".into(), name: "marker".into() };
-        Needs { tables: vec![need("contacts"), need("Order \"Lines\"")], marker: Some(marker) }
+        let tables = vec![need("contacts"), need("Order \"Lines\"")];
+        Needs { tables, marker: Some(marker), captured: true, unsafe_binlog: false }
     }
 
     fn table() -> TableFacts {
@@ -337,7 +355,7 @@ the publication "anechoic_hq" does not exist
         facts.marker = Some(full);
         let needs = needs();
         let tables: BTreeSet<_> = needs.names().into_iter().chain(needs.marker.clone()).collect();
-        facts.publication = Some(Publication { we_own: true, all_tables: false, all_actions: true, tables });
+        facts.publication = Some(Publication { we_own: true, all_actions: true, tables, ..Publication::default() });
 
         assert_eq!(steps(&facts, &needs, "anechoic_hq"), []);
     }
@@ -349,7 +367,7 @@ the publication "anechoic_hq" does not exist
         facts.tables = vec![Some(full.clone()), Some(full.clone())];
         facts.marker = Some(full);
         let tables = [name("contacts"), name("old")].into();
-        facts.publication = Some(Publication { we_own: true, all_tables: false, all_actions: true, tables });
+        facts.publication = Some(Publication { we_own: true, all_actions: true, tables, ..Publication::default() });
 
         insta::assert_snapshot!(shown(&steps(&facts, &needs(), "anechoic_hq")), @r#"
 the publication "anechoic_hq" does not publish anechoic.marker, public.Order "Lines"

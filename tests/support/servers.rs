@@ -147,6 +147,12 @@ impl Server {
         self.start().await;
     }
 
+    /// The same data and port under other options.
+    pub async fn restart_with(&self, options: &[String]) {
+        self.stop().await;
+        Server::launch(self.kind, &self.dir, options).await;
+    }
+
     pub async fn admin(&self) -> Session {
         Session::open(self, if self.kind.is_postgres() { "postgres" } else { "root" }, None, None).await
     }

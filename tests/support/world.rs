@@ -252,7 +252,12 @@ impl Entity {
             let keys: Vec<String> = self.keys.iter().map(|key| quoted(key)).collect();
             columns.push(format!("PRIMARY KEY ({})", keys.join(", ")));
         }
-        let charset = if kind.is_postgres() { "" } else { " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" };
+        // Texts are equal where their bytes are, or a text key would not be one key everywhere.
+        let charset = match kind {
+            _ if kind.is_postgres() => "",
+            _ if kind.is_mariadb() => " CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+            _ => " CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+        };
         format!("CREATE TABLE {} ({}){charset}", quoted(&self.name), columns.join(", "))
     }
 
@@ -410,8 +415,10 @@ impl Builder {
         for system in &systems {
             let port = system.proxy.as_ref().map_or(system.db.server.port, Proxy::port);
             let url = system.db.agent_url_at(port);
+            // No test takes the power away, and waiting for the disk takes time from all of them.
+            let unsafe_binlog = if system.db.kind.is_postgres() { "" } else { "allow_unsafe_binlog = true\n" };
             config += &format!(
-                "[[system]]\nname = {:?}\nurl = {url:?}\npassword_env = \"ANECHOIC_TEST_PASSWORD\"\n{}\n",
+                "[[system]]\nname = {:?}\nurl = {url:?}\npassword_env = \"ANECHOIC_TEST_PASSWORD\"\n{unsafe_binlog}{}\n",
                 system.name,
                 system
                     .options

@@ -1,4 +1,5 @@
 use super::*;
+use crate::catalog::{Collation, DecimalLimits};
 use crate::normalize::binding::Role;
 
 const TWO_SYSTEMS: &str = r#"
@@ -273,15 +274,90 @@ fn a_target_needs_some_identity_too() {
     assert!(said.contains("refuses UPDATE and DELETE"), "{said}");
 }
 
-#[test]
-fn keys_that_two_systems_number_are_warned_of() {
-    let numbered = |name: &str| {
-        let id = Column { auto_increment: true, ..column("id", INT) };
-        table(name, vec![id, column("v", TEXT)])
+fn collation(name: &str, binary: bool, pads: bool) -> Option<Collation> {
+    Some(Collation { name: name.into(), binary, pads, bytes: "utf8mb4_0900_bin".into() })
+}
+
+/// What `shop` is told of its key `v` beside an exact text in `crm`.
+fn said_of_key(ty: ColumnType, type_name: &str, collation: Option<Collation>) -> Result<(), String> {
+    let key = |ty: ColumnType, type_name: &str, collation| Column {
+        nullable: false,
+        collation,
+        ..Column::new("v", ty, type_name)
     };
+    let with = |name: &str, key: Column| Table {
+        primary_key: vec!["v".into()],
+        unique_keys: vec![vec!["v".into()]],
+        ..table(name, vec![key])
+    };
+    let crm = with("public.c", key(TEXT, "text", self::collation("default", true, false)));
+    let config = Config::from_str(&format!("{TWO_SYSTEMS}{BOTH}").replace("[\"id\"]", "[\"v\"]"), "t").unwrap();
+    let shop = with("shop.c", key(ty, type_name, collation));
+    let found = match resolve(&config, &[catalog([crm]), catalog([shop])]) {
+        Ok(_) => return Ok(()),
+        Err(found) => found,
+    };
+    let errors = found.iter().filter(|finding| finding.is_error()).map(ToString::to_string);
+    Err(errors.collect::<Vec<_>>().join("\n"))
+}
 
-    let model = resolved(BOTH, numbered("public.c"), numbered("shop.c")).expect("resolves");
+#[test]
+fn a_text_key_has_to_be_compared_by_its_bytes_everywhere() {
+    let varchar = || ColumnType::Text { chars: Some(20), bytes: None };
+    let said = |ty, name: &str, collation| said_of_key(ty, name, collation).expect_err("unlike keys");
 
-    assert_eq!(model.warnings.len(), 1);
-    assert!(model.warnings[0].what.contains("crm and shop each generate keys"), "{}", model.warnings[0]);
+    assert_eq!(said_of_key(varchar(), "varchar(20)", collation("utf8mb4_0900_bin", true, false)), Ok(()));
+    insta::assert_snapshot!([
+        said(varchar(), "varchar(20)", collation("utf8mb4_0900_ai_ci", false, false)),
+        said(varchar(), "varchar(20)", collation("utf8mb4_bin", true, true)),
+        said(ColumnType::Char { chars: 20 }, "char(20)", collation("utf8mb4_0900_bin", true, true)),
+    ].join("\n"), @r#"
+error: shop: contact (shop.c): key column "v" is compared by utf8mb4_0900_ai_ci: texts that differ in case or accents are one key here and two elsewhere
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin;
+error: shop: contact (shop.c): key column "v" is compared by utf8mb4_bin, which pads: "a" and "a " are one key here and two elsewhere
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin;
+error: shop: contact (shop.c): key column "v" is char(20), which drops spaces at the end: "a" and "a " are one key here and two elsewhere
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin;
+"#);
+}
+
+/// What does not fit is quarantined, and that is told before it happens.
+#[test]
+fn a_column_that_holds_less_is_warned_of_with_the_type_that_would_do() {
+    let digits = |precision, scale| ColumnType::Decimal { limits: Some(DecimalLimits { precision, scale }) };
+    let told = |ours: (ColumnType, &str), theirs: (ColumnType, &str)| {
+        let with = |name: &str, (ty, type_name): (ColumnType, &str)| {
+            table(name, vec![column("id", INT), Column::new("v", ty, type_name)])
+        };
+        let model = resolved(BOTH, with("public.c", theirs), with("shop.c", ours)).expect("resolves");
+        model.warnings.iter().map(|f| f.to_string()).filter(|f| f.contains(" shop: ")).collect::<String>()
+    };
+    let varchar = |n| ColumnType::Text { chars: Some(n), bytes: None };
+    let int = |bytes, signed| ColumnType::Int { bytes, signed };
+    let time = |digits| ColumnType::DateTime { digits };
+
+    assert_eq!(told((varchar(50), "varchar(50)"), (varchar(50), "character varying(50)")), "");
+    assert_eq!(told((ColumnType::Text { chars: None, bytes: Some(65_535) }, "text"), (TEXT, "text")), "");
+    insta::assert_snapshot!([
+        told((varchar(10), "varchar(10)"), (varchar(50), "character varying(50)")),
+        told((int(4, false), "int unsigned"), (int(8, true), "bigint")),
+        told((digits(10, 2), "decimal(10,2)"), (digits(12, 4), "numeric(12,4)")),
+        told((time(0), "datetime"), (time(6), "timestamp without time zone")),
+    ].join("\n"), @r#"
+warning: shop: contact (shop.c): column "v" (varchar(10)) is shorter than "v" in crm (character varying(50)): what does not fit is set aside
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` varchar(50);
+warning: shop: contact (shop.c): column "v" (int unsigned) has a smaller range than "v" in crm (bigint): what does not fit is set aside
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` bigint;
+warning: shop: contact (shop.c): column "v" (decimal(10,2)) holds fewer digits than "v" in crm (numeric(12,4)): what does not fit is set aside
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` decimal(12,4);
+warning: shop: contact (shop.c): column "v" (datetime) has fewer digits of a second than "v" in crm (timestamp without time zone): what does not fit is set aside
+    -- as the table's owner:
+    ALTER TABLE `shop`.`c` MODIFY `v` datetime(6);
+"#);
 }

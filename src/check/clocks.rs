@@ -1,0 +1,114 @@
+//! Clocks of servers that differ. Conflicts are found without clocks; but lag, the times in the
+//! history, and policies that compare times are only as good as these.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use tokio_postgres::Client;
+
+use super::Survey;
+use crate::config::Config;
+use crate::connect;
+use crate::error::Result;
+use crate::finding::Finding;
+
+/// What nobody would notice, microseconds.
+const TOLERATED: i64 = 1_000_000;
+
+/// A server's clock beside this machine's, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// How far it is ahead of ours.
+    pub ahead: i64,
+    /// `ahead` is at most so far from the truth.
+    pub doubt: i64,
+}
+
+impl Clock {
+    /// The server's answer is from between the two moments.
+    fn read(before: i64, server: i64, after: i64) -> Self {
+        Clock { ahead: server - (before + after) / 2, doubt: (after - before) / 2 + 1 }
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+pub(super) async fn of_postgres(client: &Client) -> Result<Clock> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+    let before = now();
+    let row =
+        client.query_one(sql, &[]).await.map_err(|e| connect::postgres::error(&e).context("asking for the time"))?;
+    Ok(Clock::read(before, row.get(0), now()))
+}
+
+/// SYSDATE, because a session may set what NOW is.
+pub(super) async fn of_mysql(conn: &mut Conn) -> Result<Clock> {
+    let sql = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
+    let before = now();
+    let server: Option<i64> =
+        conn.query_first(sql).await.map_err(|e| connect::mysql::failed(e, "asking the server for the time"))?;
+    Ok(Clock::read(before, server.unwrap_or(before), now()))
+}
+
+/// Against this machine's, and against the first system's that could be asked.
+pub(super) fn findings(config: &Config, surveys: &[Option<Survey>]) -> Vec<Finding> {
+    let clocks: Vec<(&str, Clock)> = config
+        .systems
+        .iter()
+        .zip(surveys)
+        .filter_map(|(system, survey)| Some((&*system.name, survey.as_ref()?.clock?)))
+        .collect();
+    judge(&clocks)
+}
+
+fn judge(clocks: &[(&str, Clock)]) -> Vec<Finding> {
+    let Some((first, reference)) = clocks.first() else { return vec![] };
+    let mut findings = Vec::new();
+    for (system, clock) in clocks {
+        let mut said = Vec::new();
+        let difference = clock.ahead - reference.ahead;
+        if difference.abs() - clock.doubt - reference.doubt > TOLERATED {
+            said.push(format!("{} that of {first}", apart(difference)));
+        }
+        if clock.ahead.abs() - clock.doubt > TOLERATED {
+            said.push(format!("{} this machine's", apart(clock.ahead)));
+        }
+        if !said.is_empty() {
+            let what = format!("its clock is {}: lag and times in the history are wrong by that", said.join(" and "));
+            let mend = "# on both machines: timedatectl set-ntp true";
+            findings.push(Finding::warning(system, what).mend(mend));
+        }
+    }
+    findings
+}
+
+fn apart(micros: i64) -> String {
+    let seconds = micros.abs() as f64 / 1e6;
+    format!("{seconds:.1} s {}", if micros < 0 { "behind" } else { "ahead of" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_surely_apart_is_said() {
+        let clock = |ahead, doubt| Clock { ahead, doubt };
+        let judged = |shop| judge(&[("crm", clock(0, 500)), ("shop", shop)]);
+
+        assert_eq!(judged(clock(900_000, 500)), []);
+        assert_eq!(judged(clock(1_200_000, 500_000)), [], "a slow answer may have been given late");
+        insta::assert_snapshot!(judged(clock(-3_250_000, 500))[0], @r"
+        warning: shop: its clock is 3.2 s behind that of crm and 3.2 s behind this machine's: lag and times in the history are wrong by that
+            # on both machines: timedatectl set-ntp true
+        ");
+    }
+
+    #[test]
+    fn a_clock_is_read_between_two_looks_at_ours() {
+        assert_eq!(Clock::read(1000, 5000, 3000), Clock { ahead: 3000, doubt: 1001 });
+    }
+}
