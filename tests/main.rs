@@ -11,6 +11,7 @@ mod backlog;
 mod books;
 mod capture_mysql;
 mod capture_postgres;
+mod catalogue;
 mod commit;
 mod conflict;
 mod crash;
