@@ -201,10 +201,6 @@ fn column_type(column: &Described, json: bool) -> ColumnType {
     let utf8 = charset == Some(Charset::Utf8);
     let text = charset.is_some_and(|charset| charset != Charset::Binary);
     let declared = column.column_type.to_lowercase();
-    // MariaDB's COMPRESSED columns have a log format of their own.
-    if declared.contains("compressed*/") {
-        return ColumnType::Unsupported;
-    }
     let int = |bytes| ColumnType::Int { bytes, signed: !declared.contains("unsigned") };
     let digits = column.fraction.unwrap_or(0) as u8;
     let octets = column.octets.or(column.chars);

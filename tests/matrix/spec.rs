@@ -644,6 +644,23 @@ pub const MARIADB_ALONE: &[Spec] = &[
         [("uuid", ""), ("binary(16)", "in bytes"), ("uuid", "")],
     ),
     spec(
+        "longtext COMPRESSED CHARACTER SET latin1",
+        As::Text,
+        &[
+            ("empty", "''"),
+            ("short", "'€ü'"),
+            ("300 characters", "REPEAT('ü', 300)"),
+            ("70,000 characters", "REPEAT('€', 70000)"),
+        ],
+        [("text", ""), ("longtext", ""), ("longtext COMPRESSED", "")],
+    ),
+    spec(
+        "varbinary(300) COMPRESSED",
+        As::Bytes,
+        &[("short", "x'00ff'"), ("300 bytes", "REPEAT(x'00', 300)")],
+        [("bytea", ""), ("longblob", ""), ("blob COMPRESSED", "")],
+    ),
+    spec(
         "inet6",
         As::Text,
         &[
@@ -687,5 +704,4 @@ pub const REFUSED: &[(&str, &str, &str, &str, &str)] = &[
     ("my", "float(7,2)", "pg", "real", "cannot be carried"),
     ("my", "varchar(9) CHARACTER SET gbk", "pg", "text", "cannot be carried"),
     ("my", "varchar(9) CHARACTER SET swe7", "pg", "text", "cannot be carried"),
-    ("ma", "varchar(9) COMPRESSED", "pg", "text", "cannot be carried"),
 ];

@@ -8,7 +8,10 @@
 //! Protocol: MySQL `Rows_event`, field formats of `rpl_utility` and `my_time`.
 
 use std::fmt::Write;
+use std::io::Read;
 use std::ops::Range;
+
+use flate2::read::{DeflateDecoder, ZlibDecoder};
 
 use super::bytes::{Bytes, bit};
 use super::table_map::{Layout, LogColumn, LogType, Reading};
@@ -189,7 +192,7 @@ fn skip(ty: &LogType, bytes: &mut Bytes<'_>) -> Option<()> {
         LogType::Sized { prefix, .. }
         | LogType::Jsonb { prefix }
         | LogType::Geometry { prefix }
-        | LogType::SkipSized { prefix } => usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?,
+        | LogType::Compressed { prefix, .. } => usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?,
         LogType::Skip { bytes } => usize::from(*bytes),
     };
     bytes.skip(count)
@@ -281,7 +284,11 @@ fn value<'a>(column: &LogColumn, bytes: &mut Bytes<'a>, scratch: &mut Scratch) -
                 Some(at) => Some(Decoded::Cell(label(labels.get(at)?, scratch))),
             }
         }
-        LogType::Skip { .. } | LogType::SkipSized { .. } => None,
+        LogType::Compressed { prefix, binary } => {
+            let length = usize::try_from(bytes.uint(usize::from(*prefix))?).ok()?;
+            unpacked(bytes.take(length)?, *binary, column.reading, scratch)
+        }
+        LogType::Skip { .. } => None,
     }
 }
 
@@ -308,8 +315,50 @@ fn text<'a>(reading: Reading, data: &'a [u8], scratch: &mut Scratch) -> Decoded<
         return Decoded::Cell(Cell::Text(start..scratch.text.len()));
     }
     scratch.text.truncate(start);
-    Decoded::Refused("is text with bytes that are no character of its character set")
+    Decoded::Refused(NO_CHARACTER)
 }
+
+/// Nothing, a zero byte and the value, or the bytes of its length (low bits of the head), that
+/// length, and the value as zlib or, with bit 3 of the head, as plain deflate has it.
+fn unpacked<'a>(data: &'a [u8], binary: bool, reading: Reading, scratch: &mut Scratch) -> Option<Decoded<'a>> {
+    let whole = |value, scratch: &mut Scratch| match binary {
+        true => Decoded::Cell(Cell::Value(Value::Bytes(value))),
+        false => text(reading, value, scratch),
+    };
+    let Some((&head, rest)) = data.split_first() else { return Some(whole(&[], scratch)) };
+    if head == 0 {
+        return Some(whole(rest, scratch));
+    }
+    let mut rest = Bytes(rest);
+    let length = rest.uint_be(usize::from(head & 7))?;
+    if head >> 4 != 8 {
+        return None;
+    }
+    let start = scratch.bytes.len();
+    let limit = length.saturating_add(1);
+    let read = match head & 8 {
+        0 => ZlibDecoder::new(rest.0).take(limit).read_to_end(&mut scratch.bytes),
+        _ => DeflateDecoder::new(rest.0).take(limit).read_to_end(&mut scratch.bytes),
+    };
+    if read.ok()? as u64 != length {
+        return None;
+    }
+    if binary {
+        return Some(Decoded::Cell(Cell::Padded(start..scratch.bytes.len())));
+    }
+    let from = scratch.text.len();
+    let charset = if let Reading::Text(charset) = reading { charset } else { Charset::Utf8 };
+    let readable = charset.decode(&scratch.bytes[start..], &mut scratch.text);
+    scratch.bytes.truncate(start);
+    if !readable {
+        scratch.text.truncate(from);
+        return Some(Decoded::Refused(NO_CHARACTER));
+    }
+    let range = from..scratch.text.len();
+    Some(Decoded::Cell(if reading == Reading::Json { Cell::Json(range) } else { Cell::Text(range) }))
+}
+
+const NO_CHARACTER: &str = "is text with bytes that are no character of its character set";
 
 /// INET4 and INET6: bytes, of which the server cuts trailing zeros as if they were padding.
 fn inet<'a>(data: &[u8], six: bool, scratch: &mut Scratch) -> Decoded<'a> {
@@ -634,6 +683,26 @@ mod tests {
     }
 
     #[test]
+    fn compressed_columns_are_unpacked_or_taken_as_they_are() {
+        let ty = |binary| LogType::Compressed { prefix: 2, binary };
+
+        assert_eq!(value_of(ty(false), &[0, 0]), "Text(\"\")");
+        assert_eq!(value_of(ty(false), &[3, 0, 0, b'a', b'b']), "Text(\"ab\")");
+        // 300 times ü in latin1, as MariaDB wrote it
+        let packed = [10, 0, 0x8a, 0x01, 0x2c, 0xfb, 0xf3, 0x67, 0x14, 0x10, 0x0b, 0x00];
+        assert_eq!(value_of(ty(true), &packed), format!("{:?}", Value::Bytes(&[0xfc; 300])));
+        assert!(value_of(ty(false), &packed).contains("no character"));
+        let mut scratch = Scratch::default();
+        let layout = Layout {
+            columns: vec![LogColumn { ty: ty(true), place: Some(0), reading: Reading::Plain }],
+            width: 1,
+            absent: vec![],
+        };
+        let short = row(&[[10, 0, 0x8a, 0x01, 0x2d].as_slice(), &packed[5..]].concat());
+        assert!(image(&layout, &[1], &mut Bytes(&short), &mut scratch, &mut Vec::new()).is_none(), "of another length");
+    }
+
+    #[test]
     fn columns_that_are_not_wanted_are_stepped_over() {
         let column = |ty, place| LogColumn { ty, place, reading: Reading::Plain };
         let layout = Layout {
@@ -660,7 +729,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn malformed_rows_are_refused_without_panic(
-            data in proptest::collection::vec(proptest::num::u8::ANY, 0..60), kind in 0usize..16, n in 0u8..70, m in 0u8..70,
+            data in proptest::collection::vec(proptest::num::u8::ANY, 0..60), kind in 0usize..17, n in 0u8..70, m in 0u8..70,
         ) {
             let ty = [
                 LogType::Int { bytes: 8, signed: true }, LogType::Float32, LogType::Float64,
@@ -670,6 +739,7 @@ mod tests {
                 LogType::Jsonb { prefix: n % 4 + 1 }, LogType::Enum { bytes: n % 2 + 1, labels: vec![] },
                 LogType::Set { bytes: n % 8 + 1, labels: vec!["a".into()] }, LogType::Year,
                 LogType::Bits { digits: n.min(64) }, LogType::Geometry { prefix: n % 4 + 1 },
+                LogType::Compressed { prefix: 1, binary: n % 2 == 0 },
             ][kind].clone();
             let reading = [Reading::Plain, Reading::Uuid, Reading::Inet4, Reading::Inet6, Reading::Text(Charset::Utf16)][usize::from(n) % 5];
             let layout = Layout { columns: vec![LogColumn { ty, place: Some(0), reading }], width: 1, absent: vec![] };

@@ -72,13 +72,14 @@ pub enum LogType {
     Geometry {
         prefix: u8,
     },
+    /// MariaDB's COMPRESSED columns: a head that says how, then the value, behind a length.
+    Compressed {
+        prefix: u8,
+        binary: bool,
+    },
     /// Not carried, only stepped over: so many bytes.
     Skip {
         bytes: u16,
-    },
-    /// The same, behind a length.
-    SkipSized {
-        prefix: u8,
     },
 }
 
@@ -413,8 +414,8 @@ impl<'a> Described<'a> {
             BIT => LogType::Bits { digits: ((self.meta >> 8) * 8 + (self.meta & 0xff)).min(64) as u8 },
             GEOMETRY => LogType::Geometry { prefix: self.meta.clamp(1, 4) as u8 },
             VECTOR => LogType::Sized { prefix: self.meta.clamp(1, 4) as u8, binary: true },
-            BLOB_COMPRESSED => LogType::SkipSized { prefix: self.meta.clamp(1, 4) as u8 },
-            VARCHAR_COMPRESSED => LogType::SkipSized { prefix },
+            BLOB_COMPRESSED => LogType::Compressed { prefix: self.meta.clamp(1, 4) as u8, binary },
+            VARCHAR_COMPRESSED => LogType::Compressed { prefix, binary },
             _ => return None,
         })
     }
@@ -442,19 +443,21 @@ impl<'a> Described<'a> {
                 true
             }
             LogType::Fixed { bytes: 4, .. } if *wanted == (ColumnType::Inet { v6: false }) => true,
-            LogType::Fixed { binary, .. } | LogType::Sized { binary, .. } => match wanted {
-                ColumnType::Char { .. } | ColumnType::Text { .. } => charset.is_some() && !binary,
-                ColumnType::Binary { .. } | ColumnType::Bytes { .. } => *binary,
-                ColumnType::Json => matches!(ty, LogType::Sized { .. }) && utf8,
-                _ => false,
-            },
+            LogType::Fixed { binary, .. } | LogType::Sized { binary, .. } | LogType::Compressed { binary, .. } => {
+                match wanted {
+                    ColumnType::Char { .. } | ColumnType::Text { .. } => charset.is_some() && !binary,
+                    ColumnType::Binary { .. } | ColumnType::Bytes { .. } => *binary,
+                    ColumnType::Json => matches!(ty, LogType::Sized { .. }) && utf8,
+                    _ => false,
+                }
+            }
             LogType::Jsonb { .. } => *wanted == ColumnType::Json,
             LogType::Enum { .. } => matches!(wanted, ColumnType::Enum { .. }),
             LogType::Set { .. } => matches!(wanted, ColumnType::Set { .. }),
             LogType::Year => *wanted == ColumnType::Year,
             LogType::Bits { .. } => matches!(wanted, ColumnType::Bits { .. }),
             LogType::Geometry { .. } => *wanted == ColumnType::Geometry,
-            LogType::Skip { .. } | LogType::SkipSized { .. } => false,
+            LogType::Skip { .. } => false,
         }
     }
 }
