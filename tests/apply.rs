@@ -468,6 +468,77 @@ async fn what_the_server_would_alter_is_refused() {
     }
 }
 
+/// Rows are found by keys of the rarer types, in each form of statement: written anew, read and
+/// deleted, and no other row with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_every_type_find_their_rows() {
+    let texts = |texts: [&'static str; 6]| texts.map(text);
+    let bits = |digits: [&'static str; 6]| digits.map(|digits| Datum::Value(Value::Bits(digits)));
+    let days = |days: [i32; 6]| days.map(|days| Datum::Value(Value::Date(days)));
+    let instants = |micros: [i64; 6]| micros.map(|micros| Datum::Value(Value::DateTime(micros)));
+    let postgres = [
+        ("inet", texts(["10.0.0.1", "10.0.0.1/8", "::1", "::", "::ffff:1.2.3.4", "0.0.0.0"])),
+        ("bit(4)", bits(["0101", "1010", "0000", "0001", "1000", "1111"])),
+        ("varbit", bits(["01", "010", "", "0", "1", "0010"])),
+        ("date", days([i32::MAX, i32::MIN, 0, 1, -1, 20_000])),
+        ("numeric", ["NaN", "1.50", "-Infinity", "0", "1", "Infinity"].map(|text| Datum::Value(Value::Decimal(text)))),
+        ("int4range", texts(["[1,4)", "empty", "(,)", "(,3)", "[3,)", "[2,3)"])),
+    ];
+    let mysql = [
+        ("bit(10)", bits(["0000000001", "1000000000", "0000000000", "1111111111", "0100000000", "0011000001"])),
+        ("year", [0, 1901, 2155, 1970, 2069, 2000].map(int)),
+        ("set('a','b','c')", texts(["a,b", "", "a", "b", "c", "a,b,c"])),
+        ("enum('ä','b','c','d','e','f') character set latin1", texts(["ä", "b", "c", "d", "e", "f"])),
+        ("varchar(9) character set latin1 collate latin1_bin", texts(["ü€", "", "u", "U", "\u{81}", "x y"])),
+        ("date", days([i32::MIN + 1, 0, 1, 2, 3, -719_162])),
+        ("datetime(6)", instants([i64::MIN + 1, 0, 1, 2, 3, -1])),
+    ];
+    let mariadb = [
+        ("inet6", texts(["::1", "2001:db8::1", "::", "::1.2.3.4", "::ffff:1.2.3.4", "2001:db8:0:1:1:1:1:1"])),
+        ("inet4", texts(["10.0.0.1", "10.1.0.0", "0.0.0.0", "255.255.255.255", "1.2.3.4", "4.3.2.1"])),
+    ];
+    for kind in Kind::ENGINES {
+        let mut bench = Bench::new(kind).await;
+        let mut cases = if kind.is_postgres() { postgres.to_vec() } else { mysql.to_vec() };
+        if kind.is_mariadb() {
+            cases.extend(mariadb);
+        }
+        for (at, (ty, keys)) in cases.iter().enumerate() {
+            for triggers in [false, true] {
+                let name = format!("k{}{}", "x".repeat(at), u8::from(triggers));
+                let ddl = format!("CREATE TABLE {name} (k {ty} NOT NULL PRIMARY KEY, v int, w int)");
+                let mut table = bench.table(&name, &ddl, 1).await;
+                // as far as the target knows: then nothing is proposed, and rows are joined
+                table.table = Arc::new(Table { triggers, ..(*table.table).clone() });
+                let rows = |add: i64| -> Vec<Vec<u8>> {
+                    let row = |(at, key): (usize, &Datum<'static>)| encoded(&[*key, int(at as i64 + add), int(0)]);
+                    keys.iter().enumerate().map(row).collect()
+                };
+                for written in [&rows(0)[..4], &rows(10)[..], &rows(20)[3..4]] {
+                    bench.upsert(&table, written).await.unwrap_or_else(|e| panic!("{kind:?} {ty}: {}", e.full()));
+                }
+
+                bench.begin().await;
+                let wanted: Vec<Vec<u8>> = keys.iter().map(|key| encoded(&[*key])).collect();
+                let wanted: Vec<Row<'_>> = wanted.iter().map(|key| Row(key)).collect();
+                let read = bench.target.read(&table, &wanted).await.unwrap();
+                bench.target.rollback().await.unwrap();
+                let mut expected = rows(10);
+                expected[3] = rows(20).swap_remove(3);
+                let read: Vec<Vec<u8>> = read.into_iter().map(|row| row.unwrap()).collect();
+                for (read, expected) in read.iter().zip(&expected) {
+                    assert_eq!(Row(read), Row(expected), "{kind:?} {ty}");
+                }
+
+                let gone: Vec<Vec<u8>> = keys[..5].iter().map(|key| encoded(&[*key])).collect();
+                bench.apply(&[(&table, Write::Delete, u128::MAX, &gone)]).await.unwrap();
+                let left = bench.strings(&format!("SELECT v FROM {name}")).await;
+                assert_eq!(left, [["15"]], "{kind:?} {ty}");
+            }
+        }
+    }
+}
+
 /// A row that exists is updated without the columns that are not carried, though they are
 /// NOT NULL and have no default; a row that does not exist cannot be made up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -71,6 +71,8 @@ fn rendered(read: As, kind: Kind, ty: &str, column: &str) -> String {
         // Padding is no part of it.
         As::Text if postgres && ty.starts_with("char(") => format!("encode(convert_to({column}::text, 'UTF8'), 'hex')"),
         As::Text => text_of(column),
+        As::Address if postgres => format!("host({column})"),
+        As::Address => format!("cast({column} AS char)"),
         As::Uuid if ty == "binary(16)" => format!("lower(hex({column}))"),
         As::Uuid => format!("lower(cast({column} AS char(36)))"),
         As::Bytes if postgres => format!("encode({column}, 'hex')"),
@@ -120,6 +122,10 @@ fn same(read: As, how: &str, source: &str, target: &str) -> bool {
         As::Json => {
             let document = |text: &str| one_spelling(serde_json::from_str(text).unwrap());
             document(source) == document(target)
+        }
+        As::Address => {
+            let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+            address(source) == address(target)
         }
         _ => source == target,
     }

@@ -1,5 +1,6 @@
 //! Which columns of which table are which fields of which entity, and how they are mapped.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::array;
@@ -12,7 +13,7 @@ use crate::catalog::{Column, ColumnType, Table};
 use crate::config::Engine;
 use crate::error::{Error, Result};
 use crate::schema::{EntityId, SystemId};
-use crate::value::{Datum, Kind, Value, write_datum};
+use crate::value::{Datum, Kind, Value, write_datum, write_inet6};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -81,9 +82,16 @@ impl BoundColumn {
             write_datum(out, datum);
             return Ok(());
         };
+        let mut address = String::new();
         let mut scratch = Vec::new(); // allocates only where an integer becomes decimal text
         let value = match (value, &self.column.ty) {
             (Value::Text(text), ColumnType::Char { .. }) => Value::Text(text.trim_end_matches(' ')),
+            // MariaDB's own spelling is another than its log's bytes are given.
+            (Value::Text(text), ColumnType::Inet { v6: true }) => {
+                let parsed: Ipv6Addr = text.parse().map_err(|_| self.refused("the text is not an address"))?;
+                write_inet6(parsed.octets(), &mut address);
+                Value::Text(&address)
+            }
             _ => value,
         };
         let canonical = match (&self.transform, value) {

@@ -18,6 +18,8 @@ pub enum As {
     Instant,
     Bits,
     Uuid,
+    /// Of the internet, however it is spelled.
+    Address,
     /// The same document, numbers digit for digit.
     Json,
 }
@@ -662,14 +664,14 @@ pub const MARIADB_ALONE: &[Spec] = &[
     ),
     spec(
         "inet6",
-        As::Text,
+        As::Address,
         &[
             ("short", "'::1'"),
             ("full", "'2001:db8::ff00:42:8329'"),
             ("mapped", "'::ffff:1.2.3.4'"),
             ("all zeros", "'::'"),
         ],
-        [("inet", ""), ("varchar(45)", TEXT), ("inet6", "")],
+        [("inet", ""), ("varchar(45)", "as PostgreSQL spells it"), ("inet6", "")],
     ),
     spec(
         "inet4",

@@ -52,9 +52,9 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
         | (ColumnType::Json, Value::Json(v)) => text(v, out),
         (ColumnType::Binary { .. } | ColumnType::Bytes { .. } | ColumnType::Geometry, Value::Bytes(v)) => hex(v, out),
         (ColumnType::Bits { .. }, Value::Bits(v)) => {
-            out.extend_from_slice(b"b'");
-            out.extend_from_slice(v.as_bytes());
-            out.push(b'\'');
+            // As a number: b'01' is bytes in a derived table, and would be compared as a double.
+            let number = u64::from_str_radix(v, 2).map_err(|_| out_of_range(column))?;
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         }
         // A typed literal of it is an error, the text is not.
         (ColumnType::Date, Value::Date(DATE_ZERO)) => out.extend_from_slice(b"'0000-00-00'"),
@@ -233,7 +233,7 @@ mod tests {
             (ColumnType::Date, Value::Date(DATE_ZERO), "'0000-00-00'"),
             (ColumnType::Timestamp { digits: 6 }, Value::Timestamp(INSTANT_ZERO), "'0000-00-00 00:00:00'"),
             (ColumnType::Year, Value::Int(0), "0"),
-            (ColumnType::Bits { length: Some(3), varying: false }, Value::Bits("010"), "b'010'"),
+            (ColumnType::Bits { length: Some(3), varying: false }, Value::Bits("010"), "2"),
             (ColumnType::Set { labels: vec!["a".into()] }, Value::Text("a"), "'a'"),
             (ColumnType::Geometry, Value::Bytes(&[1]), "x'01'"),
             (ColumnType::Uuid, Value::Uuid([0x1f; 16]), "'1f1f1f1f-1f1f-1f1f-1f1f-1f1f1f1f1f1f'"),

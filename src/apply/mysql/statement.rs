@@ -274,7 +274,7 @@ impl Text<'_> {
         let same = |place: usize| {
             let (name, value) = (self.name(place), format!("s.c{}", place + 1));
             let value = match &self.column(place).ty {
-                ColumnType::Int { signed: false, .. } => format!("CAST({value} AS UNSIGNED)"),
+                ColumnType::Int { signed: false, .. } | ColumnType::Bits { .. } => format!("CAST({value} AS UNSIGNED)"),
                 ColumnType::Decimal { limits: Some(limits) } => {
                     format!("CAST({value} AS DECIMAL({},{}))", limits.precision, limits.scale)
                 }
