@@ -20,6 +20,20 @@ pub struct LoadSpec {
     pub max_rate: Option<u64>,
 }
 
+/// `anechoic verify`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifySpec {
+    /// All that have a key where empty.
+    pub entities: Vec<String>,
+    /// Of the rows, chosen by key; all where absent.
+    pub sample_percent: Option<f64>,
+    /// Bring the others to the authority's rows.
+    pub repair: bool,
+    /// Show the values that differ.
+    pub values: bool,
+    pub max_rate: Option<u64>,
+}
+
 /// How the rows of one system compare with those that are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Classes {
@@ -29,6 +43,9 @@ pub struct Classes {
     pub missing: u64,
     /// There, and not in the system that is read.
     pub extra: u64,
+    /// Different, and set aside there: in quarantine.
+    #[serde(default)]
+    pub held: u64,
     /// Fields in which rows differ, and in how many.
     pub fields: BTreeMap<String, u64>,
     /// A few keys of each class but `equal`.

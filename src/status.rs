@@ -182,6 +182,8 @@ pub struct Status {
     pub desk_works: AtomicBool,
     /// Grows while it turns, also while it waits for a disk.
     pub desk_turns: Counter,
+    /// The newest comparison of each entity.
+    pub verified: Mutex<Vec<crate::load::LoadProgress>>,
 }
 
 impl Status {
@@ -219,6 +221,7 @@ impl Status {
             loads: Mutex::default(),
             desk_works: AtomicBool::default(),
             desk_turns: Counter::default(),
+            verified: Mutex::default(),
         })
     }
 }

@@ -33,5 +33,6 @@ mod restart;
 mod service;
 mod tls;
 mod values;
+mod verify;
 mod wholeness;
 mod xa;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use super::decide::{self, Case};
 use super::{Admitted, Arbiter, Bodies, Counts, Slot, walk};
-use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Micros, Origin, Record};
+use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Micros, Op, Origin, Record};
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::{Schema, SystemId, SystemSet, Translation};
 
-/// Rows of one chunk, as inserts of one entity.
+/// Rows of one chunk, as inserts of one entity; deletes of what others have and it has not.
 #[derive(Debug, Clone)]
 pub struct Copied {
     pub system: SystemId,
@@ -80,7 +80,12 @@ impl Arbiter {
                     out.lost.push(change.key_hash);
                     continue;
                 };
-                decide::enter(self.store.as_mut(), change.key_hash, slots, Slot::copy(seq, system))?;
+                decide::enter(
+                    self.store.as_mut(),
+                    change.key_hash,
+                    slots,
+                    Slot::copy(seq, system, change.op == Op::Delete),
+                )?;
             }
             let receivers = self.receivers_of_copy(change.entity.index(), system, copied.to.as_deref());
             receivers.iter().for_each(|target| addressed[target.index()] += 1);
@@ -141,7 +146,12 @@ impl Arbiter {
                 let Some(layout) = self.layouts.get(change.entity.index()) else { continue };
                 if layout.indexed {
                     let slots = layout.carried(&change);
-                    decide::enter(self.store.as_mut(), change.key_hash, slots, Slot::copy(entry.seq, system))?;
+                    decide::enter(
+                        self.store.as_mut(),
+                        change.key_hash,
+                        slots,
+                        Slot::copy(entry.seq, system, change.op == Op::Delete),
+                    )?;
                 }
                 to = SystemSet(to.0 | self.receivers_of_copy(change.entity.index(), system, only.as_deref()).0);
             }

@@ -52,9 +52,10 @@ impl Slot {
         self.0 & DELETED != 0
     }
 
-    /// A row that was read from `origin`, not written there: it yields to every live change.
-    pub fn copy(seq: Seq, origin: SystemId) -> Self {
-        Slot(Slot::new(seq, origin, false, false).0 | COPIED)
+    /// A row that was read from `origin` (or found missing there), not written there: it yields to
+    /// every live change.
+    pub fn copy(seq: Seq, origin: SystemId, deleted: bool) -> Self {
+        Slot(Slot::new(seq, origin, false, deleted).0 | COPIED)
     }
 
     pub fn copied(self) -> bool {

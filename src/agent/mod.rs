@@ -151,6 +151,7 @@ impl Agent {
             status: self.status.clone(),
             desk: sender.downgrade(),
             taken: desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
+            quarantine: desk.quarantine(),
             stop: stop.clone(),
         });
         Ok(Wiring { journal, desk, sender, inbox, stop, loads, marks: recovered.loads })

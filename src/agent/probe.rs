@@ -12,7 +12,7 @@ use crate::config::{Config, Engine};
 use crate::control::{Held, Probe};
 use crate::error::Result;
 use crate::journal::Journal;
-use crate::load::LoadSpec;
+use crate::load::{LoadSpec, VerifySpec};
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
@@ -82,6 +82,10 @@ impl Probe for AgentProbe {
 
     fn quarantined(&self) -> Vec<Held> {
         self.wiring().quarantine.borrow().iter().map(Held::from).collect()
+    }
+
+    fn verify(&self, spec: VerifySpec) -> Result<()> {
+        self.wiring().loads.verify(spec)
     }
 
     fn load(&self, spec: LoadSpec) -> Result<()> {

@@ -8,7 +8,8 @@ use super::{LoadOptions, Outcome, print, print_json};
 use crate::config::Config;
 use crate::control::{Answer, Client, Request};
 use crate::error::{Error, Result};
-use crate::load::{LoadProgress, LoadSpec};
+use crate::http::status::Report;
+use crate::load::{Classes, LoadProgress, LoadSpec};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -18,27 +19,37 @@ pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcom
     };
     let LoadOptions { entities, from, dry_run, only_missing, max_rate, json } = options;
     agent.ask(&Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate })).await?;
-    let draws = !json && std::io::stderr().is_terminal();
-    let loads = loop {
-        let Answer::Status { report } = agent.ask(&Request::Status).await? else {
-            return Err(Error::stop("the agent answered something else", "restart the agent after an upgrade"));
-        };
-        if draws {
-            draw(&report.loads);
-        }
-        if report.loads.iter().all(LoadProgress::is_over) {
-            break report.loads;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    };
-    if draws {
-        let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
-    }
+    let loads = look_on(&mut agent, json, |report| report.loads.clone()).await?;
     match json {
         true => print_json(&loads),
         false => loads.iter().for_each(|load| print(&human(load))),
     }
     Ok(if loads.iter().all(|load| load.state == "done") { Outcome::Done } else { Outcome::Found })
+}
+
+/// Draws a bar on a terminal until what was asked for is over.
+pub(super) async fn look_on(
+    agent: &mut Client,
+    json: bool,
+    of: impl Fn(&Report) -> Vec<LoadProgress>,
+) -> Result<Vec<LoadProgress>> {
+    let draws = !json && std::io::stderr().is_terminal();
+    loop {
+        let Answer::Status { report } = agent.ask(&Request::Status).await? else {
+            return Err(Error::stop("the agent answered something else", "restart the agent after an upgrade"));
+        };
+        let progress = of(&report);
+        let over = progress.iter().all(LoadProgress::is_over);
+        if draws && over {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        } else if draws {
+            draw(&progress);
+        }
+        if over {
+            return Ok(progress);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// One line that is drawn again and again.
@@ -76,17 +87,25 @@ fn human(load: &LoadProgress) -> String {
         let _ = write!(text, "\n  {} rows set aside: they cannot be carried", load.refused);
     }
     for (system, classes) in &load.systems {
-        let _ = write!(
-            text,
-            "\n  {system}: {} equal, {} different, {} missing, {} only there",
-            classes.equal, classes.different, classes.missing, classes.extra
-        );
-        for (field, rows) in &classes.fields {
-            let _ = write!(text, "\n    {field} differs in {rows}");
-        }
-        for (class, keys) in &classes.samples {
-            let _ = write!(text, "\n    {class}, for example: {}", keys.join("; "));
-        }
+        text += &self::text(system, classes);
+    }
+    text
+}
+
+/// What was found of one system, in lines of its own.
+pub(super) fn text(system: &str, classes: &Classes) -> String {
+    let mut text = format!(
+        "\n  {system}: {} equal, {} different, {} missing, {} only there",
+        classes.equal, classes.different, classes.missing, classes.extra
+    );
+    if classes.held > 0 {
+        let _ = write!(text, ", {} in quarantine", classes.held);
+    }
+    for (field, rows) in &classes.fields {
+        let _ = write!(text, "\n    {field} differs in {rows}");
+    }
+    for (class, keys) in &classes.samples {
+        let _ = write!(text, "\n    {class}, for example: {}", keys.join("; "));
     }
     text
 }

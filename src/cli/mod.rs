@@ -11,6 +11,7 @@ mod run;
 mod setup;
 mod status;
 mod teardown;
+mod verify;
 mod wait;
 
 use std::io::Write;
@@ -51,6 +52,8 @@ pub enum Command {
     Teardown(Print),
     /// Copy rows that were there before, and bring filled systems into step, while everybody writes
     Load(LoadOptions),
+    /// Compare what all systems hold, while everybody writes; exits 0 same, 1 different, 2 trouble
+    Verify(VerifyOptions),
     /// Return when everything committed before the call is applied everywhere
     Wait(WaitOptions),
     /// Show what the running agent does
@@ -109,6 +112,34 @@ pub struct LoadOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct VerifyOptions {
+    /// Entities; all that have a key where none is named
+    #[arg(value_name = "ENTITY")]
+    pub entities: Vec<String>,
+    /// Compare only so many of the rows, chosen by key
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub sample: Option<f64>,
+    /// Bring the others to the authority's rows, through the journal
+    #[arg(long)]
+    pub repair: bool,
+    /// Show the values that differ
+    #[arg(long)]
+    pub values: bool,
+    /// Rows read per second at most
+    #[arg(long, value_name = "ROWS")]
+    pub max_rate: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `10%` or `10`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.trim_end_matches('%').parse().map_err(|_| format!("{text:?} is no percentage"))?;
+    if number > 0.0 && number <= 100.0 { Ok(number) } else { Err("a percentage above 0 and up to 100".into()) }
+}
+
+#[derive(Debug, Args)]
 pub struct DemoOptions {
     /// End by itself after so long; until Ctrl-C where absent
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -131,7 +162,7 @@ pub(crate) enum Outcome {
     Done,
     /// Failed, or found something.
     Found,
-    /// What was given, or what it names, cannot be worked with.
+    /// What was given, or what it names, cannot be worked with; or what was asked cannot be told.
     Broken,
 }
 
@@ -157,6 +188,11 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Setup(print) => setup::setup(&config, &print).await,
         Command::Teardown(print) => teardown::teardown(&config, &print).await,
         Command::Load(options) => load::load(&config, options).await,
+        // Whatever keeps it from telling is trouble, not a difference.
+        Command::Verify(options) => verify::verify(&config, options).await.or_else(|error| {
+            complain(&Finding::of("", &error).to_string());
+            Ok(Outcome::Broken)
+        }),
         Command::Wait(options) => wait::wait(&config, &options).await,
         Command::Status(print) => status::status(&config, &print).await,
         Command::Demo(_) => unreachable!("handled above"),

@@ -38,6 +38,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         systems: vec![],
         entities: vec![],
         loads: vec![],
+        verified: vec![],
     };
     if !exists(config) {
         return Ok((report, vec![]));

@@ -57,7 +57,8 @@ impl From<&Quarantined> for Held {
     }
 }
 
-fn image(entity: &EntitySchema, row: Row<'_>) -> Image {
+/// The fields that a row carries.
+pub fn image(entity: &EntitySchema, row: Row<'_>) -> Image {
     let fields = entity.fields.iter().zip(row.iter()).filter(|(_, datum)| datum.is_sent());
     fields.map(|(field, datum)| (field.name.clone(), datum.value().map(text))).collect()
 }

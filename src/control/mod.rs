@@ -15,16 +15,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::Client;
-pub use self::held::{Held, Image, text};
+pub use self::held::{Held, Image, image, text};
 pub use self::server::{Socket, serve};
 use crate::error::Result;
 use crate::http::status::Report;
-use crate::load::LoadSpec;
+use crate::load::{LoadSpec, VerifySpec};
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     Ping,
@@ -35,6 +35,8 @@ pub enum Request {
     Quarantine,
     /// Begins a load; how it goes is in the status.
     Load(LoadSpec),
+    /// Begins a comparison; how it goes is in the status.
+    Verify(VerifySpec),
     /// As SIGTERM.
     Stop,
 }
@@ -71,6 +73,9 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Begins a load.
     fn load(&self, spec: LoadSpec) -> Result<()>;
+
+    /// Begins a comparison.
+    fn verify(&self, spec: VerifySpec) -> Result<()>;
 
     /// As SIGTERM.
     fn stop(&self);

@@ -109,6 +109,10 @@ async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Ans
             Ok(()) => Answer::Loading,
             Err(Error { message, hint, .. }) => Answer::Error { message, hint },
         },
+        Ok(Request::Verify(spec)) => match probe.verify(spec) {
+            Ok(()) => Answer::Loading,
+            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
+        },
         Ok(Request::Stop) => Answer::Stopping,
         Err(error) => Answer::Error {
             message: format!("the request is not understood: {error}"),

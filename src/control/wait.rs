@@ -205,6 +205,10 @@ pub(super) mod tests {
             self.held.clone()
         }
 
+        fn verify(&self, _: crate::load::VerifySpec) -> Result<()> {
+            Ok(())
+        }
+
         fn load(&self, _: crate::load::LoadSpec) -> Result<()> {
             Ok(())
         }

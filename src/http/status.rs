@@ -19,6 +19,9 @@ pub struct Report {
     pub entities: Vec<EntityReport>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loads: Vec<LoadProgress>,
+    /// The newest comparison of each entity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<LoadProgress>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,7 @@ impl Report {
             systems: status.systems.iter().map(|s| SystemReport::of(s, head, now)).collect(),
             entities: status.entities.iter().map(EntityReport::of).collect(),
             loads: status.loads.lock().expect("never held across a panic").clone(),
+            verified: status.verified.lock().expect("never held across a panic").clone(),
         }
     }
 }
@@ -248,6 +252,7 @@ pub(crate) mod tests {
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
             loads: Default::default(),
+            verified: Default::default(),
             journal_error: std::sync::Mutex::default(),
             desk_works: true.into(),
             desk_turns: Counter::default(),

@@ -25,16 +25,22 @@ pub fn compare(page: &Page, there: &Page, plan: &Plan) -> Vec<Class> {
         Changes::new(&there.rows).filter_map(|change| Some((change.key_hash, change.after?))).collect();
     let class = |change: crate::change::Change<'_>| {
         debug_assert_eq!(change.op, Op::Insert, "pages hold inserts");
-        match (found.get(&change.key_hash), change.after) {
-            (Some(there), Some(here)) => match differing(here, *there) {
-                0 => Class::Equal,
-                fields => Class::Different(fields),
-            },
-            (_, Some(here)) if !plan.belongs(here) => Class::Elsewhere,
-            _ => Class::Missing,
-        }
+        class_of(change.after, found.get(&change.key_hash).copied(), plan)
     };
     Changes::new(&page.rows).map(class).collect()
+}
+
+/// Of one key: the row here, and the one there, which `plan` is of.
+pub fn class_of(here: Option<Row<'_>>, there: Option<Row<'_>>, plan: &Plan) -> Class {
+    match (here, there) {
+        (Some(here), Some(there)) => match differing(here, there) {
+            0 => Class::Equal,
+            fields => Class::Different(fields),
+        },
+        (Some(here), None) if !plan.belongs(here) => Class::Elsewhere,
+        (Some(_), None) | (None, Some(_)) => Class::Missing,
+        (None, None) => Class::Elsewhere,
+    }
 }
 
 /// Fields that both rows carry and that differ.

@@ -6,6 +6,7 @@
 
 mod compare;
 mod pass;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use super::chunks::Copying;
 use super::desk::Message;
-use crate::change::{LoadMark, LoadState};
+use crate::change::{Changes, LoadMark, LoadState, Quarantined};
 use crate::config::{Config, LoadPolicy};
 use crate::error::{Error, Recovery, Result, backoff};
-use crate::load::{Classes, LoadProgress, LoadSpec};
+use crate::load::{Classes, LoadProgress, LoadSpec, VerifySpec};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
 use crate::position::Position;
@@ -28,6 +29,7 @@ use crate::scan::{PageSize, Plan, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::{Status, now};
 use pass::{Pass, Receiver};
+use verify::Verification;
 
 /// How often a load in progress is logged.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -41,6 +43,7 @@ pub struct Context {
     pub desk: mpsc::WeakSender<Message>,
     /// Per system: what was taken in of its log.
     pub taken: Vec<watch::Receiver<Position>>,
+    pub quarantine: watch::Receiver<Vec<Quarantined>>,
     pub stop: CancellationToken,
 }
 
@@ -67,6 +70,13 @@ impl Context {
         answer.await.map_err(|_| gone())
     }
 
+    /// The systems that hold this key.
+    fn held(&self, key_hash: u128) -> Vec<Arc<str>> {
+        let quarantine = self.quarantine.borrow();
+        let of_key = |record: &&Quarantined| Changes::new(&record.change).any(|change| change.key_hash == key_hash);
+        quarantine.iter().filter(of_key).map(|record| record.system.clone()).collect()
+    }
+
     fn plan(&self, system: SystemId, entity: EntityId) -> Option<(Plan, Role)> {
         let binding = self.model.binding(system, entity)?;
         Some((Plan::new(binding.clone(), self.model.schema.clone()), binding.role))
@@ -85,6 +95,8 @@ pub struct Counted {
     started: Instant,
     told: Instant,
     status: Arc<Status>,
+    /// A comparison, not a load.
+    verifies: bool,
 }
 
 impl Counted {
@@ -101,6 +113,7 @@ impl Counted {
             started: now,
             told: now,
             status,
+            verifies: false,
         }
     }
 
@@ -127,9 +140,11 @@ impl Counted {
         if self.told.elapsed() >= TOLD_EVERY && state == "running" {
             self.told = Instant::now();
             let rate = progress.rate() as u64;
-            info!(entity = %self.entity, from, rows = self.read, rows_per_second = rate, "loading");
+            let doing = if self.verifies { "comparing" } else { "loading" };
+            info!(entity = %self.entity, from, rows = self.read, rows_per_second = rate, "{doing}");
         }
-        let mut loads = self.status.loads.lock().expect("never held across a panic");
+        let shown = if self.verifies { &self.status.verified } else { &self.status.loads };
+        let mut loads = shown.lock().expect("never held across a panic");
         match loads.iter_mut().find(|load| load.entity == progress.entity) {
             Some(load) => *load = progress,
             None => loads.push(progress),
@@ -152,7 +167,7 @@ impl Loads {
 
     /// Begins a load; how it goes stands in the status.
     pub fn start(&self, spec: LoadSpec) -> Result<()> {
-        let entities = self.entities(&spec)?;
+        let entities = self.entities(&spec.entities)?;
         let source = spec.from.as_deref().map(|name| self.system(name)).transpose()?;
         let Ok(busy) = self.busy.clone().try_lock_owned() else {
             return Err(Error::stop("a load is under way", "anechoic status shows it; wait until it is over"));
@@ -177,6 +192,35 @@ impl Loads {
         Ok(())
     }
 
+    /// Begins a comparison of all systems; how it goes, and what it found, stands in the status.
+    pub fn verify(&self, spec: VerifySpec) -> Result<()> {
+        let entities = self.entities(&spec.entities)?;
+        let Ok(busy) = self.busy.clone().try_lock_owned() else {
+            return Err(Error::stop(
+                "a load or a comparison is under way",
+                "anechoic status shows it; wait until it is over",
+            ));
+        };
+        self.context.status.verified.lock().expect("never held across a panic").clear();
+        let mut waiting: Vec<(Counted, EntityId)> = Vec::new();
+        for entity in entities {
+            let name = &self.context.model.schema.entity(entity).name;
+            let mut counted = Counted::new(name, self.context.status.clone());
+            counted.verifies = true;
+            counted.report("", "waiting", None);
+            waiting.push((counted, entity));
+        }
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            for (counted, entity) in waiting {
+                let span = info_span!("verify", entity = %counted.entity);
+                verify(&context, &spec, entity, counted).instrument(span).await;
+            }
+            drop(busy);
+        });
+        Ok(())
+    }
+
     fn system(&self, name: &str) -> Result<SystemId> {
         let config = &self.context.config;
         let found = config.system_ids().find(|system| &*config.system(*system).name == name);
@@ -187,10 +231,10 @@ impl Loads {
     }
 
     /// Parents before children, as far as the source's own references tell.
-    fn entities(&self, spec: &LoadSpec) -> Result<Vec<EntityId>> {
+    fn entities(&self, names: &[String]) -> Result<Vec<EntityId>> {
         let schema = &self.context.model.schema;
         let mut found = Vec::new();
-        for name in &spec.entities {
+        for name in names {
             let entity = schema.find(name).ok_or_else(|| {
                 let names: Vec<&str> = schema.entities.iter().map(|entity| entity.name.as_str()).collect();
                 Error::stop(format!("there is no entity {name:?}"), format!("one of {}", names.join(", ")))
@@ -216,7 +260,7 @@ impl Loads {
     /// In the status they wait from now on, so that the agent is not called ready before.
     pub fn due(&self, marks: &[LoadMark]) -> Vec<Due> {
         let mut due = Vec::new();
-        for entity in self.entities(&LoadSpec::default()).unwrap_or_default() {
+        for entity in self.entities(&[]).unwrap_or_default() {
             let spec = self.context.model.schema.entity(entity);
             let config = self.context.config.entities.iter().find(|config| config.name == spec.name);
             let policy = config.map_or(LoadPolicy::Never, |config| config.load);
@@ -289,6 +333,28 @@ async fn load(
         Err(_) if context.stop.is_cancelled() => {}
         Err(error) => {
             error!(error = %error.full(), "load failed: a person must act");
+            counted.report("", "failed", Some(error.full()));
+        }
+    }
+}
+
+async fn verify(context: &Context, spec: &VerifySpec, entity: EntityId, mut counted: Counted) {
+    let outcome = match Verification::open(context, spec, entity, &mut counted).await {
+        Ok(mut verification) => {
+            let authority = verification.authority();
+            verification.run().await.map(|()| authority)
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(authority) => {
+            let differences: u64 = counted.systems.values().map(Classes::differences).sum();
+            info!(rows = counted.read, differences, "compared");
+            counted.report(&authority, "done", None);
+        }
+        Err(_) if context.stop.is_cancelled() => {}
+        Err(error) => {
+            warn!(error = %error.full(), "the comparison failed");
             counted.report("", "failed", Some(error.full()));
         }
     }
@@ -382,6 +448,7 @@ async fn load_entity(
             fresh,
             max_rate: spec.max_rate,
             begun,
+            word: "load",
             counted,
             scanner: Some(scanner),
             size: PageSize::default(),

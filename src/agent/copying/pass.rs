@@ -9,7 +9,7 @@
 //! Rows that lose to something live are read again until they do not: the log that beat them
 //! has been seen by then.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::compare::{Class, compare, names};
 use super::{Context, Counted};
 use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
-use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
+use crate::change::{Change, ChangeWriter, Changes, LoadMark, LoadState, Op};
 use crate::control::text;
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::failpoint;
@@ -89,6 +89,8 @@ pub struct Pass<'a> {
     pub next: Option<Arc<str>>,
     pub max_rate: Option<u64>,
     pub begun: i64,
+    /// What the audit trail calls it.
+    pub word: &'static str,
     pub counted: &'a mut Counted,
     pub scanner: Option<Scanner>,
     pub size: PageSize,
@@ -139,6 +141,40 @@ impl Pass<'_> {
         warn!(entity = %self.counted.entity, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "load interrupted, retrying");
         self.counted.report(&self.name, "retrying", Some(error.full()));
         self.context.pause(pause).await
+    }
+
+    /// Brings the receivers to the rows that this system has for these keys: what it has not goes.
+    pub async fn repair(&mut self, keys: &[Vec<u8>]) -> Result<()> {
+        self.chunk(Read::Keys(keys)).await?;
+        self.read_lost_again().await?;
+        let opened = self.open().await?;
+        let chunk = opened.chunk;
+        match self.surplus(&opened.position, keys).await {
+            Ok((page, parts)) => self.lay_in(chunk, &page, parts).await.map(drop),
+            Err(error) => {
+                self.context.lay(Copying::Drop { chunk }).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes of rows that are there, and not here.
+    async fn surplus(&mut self, low: &Position, keys: &[Vec<u8>]) -> Result<(Page, Parts)> {
+        let here = self.read(low, &Read::Keys(keys)).await?;
+        let known: HashSet<u128> = Changes::new(&here.rows).map(|change| change.key_hash).collect();
+        let keys: Vec<Row<'_>> = keys.iter().map(|key| Row(key)).collect();
+        let mut parts = Parts::new();
+        for receiver in &mut self.receivers {
+            let there = receiver.look_up(self.context, &keys).await?;
+            let mut writer = ChangeWriter::default();
+            for change in Changes::new(&there.rows).filter(|change| !known.contains(&change.key_hash)) {
+                writer.push_change(&Change { op: Op::Delete, before: change.after, after: None, ..change });
+            }
+            if !writer.is_empty() {
+                parts.push((Some(vec![receiver.name.clone()]), writer.take().into()));
+            }
+        }
+        Ok((Page { running: here.running, ..Page::default() }, parts))
     }
 
     async fn read_lost_again(&mut self) -> Result<()> {
@@ -243,16 +279,25 @@ impl Pass<'_> {
                 return Err(error);
             }
         };
-        let Page { rows, seen, last, end, refused, running, .. } = &page;
+        let Page { seen, last, end, .. } = &page;
         if self.dry_run {
             self.context.lay(Copying::Drop { chunk }).await?;
             self.size.learn(&page);
             self.counted.read += seen;
             return Ok(Some((last.clone(), *end)));
         }
+        match self.lay_in(chunk, &page, parts).await? {
+            true => Ok(Some((last.clone(), *end))),
+            false => Ok(None),
+        }
+    }
+
+    /// `false`: it has to be read again.
+    async fn lay_in(&mut self, chunk: u64, page: &Page, parts: Parts) -> Result<bool> {
+        let Page { rows, seen, refused, running, .. } = page;
         let set_aside = refused.len() as u64;
         let rows_in = Rows {
-            txid: format!("load {}", self.begun).into(),
+            txid: format!("{} {}", self.word, self.begun).into(),
             read_at: now(),
             parts,
             refused: refused.clone(),
@@ -260,8 +305,8 @@ impl Pass<'_> {
         };
         let (reply, answer) = oneshot::channel();
         self.context.lay(Copying::Rows { chunk, rows: rows_in, reply }).await?;
-        let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(None) };
-        self.size.learn(&page);
+        let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(false) };
+        self.size.learn(page);
         self.counted.read += seen;
         self.counted.copied += taken;
         self.counted.lost += lost.len() as u64;
@@ -271,18 +316,18 @@ impl Pass<'_> {
         }
         if !lost.is_empty() {
             let key_len = self.plan.binding.key_len;
-            let lost: std::collections::HashSet<u128> = lost.into_iter().collect();
+            let lost: HashSet<u128> = lost.into_iter().collect();
             for change in Changes::new(rows).filter(|change| lost.contains(&change.key_hash)) {
                 if self.lost.len() < LOST_MAX {
                     self.lost.insert(change.key_hash, change.key(key_len).to_vec());
                 }
             }
         }
-        Ok(Some((last.clone(), *end)))
+        Ok(true)
     }
 
     /// The page's rows by who is to have them.
-    async fn parts(&mut self, page: &Page) -> Result<Vec<(Option<Vec<Arc<str>>>, Bytes)>> {
+    async fn parts(&mut self, page: &Page) -> Result<Parts> {
         if page.rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -392,6 +437,9 @@ impl Pass<'_> {
         Ok(())
     }
 }
+
+/// Encoded changes by whom they are for; `None`: all others.
+type Parts = Vec<(Option<Vec<Arc<str>>>, Bytes)>;
 
 enum Read<'a> {
     Behind(Option<&'a [u8]>),
