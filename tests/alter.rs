@@ -541,3 +541,32 @@ async fn what_cannot_be_followed_in_mysql_stops_and_goes_on_after_the_named_fix(
 async fn what_cannot_be_followed_in_mariadb_stops_and_goes_on_after_the_named_fix() {
     stopped_and_mended(MARIA, PG15).await;
 }
+
+/// A publication lists tables by identity: the new one is in nobody's stream, and to add it in
+/// silence would hide what was written to it meanwhile.
+#[tokio::test]
+async fn a_table_replaced_by_one_that_is_not_published_is_told_of_before_anything_flows() {
+    let mut world = items(PG, MY).await;
+    let (a, b) = (PG.0, MY.0);
+    world[a].execute("INSERT INTO item (id, name, qty, state) VALUES (1, 'a', 1, 'new')").await;
+    Items { world: &world, a, b }.equal().await;
+    world.agent.stop().await;
+    world[a].execute("CREATE TABLE item_new (LIKE item INCLUDING ALL)").await;
+    let swap = "BEGIN; INSERT INTO item_new SELECT * FROM item; ALTER TABLE item RENAME TO item_old; \
+                ALTER TABLE item_new RENAME TO item; COMMIT";
+    world[a].execute(swap).await;
+    world[a].execute("INSERT INTO item (id, name, qty, state) VALUES (2, 'unseen', 2, 'new')").await;
+
+    world.agent.start();
+    assert_ne!(world.agent.exited(LOOKED_AGAIN).await.code(), Some(0));
+    let log = world.agent.log();
+    assert!(log.contains("was replaced by another one") && log.contains("REPLICA IDENTITY FULL;"), "{log}");
+
+    world[a].execute("ALTER TABLE item REPLICA IDENTITY FULL").await;
+    let publish = format!("ALTER PUBLICATION anechoic_{} ADD TABLE item", world.agent.id);
+    world[a].admin().await.execute(&publish).await;
+    world[a].execute("UPDATE item SET qty = qty").await;
+    world.agent.start();
+    world.agent.ready().await;
+    Items { world: &world, a, b }.equal().await;
+}

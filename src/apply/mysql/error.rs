@@ -60,7 +60,7 @@ fn hint(code: u16, table: &TableName, role: &str) -> String {
         }
         1049 | 1146 => "create the table, or take the entity's binding out of the configuration".into(),
         1054 => {
-            "the table has changed: correct the binding, or restart the agent so that it reads the catalog again".into()
+            "the table has changed: its catalog is read again; where that does not help, correct the binding".into()
         }
         _ => "see the server's log, then restart the agent".into(),
     }

@@ -60,7 +60,7 @@ fn hint(code: &str, table: &TableName, role: &str) -> String {
         ),
         "3F000" | "42P01" => "create the table, or take the entity's binding out of the configuration".into(),
         "42703" | "42804" | "42704" => {
-            "the table has changed: correct the binding, or restart the agent so that it reads the catalog again".into()
+            "the table has changed: its catalog is read again; where that does not help, correct the binding".into()
         }
         _ => "see the server's log, then restart the agent".into(),
     }
