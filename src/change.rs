@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::position::{Position, Seq};
-use crate::schema::{EntityId, Schema, SystemId};
+use crate::schema::{EntityId, Schema, SystemId, Translation};
 use crate::value::{Datum, Row, key_hash, write_datum};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +116,17 @@ impl ChangeWriter {
         self.count += 1;
     }
 
+    /// The change that was written last.
+    pub fn last(&self) -> Change<'_> {
+        Changes::new(&self.bytes[self.start..]).next().expect("asked for behind `finish`")
+    }
+
+    /// Takes back the change that was written last.
+    pub fn take_back(&mut self) {
+        self.bytes.truncate(self.start);
+        self.count -= 1;
+    }
+
     /// Appends one change. `before` and `after` yield one datum per field of the entity.
     pub fn push<'d>(
         &mut self,
@@ -138,6 +149,7 @@ impl ChangeWriter {
 
     /// Appends a change that is already encoded.
     pub fn push_change(&mut self, change: &Change<'_>) {
+        self.start = self.bytes.len();
         let before = change.before.map_or(&[][..], |r| r.0);
         let after = change.after.map_or(&[][..], |r| r.0);
         let total = HEADER - 4 + before.len() + after.len();
@@ -393,6 +405,47 @@ impl Entry {
             Some(Verdict::Rejected { .. }) => Fate::Skip,
             Some(Verdict::Replaced { everywhere: false, .. }) if is_origin => Fate::Skip,
             Some(Verdict::Replaced { offset, .. }) => Fate::Replace(Encoded(&self.replacements[*offset as usize..])),
+        }
+    }
+
+    /// The changes of the body, or of one chunk of it, that `system` is to have, with their
+    /// numbers, encoded in the schema of `translation`. Bindings and roles are the caller's
+    /// business. `index` and `cursor` go on from chunk to chunk. `Err`: the entity (of the entry's
+    /// schema) that has no translation.
+    pub fn each_for(
+        &self,
+        system: &str,
+        body: &Bytes,
+        translation: Option<&Translation>,
+        index: &mut u64,
+        cursor: &mut usize,
+        found: &mut dyn FnMut(u64, Result<Bytes, EntityId>),
+    ) {
+        let mut changes = Changes::new(body);
+        while let Some(encoded) = changes.next_encoded() {
+            let number = *index;
+            *index += 1;
+            let encoded = match self.fate(number, system, cursor) {
+                Fate::Skip => continue,
+                Fate::Apply => body.slice_ref(encoded),
+                Fate::Replace(with) => {
+                    let with = Changes::new(with.0).next_encoded().expect("a replacement is one encoded change");
+                    self.replacements.slice_ref(with)
+                }
+            };
+            let encoded = match translation {
+                None => encoded,
+                Some(translation) => {
+                    let mut out = ChangeWriter::default();
+                    let change = Changes::new(&encoded).next().expect("one encoded change");
+                    if !translation.translate(&change, &mut out) {
+                        found(number, Err(change.entity));
+                        continue;
+                    }
+                    out.take().into()
+                }
+            };
+            found(number, Ok(encoded));
         }
     }
 }

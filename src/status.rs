@@ -98,6 +98,10 @@ pub struct CaptureStatus {
     pub refused: Counter,
     /// Transactions of ours that came back and were dropped.
     pub echoes: Counter,
+    /// Of the changes: what triggers and referential actions added to transactions of ours.
+    pub side_effects: Counter,
+    /// Rows of ours that a trigger or an action made into something else: not sent back.
+    pub rewritten: Counter,
     /// Commit time of the last transaction read, µs; 0 before the first.
     pub last_commit: Gauge,
     /// When the log was last heard of (bytes, heartbeat), µs; 0 before the first.
@@ -156,6 +160,8 @@ pub struct EntityStatus {
     pub applied: Counter,
     pub conflicts: Counter,
     pub rejected: Counter,
+    /// Rows that a system rewrote while they were applied there, over all systems.
+    pub rewritten: Counter,
     /// Live quarantined keys, over all systems.
     pub quarantined: Gauge,
     /// Commit time, µs.
@@ -210,6 +216,7 @@ impl Status {
                     applied: Counter::default(),
                     conflicts: Counter::default(),
                     rejected: Counter::default(),
+                    rewritten: Counter::default(),
                     quarantined: Gauge::default(),
                     last_change: Gauge::default(),
                 })

@@ -91,6 +91,8 @@ pub mod metric {
     /// Part of the filtered ones: local writes in a `target` table.
     pub const CAPTURE_DRIFT: &str = "anechoic_capture_drift_changes_total";
     pub const CAPTURE_ECHOES: &str = "anechoic_capture_echoes_total";
+    pub const CAPTURE_SIDE_EFFECTS: &str = "anechoic_capture_side_effect_changes_total";
+    pub const CAPTURE_REWRITTEN: &str = "anechoic_capture_rewritten_rows_total";
     pub const CAPTURE_LAG: &str = "anechoic_capture_lag_seconds";
     pub const CAPTURE_LAST_COMMIT: &str = "anechoic_capture_last_commit_time_seconds";
     pub const CAPTURE_RETAINED: &str = "anechoic_capture_retained_bytes";
@@ -112,6 +114,7 @@ pub mod metric {
     pub const ENTITY_APPLIED: &str = "anechoic_entity_applied_changes_total";
     pub const ENTITY_CONFLICTS: &str = "anechoic_entity_conflicts_total";
     pub const ENTITY_REJECTED: &str = "anechoic_entity_rejected_changes_total";
+    pub const ENTITY_REWRITTEN: &str = "anechoic_entity_rewritten_rows_total";
     pub const ENTITY_QUARANTINED: &str = "anechoic_entity_quarantined_keys";
     pub const ENTITY_LAST_CHANGE: &str = "anechoic_entity_last_change_time_seconds";
 }

@@ -483,6 +483,9 @@ impl Sink for Narrow {
     fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
         Ok(())
     }
+    fn wants_echo(&mut self, marker: &anechoic::marker::Marker) -> Result<bool> {
+        self.recorded.wants_echo(marker)
+    }
     fn echo(&mut self, marker: &anechoic::marker::Marker, position: Position) -> Result<()> {
         self.recorded.echo(marker, position)
     }

@@ -49,6 +49,9 @@ impl Sink for Hashes {
     fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()> {
         self.recorded.decide(xid, committed, commit)
     }
+    fn wants_echo(&mut self, _: &Marker) -> Result<bool> {
+        Ok(false)
+    }
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.recorded.echo(marker, position)
     }

@@ -31,6 +31,7 @@ mod quarantine;
 mod replicate;
 mod restart;
 mod service;
+mod side_effects;
 mod tls;
 mod values;
 mod verify;

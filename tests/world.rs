@@ -56,6 +56,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         sum.held += tally.held;
         sum.copied += tally.copied;
         sum.lost += tally.lost;
+        sum.side_effects += tally.side_effects;
     }
 
     println!("{} schedules: {sum:?}", seeds.end - seeds.start);
@@ -63,6 +64,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
     if seeds.end - seeds.start > 100 {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
+        assert!(sum.side_effects > 100, "{sum:?}");
     }
 }
 
@@ -72,6 +74,19 @@ fn must_diverge(what: &str, planted: Planted) {
     let diverged = (0..SEEDS).find(|seed| simulate(*seed, planted).is_err_and(|why| why.starts_with("diverged")));
     assert!(diverged.is_some(), "{what}: not caught by divergence within {SEEDS} seeds");
     println!("{what}: caught by seed {}", diverged.unwrap_or_default());
+}
+
+#[test]
+fn side_effects_that_are_taken_for_ours_are_caught() {
+    must_diverge("side effects dropped", Planted { side_effects_dropped: true, ..Planted::default() });
+}
+
+/// Systems would still end equal, after writes that nobody made.
+#[test]
+fn rows_of_ours_that_are_taken_for_side_effects_are_caught() {
+    let planted = Planted { echo_of_last_entry: true, ..Planted::default() };
+    let caught = (0..2000).find(|seed| simulate(*seed, planted).is_err_and(|why| why.contains("were captured")));
+    assert!(caught.is_some());
 }
 
 #[test]

@@ -212,6 +212,7 @@ impl Agent {
                 desk: sender.clone(),
                 acknowledged: of_desk.acknowledged.subscribe(),
                 full: desk.full(),
+                quarantine: desk.quarantine(),
                 seen: of_desk.seen.subscribe(),
                 notices: notices.clone(),
             };

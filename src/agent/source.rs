@@ -16,6 +16,7 @@ use super::watch::{Half, Notice};
 use crate::capture::mysql::MyCapture;
 use crate::capture::postgres::PgCapture;
 use crate::capture::{Capture, CaptureSpec, is_altered, is_unseen};
+use crate::change::Quarantined;
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::journal::Journal;
@@ -41,6 +42,8 @@ pub struct Source {
     /// The journal is full: nothing more is read, unless the log may still show markers that
     /// let something go.
     pub full: watch::Receiver<bool>,
+    /// Live quarantine records.
+    pub quarantine: watch::Receiver<Vec<Quarantined>>,
     /// Highest marker that the log has shown.
     pub seen: watch::Receiver<Seq>,
     pub notices: mpsc::Sender<Notice>,
@@ -119,9 +122,9 @@ impl Source {
         let mut normalizer = Normalizer::new(
             self.system,
             &self.model,
-            self.journal.spool(),
-            self.journal.id(),
+            self.journal.clone(),
             at.base,
+            self.quarantine.clone(),
             self.status.clone(),
         );
         while !stop.is_cancelled() {

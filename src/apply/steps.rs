@@ -26,7 +26,7 @@ use crate::apply::TableRows;
 use crate::apply::batch::{Batch, Group, Routes};
 use crate::apply::filter::{self, Checked};
 use crate::apply::keys::{At, Keys, Refusal, Route};
-use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Fate, Micros, Origin, Quarantined, Record, SpoolRef};
+use crate::change::{Address, Body, Changes, Entry, Micros, Origin, Quarantined, Record, SpoolRef};
 use crate::error::{Error, Recovery, backoff};
 use crate::marker::Marker;
 use crate::position::Seq;
@@ -503,38 +503,23 @@ impl Steps {
     ) {
         let routes = &self.routes;
         let translation = self.translations.entry(entry.schema.id).or_insert_with(|| routes.translation(&entry.schema));
-        let mut changes = Changes::new(body);
-        while let Some(encoded) = changes.next_encoded() {
-            let number = *index;
-            *index += 1;
-            let encoded = match entry.fate(number, &routes.name, cursor) {
-                Fate::Skip => continue,
-                Fate::Apply => body.slice_ref(encoded),
-                Fate::Replace(with) => {
-                    let with = Changes::new(with.0).next_encoded().expect("a replacement is one encoded change");
-                    entry.replacements.slice_ref(with)
+        let translation = translation.as_ref();
+        let unreadable = &mut self.unreadable;
+        entry.each_for(&routes.name, body, translation, index, cursor, &mut |number, encoded| {
+            let encoded = match (encoded, translation) {
+                (Ok(encoded), _) => encoded,
+                (Err(entity), Some(translation)) if translation.is_rekeyed(entity) => {
+                    let entity = &entry.schema.entity(entity).name;
+                    unreadable.get_or_insert_with(|| rekeyed(entry.seq, entity, &routes.name));
+                    return;
                 }
-            };
-            let encoded = match translation {
-                None => encoded,
-                Some(translation) => {
-                    let mut out = ChangeWriter::default();
-                    let change = Changes::new(&encoded).next().expect("one encoded change");
-                    if !translation.translate(&change, &mut out) {
-                        if translation.is_rekeyed(change.entity) {
-                            let entity = &entry.schema.entity(change.entity).name;
-                            self.unreadable.get_or_insert_with(|| rekeyed(entry.seq, entity, &routes.name));
-                        }
-                        continue;
-                    }
-                    out.take().into()
-                }
+                (Err(_), _) => return,
             };
             let change = Changes::new(&encoded).next().expect("one encoded change");
             if routes.binding(change.entity).is_some() {
                 found(number, encoded);
             }
-        }
+        });
     }
 
     fn next_marker(&self) -> Marker {

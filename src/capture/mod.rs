@@ -3,8 +3,8 @@
 //!
 //! What every capture promises:
 //! - rows reach the sink only between `begin` and `commit`, in the order of the log;
-//! - an echo (first row: a row of the marker table with our agent id) reaches it as `echo`
-//!   alone, its rows are skipped;
+//! - an echo (first row: a row of the marker table with our agent id) is announced by
+//!   `wants_echo`; its rows are passed over unless they are wanted;
 //! - rows of tables and columns that are not wanted are never decoded nor handed on;
 //! - what is not understood is an error with `Recovery::Stop`, never skipped; the position
 //!   stays before it;
@@ -133,7 +133,10 @@ pub trait Sink: Send {
     fn prepare(&mut self, xid: &str, position: Position) -> Result<()>;
     /// A prepared transaction is committed, at this place of the order, or rolled back.
     fn decide(&mut self, xid: &str, committed: bool, commit: Commit<'_>) -> Result<()>;
-    /// A transaction of ours, whole.
+    /// A transaction of ours begins. `true`: its rows are wanted, and from `begin` to `commit` it
+    /// is told like any other; if it has no wanted ones, by `echo` alone.
+    fn wants_echo(&mut self, marker: &Marker) -> Result<bool>;
+    /// A transaction of ours, whole, whose rows were passed over.
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()>;
     /// The log was read to here with nothing in flight: idle, or only foreign traffic passed.
     fn passed(&mut self, position: Position) -> Result<()>;

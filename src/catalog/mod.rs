@@ -39,6 +39,10 @@ pub struct Table {
     /// Has user triggers of any kind; of DELETE kind.
     pub triggers: bool,
     pub delete_triggers: bool,
+    /// Who writes to it may write rows of bound tables besides: by triggers of any kind, or by
+    /// referential actions that lead, over any tables, to a bound one or to triggers.
+    #[serde(default = "unknown")]
+    pub side_effects: bool,
     /// Writes to it can be rolled back: always in PostgreSQL, InnoDB in MySQL.
     pub transactional: bool,
     /// PostgreSQL only.
@@ -57,6 +61,7 @@ impl Table {
             referenced_by: 0,
             triggers: false,
             delete_triggers: false,
+            side_effects: false,
             transactional: true,
             replica_identity: None,
         }
@@ -64,6 +69,40 @@ impl Table {
 
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
+    }
+}
+
+/// What is not known is taken to be so.
+fn unknown() -> bool {
+    true
+}
+
+/// A foreign key that writes rows of `child` where rows of `parent` are deleted or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferentialAction {
+    pub parent: TableName,
+    pub child: TableName,
+    /// Writing to the child may go on from there, unseen.
+    pub triggers: bool,
+}
+
+/// Finds the tables whose writes may reach further than themselves, among those that are bound.
+fn mark_side_effects(tables: &mut [Option<Table>], actions: &[ReferentialAction]) {
+    let bound: Vec<TableName> = tables.iter().flatten().map(|table| table.name.clone()).collect();
+    for table in tables.iter_mut().flatten() {
+        let mut reached = vec![&table.name];
+        let mut at = 0;
+        let mut further = table.triggers;
+        while let Some(parent) = reached.get(at).copied() {
+            at += 1;
+            for action in actions.iter().filter(|action| action.parent == *parent) {
+                further |= action.triggers || bound.contains(&action.child);
+                if !reached.contains(&&action.child) {
+                    reached.push(&action.child);
+                }
+            }
+        }
+        table.side_effects = further;
     }
 }
 
@@ -274,5 +313,49 @@ impl ColumnType {
             ColumnType::Array { .. } => Kind::Array,
             ColumnType::Unsupported => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> TableName {
+        TableName { schema: "s".into(), name: name.into() }
+    }
+
+    fn table(of: &str, triggers: bool) -> Option<Table> {
+        Some(Table { triggers, ..Table::new(name(of)) })
+    }
+
+    #[test]
+    fn writes_go_on_by_triggers_and_by_actions_over_any_tables_and_cycles() {
+        let action = |parent: &str, child: &str, triggers| ReferentialAction {
+            parent: name(parent),
+            child: name(child),
+            triggers,
+        };
+        let mut tables = [
+            table("alone", false),
+            table("triggers", true),
+            table("parent", false),
+            table("child", false),
+            table("aside", false),
+            table("audited", false),
+            None,
+        ];
+        let actions = [
+            action("parent", "unbound", false),
+            action("unbound", "child", false),
+            action("aside", "loop", false),
+            action("loop", "aside2", false),
+            action("aside2", "loop", false),
+            action("audited", "trail", true),
+        ];
+
+        mark_side_effects(&mut tables, &actions);
+
+        let marked = tables.iter().flatten().filter(|table| table.side_effects).map(|table| table.name.name.as_str());
+        assert_eq!(marked.collect::<Vec<_>>(), ["triggers", "parent", "audited"]);
     }
 }

@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, HashSet};
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Params};
 
-use super::{Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Table, TableName};
+use super::{
+    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReferentialAction, Table, TableName,
+    mark_side_effects,
+};
 use crate::apply::sql::backquoted_table;
 use crate::charset::{self, Charset};
 use crate::connect::mysql::{Flavour, failed, server};
@@ -23,7 +26,46 @@ pub async fn read(conn: &mut Conn, names: &[TableName]) -> Result<Vec<Option<Tab
     for name in names {
         tables.push(read_table(conn, name, folded.unwrap_or(0) != 0).await?);
     }
+    let (flavour, _, version) = server(conn).await?;
+    let logged = flavour == Flavour::Mysql && version >= CASCADES_LOGGED;
+    let actions = if logged { read_actions(conn, &tables).await? } else { Vec::new() };
+    mark_side_effects(&mut tables, &actions);
+    if logged && tables.iter().flatten().any(|table| hidden_parent(table, &tables, &actions)) {
+        tables.iter_mut().flatten().for_each(|table| table.side_effects = true);
+    }
     Ok(tables)
+}
+
+/// From this version on MySQL itself carries out referential actions, and logs them. Before it,
+/// and in MariaDB, InnoDB does so beneath the log.
+const CASCADES_LOGGED: (u16, u16, u16) = (9, 6, 0);
+
+/// The referential actions that the role may see. Triggers of tables that are not bound cannot
+/// be seen, and are taken to be there.
+async fn read_actions(conn: &mut Conn, tables: &[Option<Table>]) -> Result<Vec<ReferentialAction>> {
+    let found: Vec<(String, String, String, String)> = conn
+        .query(
+            "SELECT UNIQUE_CONSTRAINT_SCHEMA, REFERENCED_TABLE_NAME, CONSTRAINT_SCHEMA, TABLE_NAME \
+             FROM information_schema.REFERENTIAL_CONSTRAINTS \
+             WHERE DELETE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT') \
+             OR UPDATE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')",
+        )
+        .await
+        .map_err(|e| failed(e, "reading the catalog's referential actions"))?;
+    let action = |(parent_schema, parent, child_schema, child)| {
+        let child = TableName { schema: child_schema, name: child };
+        let triggers = tables.iter().flatten().find(|table| table.name == child).is_none_or(|table| table.triggers);
+        ReferentialAction { parent: TableName { schema: parent_schema, name: parent }, child, triggers }
+    };
+    Ok(found.into_iter().map(action).collect())
+}
+
+/// Whether rows of this table are written for a table of which nothing more can be seen.
+fn hidden_parent(table: &Table, tables: &[Option<Table>], actions: &[ReferentialAction]) -> bool {
+    let seen = |name: &TableName| {
+        tables.iter().flatten().any(|table| table.name == *name) || actions.iter().any(|action| action.child == *name)
+    };
+    table.foreign_keys.iter().any(|key| key.acts && !seen(&key.references))
 }
 
 async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result<Option<Table>> {
@@ -73,6 +115,7 @@ async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result
         referenced_by: incoming.first().map_or(0, |(count,)| *count),
         triggers: !events.is_empty(),
         delete_triggers: events.iter().any(|(event,)| event == "DELETE"),
+        side_effects: false, // marked when all are known
         transactional: transactions.as_deref() == Some("YES"),
         replica_identity: None,
         name,

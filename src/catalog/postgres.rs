@@ -8,7 +8,10 @@ use std::collections::HashMap;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReplicaIdentity, Table, TableName};
+use super::{
+    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReferentialAction, ReplicaIdentity, Table,
+    TableName, mark_side_effects,
+};
 use crate::connect::postgres::error;
 use crate::error::Result;
 
@@ -143,6 +146,13 @@ pub async fn read(client: &Client, names: &[TableName]) -> Result<Vec<Option<Tab
             });
         });
     }
+    let action = |row: &Row| ReferentialAction {
+        parent: TableName { schema: row.get("parent_schema"), name: row.get("parent_name") },
+        child: TableName { schema: row.get("child_schema"), name: row.get("child_name") },
+        triggers: row.get("triggers"),
+    };
+    let actions: Vec<ReferentialAction> = query(client, ACTIONS, &[]).await?.iter().map(action).collect();
+    mark_side_effects(&mut tables, &actions);
     Ok(tables)
 }
 
@@ -233,6 +243,19 @@ const FOREIGN_KEYS: &str = "
     WHERE f.conrelid = ANY ($1) AND f.contype = 'f'
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint p WHERE p.oid = f.conparentid AND p.conrelid = f.conrelid)
     ORDER BY f.conrelid, f.conname";
+
+/// Referential actions of the whole database; partitions stand for their table.
+const ACTIONS: &str = "
+    SELECT DISTINCT pn.nspname::text AS parent_schema, p.relname::text AS parent_name,
+           cn.nspname::text AS child_schema, c.relname::text AS child_name,
+           EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
+                   AND t.tgrelid IN (f.conrelid, c.oid)) AS triggers
+    FROM pg_catalog.pg_constraint f
+    JOIN pg_catalog.pg_class p ON p.oid = coalesce(pg_catalog.pg_partition_root(f.confrelid)::oid, f.confrelid)
+    JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+    JOIN pg_catalog.pg_class c ON c.oid = coalesce(pg_catalog.pg_partition_root(f.conrelid)::oid, f.conrelid)
+    JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+    WHERE f.contype = 'f' AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))";
 
 fn table(name: &TableName, row: &Row) -> Table {
     let identity = match row.get::<_, &str>("identity") {

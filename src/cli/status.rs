@@ -59,6 +59,8 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
                 transactions: 0,
                 changes: 0,
                 echoes: 0,
+                side_effects: 0,
+                rewritten: 0,
                 filtered: 0,
                 rejected: 0,
                 quarantined: 0,

@@ -43,7 +43,7 @@ fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
 
 fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
     type Read = fn(&crate::status::CaptureStatus) -> u64;
-    let counters: [(&str, &str, Read); 8] = [
+    let counters: [(&str, &str, Read); 10] = [
         (metric::CAPTURE_TRANSACTIONS, "Local transactions read from a log, echoes not counted", |c| {
             c.transactions.get()
         }),
@@ -59,6 +59,14 @@ fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
         (metric::CAPTURE_DRIFT, "Local changes in tables that are only written to by the agent", |c| c.drift.get()),
         (metric::CAPTURE_ECHOES, "Transactions of the agent that came back in a log and were dropped", |c| {
             c.echoes.get()
+        }),
+        (
+            metric::CAPTURE_SIDE_EFFECTS,
+            "Captured changes that triggers and referential actions made while the agent applied",
+            |c| c.side_effects.get(),
+        ),
+        (metric::CAPTURE_REWRITTEN, "Rows that a trigger or an action rewrote while they were applied", |c| {
+            c.rewritten.get()
         }),
     ];
     for (name, help, read) in counters {
@@ -141,10 +149,11 @@ fn apply(page: &mut Page, status: &Status, now: i64) {
 
 fn entities(page: &mut Page, entities: &[EntityStatus]) {
     type Read = fn(&EntityStatus) -> u64;
-    let counters: [(&str, &str, Read); 3] = [
+    let counters: [(&str, &str, Read); 4] = [
         (metric::ENTITY_APPLIED, "Changes written, over all targets", |e| e.applied.get()),
         (metric::ENTITY_CONFLICTS, "Concurrent changes of one record in two systems", |e| e.conflicts.get()),
         (metric::ENTITY_REJECTED, "Changes that lost a conflict", |e| e.rejected.get()),
+        (metric::ENTITY_REWRITTEN, "Rows that a system rewrote while they were applied there", |e| e.rewritten.get()),
     ];
     for (name, help, read) in counters {
         page.counter(name, help);
@@ -277,6 +286,14 @@ anechoic_capture_drift_changes_total{system="shop"} 0
 # TYPE anechoic_capture_echoes_total counter
 anechoic_capture_echoes_total{system="crm"} 430
 anechoic_capture_echoes_total{system="shop"} 0
+# HELP anechoic_capture_side_effect_changes_total Captured changes that triggers and referential actions made while the agent applied
+# TYPE anechoic_capture_side_effect_changes_total counter
+anechoic_capture_side_effect_changes_total{system="crm"} 0
+anechoic_capture_side_effect_changes_total{system="shop"} 0
+# HELP anechoic_capture_rewritten_rows_total Rows that a trigger or an action rewrote while they were applied
+# TYPE anechoic_capture_rewritten_rows_total counter
+anechoic_capture_rewritten_rows_total{system="crm"} 0
+anechoic_capture_rewritten_rows_total{system="shop"} 0
 # HELP anechoic_capture_lag_seconds How far behind its log's end a capture is; absent before the first read
 # TYPE anechoic_capture_lag_seconds gauge
 anechoic_capture_lag_seconds{system="crm"} 0.02
@@ -343,6 +360,9 @@ anechoic_entity_conflicts_total{entity="contact"} 3
 # HELP anechoic_entity_rejected_changes_total Changes that lost a conflict
 # TYPE anechoic_entity_rejected_changes_total counter
 anechoic_entity_rejected_changes_total{entity="contact"} 2
+# HELP anechoic_entity_rewritten_rows_total Rows that a system rewrote while they were applied there
+# TYPE anechoic_entity_rewritten_rows_total counter
+anechoic_entity_rewritten_rows_total{entity="contact"} 0
 # HELP anechoic_entity_quarantined_keys Records in quarantine, over all targets
 # TYPE anechoic_entity_quarantined_keys gauge
 anechoic_entity_quarantined_keys{entity="contact"} 0

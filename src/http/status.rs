@@ -57,6 +57,10 @@ pub struct CaptureReport {
     pub transactions: u64,
     pub changes: u64,
     pub echoes: u64,
+    /// Of the changes: written by triggers and referential actions while the agent applied.
+    pub side_effects: u64,
+    /// Rows that a trigger or an action rewrote while they were applied: not sent back.
+    pub rewritten: u64,
     pub filtered: u64,
     pub rejected: u64,
     pub quarantined: u64,
@@ -81,6 +85,8 @@ pub struct EntityReport {
     pub applied: u64,
     pub conflicts: u64,
     pub rejected: u64,
+    /// Rows that a system rewrote while they were applied there: it differs from the others.
+    pub rewritten: u64,
     pub quarantined: i64,
     /// `null` before the first.
     pub last_change: Option<String>,
@@ -136,6 +142,8 @@ impl CaptureReport {
             transactions: capture.transactions.get(),
             changes: capture.changes.get(),
             echoes: capture.echoes.get(),
+            side_effects: capture.side_effects.get(),
+            rewritten: capture.rewritten.get(),
             filtered: capture.filtered.get(),
             rejected: capture.rejected.get(),
             quarantined: capture.refused.get(),
@@ -186,6 +194,7 @@ impl EntityReport {
             applied: entity.applied.get(),
             conflicts: entity.conflicts.get(),
             rejected: entity.rejected.get(),
+            rewritten: entity.rewritten.get(),
             quarantined: entity.quarantined.get(),
             last_change: timestamp(entity.last_change.get()),
         }
@@ -245,6 +254,7 @@ pub(crate) mod tests {
                 applied: Counter::default(),
                 conflicts: Counter::default(),
                 rejected: Counter::default(),
+                rewritten: Counter::default(),
                 quarantined: Gauge::default(),
                 last_change: Gauge::default(),
             }],
@@ -305,6 +315,8 @@ pub(crate) mod tests {
         "transactions": 881,
         "changes": 9120,
         "echoes": 430,
+        "side_effects": 0,
+        "rewritten": 0,
         "filtered": 0,
         "rejected": 2,
         "quarantined": 0
@@ -330,6 +342,8 @@ pub(crate) mod tests {
         "transactions": 0,
         "changes": 0,
         "echoes": 0,
+        "side_effects": 0,
+        "rewritten": 0,
         "filtered": 0,
         "rejected": 0,
         "quarantined": 0
@@ -351,6 +365,7 @@ pub(crate) mod tests {
       "applied": 9120,
       "conflicts": 3,
       "rejected": 2,
+      "rewritten": 0,
       "quarantined": 0,
       "last_change": "2026-01-31T12:00:00.000001Z"
     }

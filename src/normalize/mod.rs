@@ -14,10 +14,14 @@
 //! A change carries every field that its binding has, changed or not, because a change of
 //! single fields would not converge with one of whole rows. A key change is a delete and an
 //! insert. A value that cannot be carried exactly sets its row aside, never the flow.
+//!
+//! Of an echo, what a trigger or a referential action added to it is a local change that has
+//! seen the echo's marker ([`echo`]).
 
 pub mod array;
 pub mod binding;
 pub mod dates;
+pub mod echo;
 pub mod filter;
 pub mod follow;
 pub mod format;
@@ -25,20 +29,27 @@ pub mod recast;
 pub mod resolve;
 pub mod transform;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
+use tracing::warn;
 
 use crate::capture::{Begin, Commit, RowEvent, Sink};
-use crate::change::{Body, Captured, ChangeWriter, Micros, Op, Prepared, Refused};
+use crate::change::{
+    Body, Captured, Change, ChangeWriter, Changes, Micros, Op, Prepared, Quarantined, Record, Refused, SpoolRef,
+};
 use crate::error::{Error, Result};
-use crate::journal::{Spool, SpoolWriter};
+use crate::journal::{Journal, Reader, SpoolWriter};
 use crate::marker::Marker;
 use crate::position::{Position, Seq};
 use crate::schema::{EntitySchema, Schema, SystemId};
 use crate::status::Status;
 use crate::value::{Datum, Row, key_hash, write_datum};
 use binding::{Binding, Role};
+use echo::{Echo, Rewritten, Watch};
 use resolve::Model;
 
 /// Changes beyond this go to the spool, in chunks of about this size.
@@ -48,6 +59,8 @@ const WAITING_MAX: usize = 4096;
 /// Rows of one transaction that cannot be carried. More is no accident of single rows, and
 /// would be held in memory.
 const REFUSED_MAX: usize = 1000;
+/// The same field of the same entity is named in the log this often.
+const TELL_REWRITTEN_EVERY: Duration = Duration::from_secs(60);
 
 /// What a capture read, in the order of the log.
 #[derive(Debug)]
@@ -89,12 +102,20 @@ pub struct Normalizer {
     name: Arc<str>,
     schema: Arc<Schema>,
     routes: Vec<Route>,
-    spool: Spool,
     status: Arc<Status>,
-    journal: u128,
+    journal: Journal,
     /// The highest marker seq seen in this log.
     base: Seq,
     transaction: Transaction,
+    /// Where applying can have side effects.
+    watch: Option<Watch>,
+    /// The echo that is being read, where it may hold some.
+    echo: Option<Echo>,
+    /// Stands behind the entry of the last marker.
+    applied: Option<Reader>,
+    told: HashMap<Rewritten, Instant>,
+    /// Live quarantine records of all systems.
+    held: watch::Receiver<Vec<Quarantined>>,
     before: Vec<u8>,
     after: Vec<u8>,
     scratch: Vec<u8>,
@@ -112,6 +133,8 @@ struct Tally {
     drift: u64,
     refused: u64,
     echoes: u64,
+    side_effects: u64,
+    rewritten: HashMap<Rewritten, u64>,
     last_commit: Option<Micros>,
 }
 
@@ -142,24 +165,37 @@ struct Belongs {
 }
 
 impl Normalizer {
-    /// `base` is the one stored beside the position from which the capture starts; `journal`
-    /// the identity that our markers name.
-    pub fn new(system: SystemId, model: &Model, spool: Spool, journal: u128, base: Seq, status: Arc<Status>) -> Self {
+    /// `base` is the one stored beside the position from which the capture starts.
+    /// `held`: the live quarantine records, each told before the target transaction that
+    /// passes its change commits.
+    pub fn new(
+        system: SystemId,
+        model: &Model,
+        journal: Journal,
+        base: Seq,
+        held: watch::Receiver<Vec<Quarantined>>,
+        status: Arc<Status>,
+    ) -> Self {
         let route = |binding: &Arc<Binding>| {
             let fields = 0..model.schema.entity(binding.entity).fields.len();
             let column = |field| binding.columns.iter().position(|bound| bound.field == field);
             Route { binding: binding.clone(), columns: fields.map(column).collect() }
         };
+        let (name, bindings) = (status.systems[system.index()].name.clone(), &model.bindings[system.index()]);
         Normalizer {
             system,
-            name: status.systems[system.index()].name.clone(),
+            watch: Watch::new(name.clone(), model.schema.clone(), bindings),
+            name,
             schema: model.schema.clone(),
-            routes: model.bindings[system.index()].iter().map(route).collect(),
-            spool,
+            routes: bindings.iter().map(route).collect(),
             status,
             journal,
             base,
             transaction: Transaction::default(),
+            echo: None,
+            applied: None,
+            told: HashMap::new(),
+            held,
             before: Vec::new(),
             after: Vec::new(),
             scratch: Vec::new(),
@@ -189,6 +225,11 @@ impl Normalizer {
         capture.drift.add(tally.drift);
         capture.refused.add(tally.refused);
         capture.echoes.add(tally.echoes);
+        capture.side_effects.add(tally.side_effects);
+        for (rewritten, rows) in tally.rewritten {
+            capture.rewritten.add(rows);
+            self.status.entities[rewritten.entity.index()].rewritten.add(rows);
+        }
         if let Some(at) = tally.last_commit {
             capture.last_commit.set(at);
         }
@@ -230,6 +271,10 @@ impl Normalizer {
             && !self.before.is_empty()
             && key_intact
             && !same_key(entity, Row(&self.before), Row(&self.after), &mut self.scratch);
+        if self.echo.is_some() && event.op == Op::Update && self.before == self.after {
+            // Of no entity's business: a table can be bound by several, and one of them was applied.
+            return Ok(());
+        }
         let belongs = self.belongs(event);
         self.route(event, moved, belongs, refused)
     }
@@ -275,7 +320,8 @@ impl Normalizer {
             (Op::Insert, ..) | (Op::Delete, ..) | (Op::Update, false, false) => None,
         };
         let Some(op) = op else {
-            self.transaction.filtered += 1;
+            // What the agent itself wrote is in no books.
+            self.transaction.filtered += u64::from(self.echo.is_none());
             return Ok(());
         };
         if op == Op::Delete && event.op == Op::Update && self.before.is_empty() {
@@ -317,11 +363,28 @@ impl Normalizer {
         writer.end_before();
         writer.bytes.extend_from_slice(after);
         writer.finish(&self.schema);
+        if let (Some(echo), Some(watch)) = (&mut self.echo, &self.watch)
+            && echo.is_ours(watch, &writer.last())
+        {
+            writer.take_back();
+        }
         if writer.bytes.len() >= CHUNK_BYTES { self.spool_chunk() } else { Ok(()) }
     }
 
     fn refuse(&mut self, table: usize, op: Op, reason: String) -> Result<()> {
         let binding = &self.routes[table].binding;
+        let (before, after) = images(op, &self.before, &self.after);
+        let mut writer = ChangeWriter::default();
+        writer.begin(binding.entity, op);
+        writer.bytes.extend_from_slice(before);
+        writer.end_before();
+        writer.bytes.extend_from_slice(after);
+        writer.finish(&self.schema);
+        if let (Some(echo), Some(watch)) = (&mut self.echo, &self.watch)
+            && echo.is_ours(watch, &writer.last())
+        {
+            return Ok(());
+        }
         if self.transaction.refused.len() == REFUSED_MAX {
             return Err(Error::stop(
                 format!(
@@ -331,13 +394,6 @@ impl Normalizer {
                 format!("mend the binding of table {} in the configuration", binding.table.name),
             ));
         }
-        let (before, after) = images(op, &self.before, &self.after);
-        let mut writer = ChangeWriter::default();
-        writer.begin(binding.entity, op);
-        writer.bytes.extend_from_slice(before);
-        writer.end_before();
-        writer.bytes.extend_from_slice(after);
-        writer.finish(&self.schema);
         self.transaction.refused.push(Refused {
             system: self.name.clone(),
             position: None, // known at the commit
@@ -353,7 +409,7 @@ impl Normalizer {
         let transaction = &mut self.transaction;
         let spooling = match &mut transaction.spooling {
             Some(spooling) => spooling,
-            none => none.insert(self.spool.create()?),
+            none => none.insert(self.journal.spool().create()?),
         };
         spooling.write(&transaction.writer.bytes)?;
         transaction.spooled += transaction.writer.count;
@@ -370,6 +426,124 @@ impl Normalizer {
             Some(spooling) => spooling.finish().map(Body::Spooled),
             None => Ok(Body::Inline(Bytes::copy_from_slice(&self.transaction.writer.bytes))),
         }
+    }
+
+    /// What an echo with this marker applied, from the journal. `None`: it has no side effects.
+    fn expected(&mut self, watch: &Watch, marker: &Marker) -> Result<Option<Echo>> {
+        // Of the entry behind it a part was applied, where the marker says so.
+        let to = marker.seq + u64::from(marker.part > 0);
+        if to <= self.base {
+            return Ok(None);
+        }
+        let held = |record: &&Quarantined| record.system == self.name;
+        let held = self.held.borrow().iter().filter(held).map(|record| first(&record.change).key_hash).collect();
+        let mut echo = Echo::new(marker.seq, held);
+        let mut reader = match self.applied.take().filter(|reader| reader.seq() == self.base) {
+            Some(reader) => reader,
+            // What is older was for others.
+            None => self.journal.reader((self.base + 1).max(self.journal.oldest()))?,
+        };
+        while reader.seq() < to {
+            match reader.next()? {
+                Some(Record::Entry(entry)) => echo.expect(watch, entry),
+                Some(_) => {}
+                None => {
+                    let (name, head) = (&self.name, self.journal.head());
+                    return Err(Error::stop(
+                        format!("the log of {name} holds a marker at seq {to}, beyond the journal's head {head}"),
+                        format!("the journal or the system is from a backup: anechoic load --resync {name}"),
+                    ));
+                }
+            }
+        }
+        self.applied = Some(reader);
+        Ok(echo.complete(watch, &chunks(&self.journal))?.then_some(echo))
+    }
+
+    /// Leaves of what an echo's rows became only the side effects.
+    fn sift(&mut self, mut echo: Echo) -> Result<()> {
+        let Some(watch) = self.watch.take() else { return Ok(()) };
+        let mut found = HashMap::new();
+        while echo.next_part(&watch, &chunks(&self.journal), &mut found)? {
+            self.retain(&mut |change| !echo.is_ours(&watch, change))?;
+        }
+        if echo.has_doubts() {
+            self.retain(&mut |change| !echo.is_ours_after_all(change, &mut found))?;
+        }
+        self.watch = Some(watch);
+        for (rewritten, rows) in found {
+            self.tell_rewritten(rewritten, rows);
+            *self.tally.rewritten.entry(rewritten).or_default() += rows;
+        }
+        self.tally.side_effects +=
+            self.transaction.spooled + self.transaction.writer.count + self.transaction.refused.len() as u64;
+        self.base = self.base.max(echo.seq);
+        self.tally.echoes += 1;
+        Ok(())
+    }
+
+    /// Keeps of the transaction in hand what `keep` says, in order.
+    fn retain(&mut self, keep: &mut dyn FnMut(&Change<'_>) -> bool) -> Result<()> {
+        self.transaction.refused.retain(|refused| keep(&first(&refused.change)));
+        if self.transaction.writer.is_empty() && self.transaction.spooled == 0 {
+            return Ok(());
+        }
+        let body = self.body()?;
+        self.transaction.spooled = 0;
+        self.transaction.writer.take();
+        match body {
+            Body::Inline(bytes) => self.retain_of(&bytes, keep),
+            Body::Spooled(spool) => {
+                let journal = self.journal.clone();
+                chunks(&journal)(&spool, &mut |chunk| self.retain_of(&chunk, keep))?;
+                journal.spool().discard(&spool)
+            }
+        }
+    }
+
+    fn retain_of(&mut self, chunk: &[u8], keep: &mut dyn FnMut(&Change<'_>) -> bool) -> Result<()> {
+        for change in Changes::new(chunk) {
+            if keep(&change) {
+                self.transaction.writer.push_change(&change);
+                if self.transaction.writer.bytes.len() >= CHUNK_BYTES {
+                    self.spool_chunk()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_rewritten(&mut self, rewritten: Rewritten, rows: u64) {
+        let now = Instant::now();
+        let before = self.told.get(&rewritten);
+        if before.is_some_and(|before| now.duration_since(*before) < TELL_REWRITTEN_EVERY) {
+            return;
+        }
+        self.told.insert(rewritten, now);
+        let entity = self.schema.entity(rewritten.entity);
+        let routes = self.routes.iter();
+        let table = routes.map(|route| &route.binding).find(|binding| binding.entity == rewritten.entity);
+        warn!(
+            entity = entity.name,
+            table = table.map(|binding| tracing::field::display(&binding.table.name)),
+            field = rewritten.field.map(|field| entity.fields[field].name.as_str()),
+            rows,
+            "rewritten here while it was applied, by a trigger or an action: not sent back, so this system differs"
+        );
+    }
+}
+
+fn first(encoded: &[u8]) -> Change<'_> {
+    Changes::new(encoded).next().expect("one encoded change")
+}
+
+fn chunks(journal: &Journal) -> impl Fn(&SpoolRef, &mut dyn FnMut(Bytes) -> Result<()>) -> Result<()> {
+    |spool, each| {
+        let mut chunks = journal.spool_chunks(spool)?;
+        while let Some(chunk) = chunks.next()? {
+            each(chunk)?;
+        }
+        Ok(())
     }
 }
 
@@ -441,7 +615,8 @@ impl Sink for Normalizer {
     }
 
     fn row(&mut self, row: RowEvent<'_>) -> Result<()> {
-        if self.routes[row.table].binding.role == Role::Target {
+        // Side effects in such a table are drift, too: the arbiter counts them.
+        if self.routes[row.table].binding.role == Role::Target && self.echo.is_none() {
             self.transaction.drift += 1;
             self.transaction.filtered += 1;
             return Ok(());
@@ -464,6 +639,11 @@ impl Sink for Normalizer {
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
+        let echo = self.echo.take();
+        let of_echo = echo.is_some();
+        if let Some(echo) = echo {
+            self.sift(echo)?;
+        }
         let (filtered, drift) = (self.transaction.filtered, self.transaction.drift);
         let changes = self.transaction.spooled + self.transaction.writer.count;
         let refused = self.transaction.refused.len() as u64;
@@ -493,7 +673,9 @@ impl Sink for Normalizer {
         self.tally.filtered += filtered;
         self.tally.drift += drift;
         self.tally.refused += refused;
-        self.tally.last_commit = Some(commit.committed_at);
+        if !of_echo {
+            self.tally.last_commit = Some(commit.committed_at);
+        }
         Ok(())
     }
 
@@ -541,8 +723,21 @@ impl Sink for Normalizer {
         Ok(())
     }
 
+    fn wants_echo(&mut self, marker: &Marker) -> Result<bool> {
+        let Some(watch) = self.watch.take() else { return Ok(false) };
+        // One of another journal stops the flow when it ends.
+        let expected = match marker.journal == self.journal.id() {
+            true => self.expected(&watch, marker),
+            false => Ok(None),
+        };
+        self.watch = Some(watch);
+        self.echo = expected?;
+        Ok(self.echo.is_some())
+    }
+
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
-        if marker.journal != self.journal {
+        self.echo = None;
+        if marker.journal != self.journal.id() {
             return Err(Error::stop(
                 format!(
                     "the log of {} holds a marker of agent {:?} that another journal wrote",

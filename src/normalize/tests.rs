@@ -14,12 +14,10 @@ use crate::value::Value;
 struct World {
     normalizer: Normalizer,
     status: Arc<Status>,
-    journal: journal::Journal,
+    journal: Journal,
     _writer: journal::Writer,
     _dir: tempfile::TempDir,
 }
-
-const JOURNAL: u128 = 7;
 
 fn column(name: &str, ty: ColumnType) -> Column {
     Column { nullable: name != "id", ..Column::new(name, ty, "") }
@@ -90,7 +88,8 @@ columns = {{ name = "name" }}
     let dir = tempfile::tempdir().unwrap();
     let (writer, journal, _) = journal::open(&journal::Options::new(dir.path(), 1 << 30)).unwrap();
     let status = Status::new(&config);
-    let normalizer = Normalizer::new(SystemId(0), &model, journal.spool(), JOURNAL, 3, status.clone());
+    let normalizer =
+        Normalizer::new(SystemId(0), &model, journal.clone(), 3, watch::channel(Vec::new()).1, status.clone());
     World { normalizer, status, journal, _writer: writer, _dir: dir }
 }
 
@@ -197,8 +196,9 @@ fn a_transaction_knows_where_it_stands_and_what_its_writer_had_seen() {
         txid: String::new(),
     };
 
-    world.normalizer.echo(&marker(12, JOURNAL), at(1)).unwrap();
-    world.normalizer.echo(&marker(11, JOURNAL), at(2)).unwrap(); // another lane
+    let ours = world.journal.id();
+    world.normalizer.echo(&marker(12, ours), at(1)).unwrap();
+    world.normalizer.echo(&marker(11, ours), at(2)).unwrap(); // another lane
     world.normalizer.passed(at(3)).unwrap();
     let collected = world.commit(&[(None, Some(row("1", "Ada")))]);
 

@@ -371,6 +371,24 @@ fn number_fits(number: &str) -> bool {
         })
 }
 
+/// Equal as documents: numbers by what they are, members in any order. Text that is no JSON
+/// equals nothing.
+pub fn json_eq(a: &str, b: &str) -> bool {
+    fn eq(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+        use serde_json::Value::{Array, Number, Object};
+        match (a, b) {
+            (Number(a), Number(b)) => a == b || scientific(a.as_str()) == scientific(b.as_str()),
+            (Array(a), Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| eq(a, b)),
+            (Object(a), Object(b)) => {
+                a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| eq(a, b)))
+            }
+            _ => a == b,
+        }
+    }
+    let parse = serde_json::from_str::<serde_json::Value>;
+    matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if eq(&a, &b))
+}
+
 /// Sign, digits without zeros at either end, and the power of ten behind them.
 pub(super) fn scientific(number: &str) -> (bool, String, i64) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));

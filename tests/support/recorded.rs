@@ -15,6 +15,8 @@ pub struct Recorded {
     /// Of the last commit, echo or passing.
     pub position: Option<Position>,
     pub quiet: bool,
+    /// Echoes are told row by row.
+    pub echo_rows: bool,
 }
 
 impl Recorded {
@@ -85,6 +87,10 @@ impl Sink for Recorded {
         self.lines.push(format!("{} {xid}", if committed { "commit" } else { "rollback" }));
         self.position = Some(commit.position);
         Ok(())
+    }
+
+    fn wants_echo(&mut self, _: &Marker) -> Result<bool> {
+        Ok(self.echo_rows)
     }
 
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {

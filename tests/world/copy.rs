@@ -86,9 +86,9 @@ impl World {
     /// Keys that the authority's own log has changed behind `at`.
     fn changed(&self, at: usize) -> HashSet<u128> {
         let logged = &self.systems[SOURCE].log[at..self.captures[SOURCE].at];
-        let changes = logged.iter().filter_map(|logged| match logged {
-            Logged::Local(changes) => Some(changes),
-            Logged::Echo(_) => None,
+        let changes = logged.iter().map(|logged| match logged {
+            Logged::Local(changes) => &changes[..],
+            Logged::Echo { rows, side, .. } => &rows[rows.len() - side..],
         });
         let keys = changes.flatten().filter_map(|change| match change {
             Local::Contact { key, .. } => Some(self.hash(*key)),

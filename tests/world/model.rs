@@ -54,7 +54,7 @@ fn column(name: &str) -> Column {
 }
 
 /// `fields`: bit i is contact's field i + 1.
-pub fn bindings(system: SystemId, role: Role, fields: u8, schema: &Schema) -> Vec<Arc<Binding>> {
+pub fn bindings(system: SystemId, role: Role, fields: u8, triggers: bool, schema: &Schema) -> Vec<Arc<Binding>> {
     let bind = |entity: EntityId, has: &dyn Fn(usize) -> bool| {
         let spec = schema.entity(entity);
         let bound: Vec<BoundColumn> = (0..spec.fields.len())
@@ -70,6 +70,7 @@ pub fn bindings(system: SystemId, role: Role, fields: u8, schema: &Schema) -> Ve
             .collect();
         let table = Table {
             columns: bound.iter().map(|b| b.column.clone()).collect(),
+            side_effects: triggers,
             ..Table::new(TableName { schema: "public".into(), name: spec.name.clone() })
         };
         Arc::new(Binding {
@@ -98,7 +99,12 @@ pub enum Local {
 #[derive(Debug, Clone)]
 pub enum Logged {
     Local(Vec<Local>),
-    Echo(u64),
+    /// Every row of it in order; the last `side` of them a trigger's.
+    Echo {
+        seq: u64,
+        rows: Vec<Local>,
+        side: usize,
+    },
 }
 
 /// The agent's transaction.
@@ -107,6 +113,9 @@ pub struct Open {
     pub marker: Marker,
     rows: BTreeMap<i64, Option<Contact>>,
     events: Vec<i64>,
+    done: Vec<Local>,
+    /// Keys that were to be deleted, and were not there.
+    vain: Vec<i64>,
     /// A statement that was held back was refused: the commit will say so.
     doomed: bool,
 }
@@ -114,6 +123,8 @@ pub struct Open {
 pub struct System {
     pub fields: u8,
     pub role: Role,
+    /// An event that the agent writes changes a contact, unless that transaction does so itself.
+    pub triggers: bool,
     pub rows: BTreeMap<i64, Contact>,
     pub events: Vec<i64>,
     pub log: Vec<Logged>,
@@ -124,7 +135,7 @@ pub struct System {
 }
 
 impl System {
-    pub fn new(fields: u8, role: Role) -> Self {
+    pub fn new(fields: u8, role: Role, triggers: bool) -> Self {
         let marker = Marker {
             agent: "sim".into(),
             lane: 0,
@@ -138,6 +149,7 @@ impl System {
         System {
             fields,
             role,
+            triggers,
             rows: BTreeMap::new(),
             events: Vec::new(),
             log: Vec::new(),
@@ -215,7 +227,14 @@ impl System {
     pub fn begin(&mut self, marker: &Marker) {
         assert_eq!(marker.epoch, self.marker.epoch, "the fence holds");
         assert!(marker.seq > self.marker.seq, "the marker only moves forward");
-        self.open = Some(Open { marker: marker.clone(), rows: BTreeMap::new(), events: Vec::new(), doomed: false });
+        self.open = Some(Open {
+            marker: marker.clone(),
+            rows: BTreeMap::new(),
+            events: Vec::new(),
+            done: Vec::new(),
+            vain: Vec::new(),
+            doomed: false,
+        });
     }
 
     fn refused(&self, group: &Group) -> bool {
@@ -248,13 +267,16 @@ impl System {
             _ => None,
         };
         if group.binding.entity == EVENT {
-            open.events.push(int(row.get(0)).expect("events have amounts"));
+            let amount = int(row.get(0)).expect("events have amounts");
+            open.events.push(amount);
+            open.done.push(Local::Event(amount));
             return;
         }
         let key = int(row.get(0)).expect("contacts have keys");
         let there = open.rows.get(&key).copied().unwrap_or_else(|| self.rows.get(&key).copied());
         if group.write == Write::Delete && there.is_none() {
             // What is not there cannot be locked: a local insert may still commit before us.
+            open.vain.push(key);
             return;
         }
         let after = (group.write == Write::Upsert).then(|| {
@@ -267,14 +289,37 @@ impl System {
             contact
         });
         open.rows.insert(key, after);
+        open.done.push(change(key, there, after));
+    }
+
+    /// What the trigger does for the events of a transaction, each key once.
+    fn fire(&self, open: &mut Open, keys: usize) -> usize {
+        let mut side = 0;
+        for amount in self.triggers.then(|| open.events.clone()).into_iter().flatten() {
+            let key = amount % keys as i64;
+            // Such a row would be taken for one that was rewritten; its insert is answered in any case.
+            let rewritten = open.vain.contains(&key) && self.rows.contains_key(&key);
+            if open.rows.contains_key(&key) || rewritten {
+                continue;
+            }
+            let before = self.rows.get(&key).copied();
+            let mut after = before.unwrap_or_default();
+            let field = (0..FIELDS).find(|field| self.has(*field)).expect("a system has a field");
+            after[field] = Some(-amount);
+            open.rows.insert(key, Some(after));
+            open.done.push(change(key, before, Some(after)));
+            side += 1;
+        }
+        side
     }
 
     /// `false`: refused.
-    pub fn commit(&mut self) -> bool {
-        let open = self.open.take().expect("a transaction is open");
+    pub fn commit(&mut self, keys: usize) -> bool {
+        let mut open = self.open.take().expect("a transaction is open");
         if open.doomed {
             return false;
         }
+        let side = self.fire(&mut open, keys);
         for (key, row) in open.rows {
             match row {
                 Some(row) => drop(self.rows.insert(key, row)),
@@ -282,10 +327,19 @@ impl System {
             }
         }
         self.events.extend(open.events);
-        self.log.push(Logged::Echo(open.marker.seq));
+        self.log.push(Logged::Echo { seq: open.marker.seq, rows: open.done, side });
         self.marker = open.marker;
         true
     }
+}
+
+fn change(key: i64, before: Option<Contact>, after: Option<Contact>) -> Local {
+    let op = match (before, after) {
+        (None, _) => Op::Insert,
+        (Some(_), Some(_)) => Op::Update,
+        (Some(_), None) => Op::Delete,
+    };
+    Local::Contact { op, key, before, after }
 }
 
 fn next(value: &mut i64) -> i64 {

@@ -1,7 +1,7 @@
 //! Drives the arbiter and the appliers' steps against the model: seeded interleavings,
 //! crashes, restarts, then quiet and the checks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, MemoryStore, Policy, Topology, image_in};
@@ -12,6 +12,7 @@ use anechoic::change::{
 };
 use anechoic::error::{Error, Result};
 use anechoic::normalize::binding::Role;
+use anechoic::normalize::echo::{Echo, Watch};
 use anechoic::position::{Position, Seq};
 use anechoic::schema::{Schema, SystemId};
 use anechoic::value::{Datum, Value};
@@ -26,6 +27,10 @@ pub struct Planted {
     pub bugs: Bugs,
     /// At a restart the base comes from the marker table.
     pub base_from_marker_table: bool,
+    /// What triggers write in a target is taken for ours.
+    pub side_effects_dropped: bool,
+    /// Of a batch only the last entry is known when it comes back.
+    pub echo_of_last_entry: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -40,6 +45,7 @@ pub struct Tally {
     /// Rows of chunks that were journaled, and that lost.
     pub copied: u64,
     pub lost: u64,
+    pub side_effects: u64,
 }
 
 /// The journal: every record ever appended, how many are synced, how many were dropped.
@@ -203,7 +209,7 @@ impl World {
                     (1, true) => Role::Target,
                     _ => Role::Both,
                 };
-                System::new(fields, role)
+                System::new(fields, role, role == Role::Both && random.percent(30))
             })
             .collect();
         let keys = 1 + random.below(4);
@@ -243,7 +249,7 @@ impl World {
     fn start_appliers(&mut self) {
         let start = |(i, system): (usize, &System)| {
             let id = SystemId(i as u8);
-            let bound = bindings(id, system.role, system.fields, &self.schema);
+            let bound = bindings(id, system.role, system.fields, system.triggers, &self.schema);
             let routes =
                 Routes::new(id, self.names[i].clone(), self.schema.clone(), &bound).with_bugs(self.planted.bugs);
             (system.role != Role::Source).then(|| Applier {
@@ -314,9 +320,19 @@ impl World {
         let id = SystemId(system as u8);
         let position = Position::Memory { index: at as u64 + 1 };
         let admitted = match logged.clone() {
-            Logged::Echo(seq) => {
+            Logged::Echo { seq, rows, .. } => {
+                let left = self.side_effects(system, base, seq, &rows);
                 self.captures[system].base = base.max(seq);
                 let base = self.captures[system].base;
+                if !left.is_empty() {
+                    self.tally.changes += left.len() as u64;
+                    self.tally.side_effects += left.len() as u64;
+                    let captured = self.captured(id, position, base, &left);
+                    let admitted = self.arbiter.captured(captured, &self.log).map_err(|e| e.full())?;
+                    self.captures[system].at += 1;
+                    self.admitted(admitted);
+                    return Ok(());
+                }
                 let mut admitted = self.arbiter.passed(id, position, base, "".into()).map_err(|e| e.full())?;
                 // The journal need not hear of every echo at once.
                 if self.random.percent(50) {
@@ -332,6 +348,48 @@ impl World {
         self.captures[system].at += 1;
         self.admitted(admitted);
         Ok(())
+    }
+
+    /// Of the rows of an echo those that are not ours, as the normalizer finds them.
+    fn side_effects(&mut self, system: usize, base: Seq, seq: Seq, rows: &[Local]) -> Vec<Local> {
+        let (id, here) = (SystemId(system as u8), &self.systems[system]);
+        let bound = bindings(id, here.role, here.fields, here.triggers, &self.schema);
+        let Some(watch) = Watch::new(self.names[system].clone(), self.schema.clone(), &bound) else {
+            return Vec::new();
+        };
+        let watch = watch.keys_max(1 + self.random.below(3) as u64);
+        let held = self.arbiter.quarantine().filter(|record| record.system == self.names[system]);
+        let held: HashSet<u128> = held.map(|record| Changes::new(&record.change).next().unwrap().key_hash).collect();
+        if std::env::var("ANECHOIC_TRACE").is_ok() {
+            println!("s{system} shows echo {base}..{seq} held {held:?} {rows:?}");
+        }
+        let mut echo = Echo::new(seq, held);
+        let from = if self.planted.echo_of_last_entry { seq } else { base + 1 };
+        for entry in (from..=seq).filter(|entry| self.log.entries[*entry as usize - 1] >= self.log.dropped) {
+            echo.expect(&watch, self.log.entry(entry).clone());
+        }
+        let chunks = |spool: &SpoolRef, each: &mut dyn FnMut(Bytes) -> Result<()>| {
+            self.log.spool[&spool.id].iter().cloned().try_for_each(each)
+        };
+        if self.planted.side_effects_dropped || !echo.complete(&watch, &chunks).expect("a spool can be read") {
+            return Vec::new();
+        }
+        let mut left: Vec<(Local, Bytes)> = Vec::new();
+        for row in rows {
+            let mut writer = ChangeWriter::default();
+            self.encode(&mut writer, here.fields, row);
+            left.push((row.clone(), writer.take().into()));
+        }
+        let mut found = HashMap::new();
+        let sift = |echo: &mut Echo, left: &mut Vec<(Local, Bytes)>| {
+            left.retain(|(_, bytes)| !echo.is_ours(&watch, &Changes::new(bytes).next().unwrap()));
+        };
+        sift(&mut echo, &mut left);
+        while echo.next_part(&watch, &chunks, &mut found).expect("a spool can be read") {
+            sift(&mut echo, &mut left);
+        }
+        left.retain(|(_, bytes)| !echo.is_ours_after_all(&Changes::new(bytes).next().unwrap(), &mut found));
+        left.into_iter().map(|(row, _)| row).collect()
     }
 
     /// What the arbiter has seen of each log, for the journal.
@@ -454,7 +512,7 @@ impl World {
             Action::Commit if cut => {
                 // The outcome is unknown to the agent.
                 if self.random.percent(50) {
-                    target.commit();
+                    target.commit(self.keys);
                 }
                 target.open = None;
                 Event::Failed(Error::retry("cut while committing"))
@@ -496,7 +554,7 @@ impl World {
                 applier.waits = Some((self.log.records.len(), Event::Done));
                 return Ok(());
             }
-            Action::Commit => match target.commit() {
+            Action::Commit => match target.commit(self.keys) {
                 true => Event::Done,
                 false => Event::Failed(Error::data("refused").code("23503")),
             },
@@ -527,7 +585,7 @@ impl World {
             // What was sent may still commit, until the new agent's fence.
             let sent = applier.as_ref().is_some_and(|a| a.steps.is_committing());
             if sent && system.open.is_some() && self.random.percent(50) {
-                system.commit();
+                system.commit(self.keys);
             }
             system.open = None;
         }
@@ -642,7 +700,7 @@ impl World {
     /// Markers in a log only rise, and each is of an entry that is addressed to the system.
     fn check_markers(&self, i: usize, system: &System) -> std::result::Result<(), String> {
         let echoes = system.log.iter().filter_map(|logged| match logged {
-            Logged::Echo(seq) => Some(*seq),
+            Logged::Echo { seq, .. } => Some(*seq),
             Logged::Local(_) => None,
         });
         let echoes: Vec<Seq> = echoes.collect();
@@ -659,14 +717,26 @@ impl World {
                 continue;
             }
             let mut base = 0;
-            let mut entries = self.log.entries.iter().map(|at| &self.log.records[*at]).filter_map(|r| match r {
+            let entries = self.log.entries.iter().map(|at| &self.log.records[*at]).filter_map(|r| match r {
                 Record::Entry(entry) if entry.origin == Origin::System(self.names[i].clone()) => Some(entry),
                 _ => None,
             });
+            let mut entries = entries.peekable();
             for (at, logged) in system.log.iter().enumerate() {
+                let position = Some(Position::Memory { index: at as u64 + 1 });
                 let changes = match logged {
-                    Logged::Echo(seq) => {
+                    Logged::Echo { seq, side, .. } => {
                         base = *seq;
+                        let found = entries.next_if(|entry| entry.position == position);
+                        ensure!(
+                            found.is_none_or(|e| e.base == base),
+                            "s{i}: a side effect that has not seen its marker"
+                        );
+                        let found = found.map_or(0, |entry| entry.changes as usize);
+                        ensure!(
+                            found == *side,
+                            "s{i}: {side} side effects in transaction {at}, of which {found} were captured"
+                        );
                         continue;
                     }
                     Logged::Local(changes) => changes,
@@ -751,8 +821,11 @@ fn masked(row: &Contact, fields: u8) -> Contact {
 }
 
 fn arbiter(systems: &[System], names: &[Arc<str>], schema: &Arc<Schema>, planted: Planted) -> Arbiter {
-    let bindings: Vec<_> =
-        systems.iter().enumerate().map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, schema)).collect();
+    let bindings: Vec<_> = systems
+        .iter()
+        .enumerate()
+        .map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, s.triggers, schema))
+        .collect();
     let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, |_| Policy::Authority);
     Arbiter::with_bugs(topology, Box::new(MemoryStore::default()), planted.bugs)
 }

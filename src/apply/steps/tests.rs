@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::apply::Write;
 use crate::catalog::{Column, ColumnType, Table, TableName};
-use crate::change::{Decision, Op, Verdict};
+use crate::change::{ChangeWriter, Decision, Op, Verdict};
 use crate::config::Engine;
 use crate::normalize::binding::{Binding, BoundColumn, Role, Transform};
 use crate::normalize::filter::Filter;

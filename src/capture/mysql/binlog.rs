@@ -68,11 +68,19 @@ struct Transaction {
     /// The first row event, which may be our marker, has passed.
     rows_seen: bool,
     echo: Option<Marker>,
+    /// The sink wants to see the rows of this echo.
+    echo_wanted: bool,
     /// Rows were handed on.
     begun: bool,
     xa: bool,
     /// All that it wrote can be rolled back (MariaDB says so).
     transactional: bool,
+}
+
+impl Transaction {
+    fn is_passed_over(&self) -> bool {
+        self.repeated || self.echo.is_some() && !self.echo_wanted
+    }
 }
 
 pub struct Reader {
@@ -332,6 +340,7 @@ impl Reader {
             standalone: false,
             rows_seen: false,
             echo: None,
+            echo_wanted: false,
             begun: false,
             xa: false,
             transactional: false,
@@ -537,7 +546,7 @@ impl Reader {
         if transaction.repeated {
             return Ok(());
         }
-        if let Some(marker) = &transaction.echo {
+        if let Some(marker) = transaction.echo.as_ref().filter(|_| !transaction.begun) {
             self.moved = false;
             return sink.echo(marker, self.position());
         }

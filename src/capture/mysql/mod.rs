@@ -235,6 +235,9 @@ impl Sink for Proof {
     fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
         Ok(())
     }
+    fn wants_echo(&mut self, _: &Marker) -> Result<bool> {
+        Ok(false)
+    }
     fn echo(&mut self, _: &Marker, _: Position) -> Result<()> {
         self.seen = true;
         Ok(())

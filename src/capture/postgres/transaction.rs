@@ -2,7 +2,7 @@
 //!
 //! Pure: bytes in, calls out. A transaction begins at the sink with its first wanted row; one
 //! without any is foreign traffic. One whose first row is our marker is an echo, and the rest
-//! of it is passed over undecoded. What ended at or before the start has been journaled
+//! of it is passed over undecoded, unless the sink wants to see it. What ended at or before the start has been journaled
 //! already and is dropped (exactly once).
 
 use std::collections::HashMap;
@@ -29,9 +29,19 @@ enum Stage {
     /// The sink has begun it.
     Wanted,
     /// Ours.
-    Echo(Box<Marker>),
+    Echo(Box<Marker>, EchoRows),
     /// The journal has it already.
     Repeated,
+}
+
+/// What becomes of the rows of an echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EchoRows {
+    PassedOver,
+    /// The sink wants them; none came yet.
+    Wanted,
+    /// The sink has begun it.
+    Begun,
 }
 
 /// What a message did.
@@ -126,7 +136,7 @@ impl Transactions {
         let kind = bytes.first().copied().unwrap_or_default();
         if matches!(kind, b'I' | b'U' | b'D' | b'T') {
             match &mut self.current {
-                Some(Stage::Echo(_) | Stage::Repeated) => return Ok(Event::Other),
+                Some(Stage::Echo(_, EchoRows::PassedOver) | Stage::Repeated) => return Ok(Event::Other),
                 Some(_) => {}
                 None => return Err(malformed(Malformed("a row outside of a transaction"))),
             }
@@ -174,8 +184,10 @@ impl Transactions {
         self.passed = self.passed.max(end_lsn);
         match stage {
             Stage::Repeated | Stage::Fresh | Stage::Foreign => return Ok(Event::Other),
-            Stage::Wanted => sink.commit(Commit { position, txid: &self.txid, committed_at })?,
-            Stage::Echo(marker) => sink.echo(&marker, position)?,
+            Stage::Wanted | Stage::Echo(_, EchoRows::Begun) => {
+                sink.commit(Commit { position, txid: &self.txid, committed_at })?;
+            }
+            Stage::Echo(marker, EchoRows::PassedOver | EchoRows::Wanted) => sink.echo(&marker, position)?,
         }
         self.told = self.passed;
         Ok(Event::Delivered)
@@ -183,11 +195,12 @@ impl Transactions {
 
     /// Tells the sink of the transaction, once.
     fn begun(stage: &mut Stage, txid: &str, sink: &mut dyn Sink) -> Result<()> {
-        if !matches!(stage, Stage::Wanted) {
-            sink.begin(Begin { txid })?;
-            *stage = Stage::Wanted;
+        match stage {
+            Stage::Wanted | Stage::Echo(_, EchoRows::Begun) => return Ok(()),
+            Stage::Echo(_, rows) => *rows = EchoRows::Begun,
+            Stage::Fresh | Stage::Foreign | Stage::Repeated => *stage = Stage::Wanted,
         }
-        Ok(())
+        sink.begin(Begin { txid })
     }
 
     fn foreign(stage: &mut Stage) {
@@ -220,7 +233,8 @@ impl Transactions {
             Some(Mapping::Unwanted) => Self::foreign(stage),
             Some(Mapping::Marker(columns)) => match marker_of(bytes, columns)? {
                 Some(marker) if matches!(stage, Stage::Fresh) && marker.agent == self.agent => {
-                    *stage = Stage::Echo(Box::new(marker));
+                    let rows = if sink.wants_echo(&marker)? { EchoRows::Wanted } else { EchoRows::PassedOver };
+                    *stage = Stage::Echo(Box::new(marker), rows);
                 }
                 _ => Self::foreign(stage),
             },
@@ -419,6 +433,9 @@ mod tests {
         }
         fn decide(&mut self, _: &str, _: bool, _: Commit<'_>) -> Result<()> {
             Ok(())
+        }
+        fn wants_echo(&mut self, _: &Marker) -> Result<bool> {
+            Ok(false)
         }
         fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
             self.0.push(format!("echo {} {position}", marker.seq));

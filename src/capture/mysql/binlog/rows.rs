@@ -23,7 +23,7 @@ const INFLATED_KEPT: usize = 1 << 20;
 
 impl Reader {
     pub(super) fn table_map(&mut self, data: &[u8]) -> Result<()> {
-        if self.transaction.as_ref().is_some_and(|transaction| transaction.repeated || transaction.echo.is_some()) {
+        if self.transaction.as_ref().is_some_and(super::Transaction::is_passed_over) {
             return Ok(());
         }
         let head = table_map::head(data, self.flavour).ok_or_else(|| malformed("table map"))?;
@@ -79,7 +79,7 @@ impl Reader {
 
     pub(super) fn rows(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {
         let Some(transaction) = &mut self.transaction else { return Err(malformed("rows outside of a transaction")) };
-        if transaction.repeated || transaction.echo.is_some() {
+        if transaction.is_passed_over() {
             return Ok(());
         }
         let first = !std::mem::replace(&mut transaction.rows_seen, true);
@@ -91,6 +91,7 @@ impl Reader {
             Some(Mapped::Marker { .. }) if first && !xa => {
                 let marker = self.marker_row(id, event)?;
                 if let (Some(marker), Some(transaction)) = (marker, &mut self.transaction) {
+                    transaction.echo_wanted = sink.wants_echo(&marker)?;
                     transaction.echo = Some(marker);
                 }
                 Ok(())

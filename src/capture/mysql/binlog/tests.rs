@@ -32,6 +32,9 @@ impl Sink for Lines {
         self.0.push(format!("decide {xid} {committed} {}", commit.position));
         Ok(())
     }
+    fn wants_echo(&mut self, _: &Marker) -> Result<bool> {
+        Ok(false)
+    }
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.0.push(format!("echo {} {position}", marker.seq));
         Ok(())
