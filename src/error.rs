@@ -121,9 +121,25 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// Exponential backoff with full jitter; `random` in 0..1 is passed in so that the
-/// simulation decides it. Attempt 0 waits at most 200 ms, later ones at most 30 s.
+/// Exponential backoff with jitter; `random` in 0..1 is passed in so that the simulation decides
+/// it. Attempt 0 waits at most 200 ms, later ones at most 5 s: however long a server was away,
+/// what waited for it begins within that after it is back, and asking so often costs nobody much.
 pub fn backoff(attempt: u32, random: f64) -> Duration {
     let ceiling = 0.2 * 2f64.powi(attempt.min(8) as i32);
-    Duration::from_secs_f64(ceiling.min(30.0) * (0.5 + random / 2.0))
+    Duration::from_secs_f64(ceiling.min(5.0) * (0.5 + random / 2.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_to_five_seconds_and_no_further() {
+        let longest = |attempt| backoff(attempt, 1.0);
+
+        assert_eq!(longest(0), Duration::from_millis(200));
+        assert_eq!(longest(3), Duration::from_millis(1600));
+        assert_eq!((longest(5), longest(u32::MAX)), (Duration::from_secs(5), Duration::from_secs(5)));
+        assert_eq!(backoff(100, 0.0), Duration::from_millis(2500), "some jitter, so that not all come at once");
+    }
 }

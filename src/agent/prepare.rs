@@ -138,7 +138,7 @@ async fn catalog(
             warn!(system = %name, error = %error.full(), "cannot be reached; its tables are taken as last seen");
             return Ok(Some((catalog, Seen::default(), None)));
         }
-        let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
+        let pause = backoff(attempt, rand::random());
         warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be reached");
         attempt += 1;
         tokio::select! {
@@ -214,7 +214,7 @@ async fn position(
             return Ok(Some(position.clone()));
         }
         *status.systems[system.index()].capture.state.lock().expect("never held across a panic") = State::of(&error);
-        let pause = backoff(attempt, rand::random()).min(Duration::from_secs(5));
+        let pause = backoff(attempt, rand::random());
         warn!(system = %name, error = %error.full(), retry_in_ms = pause.as_millis() as u64, "cannot be set up");
         attempt += 1;
         tokio::select! {
