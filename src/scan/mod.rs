@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::catalog::TableName;
 use crate::change::{ChangeWriter, Op};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result};
@@ -206,10 +207,9 @@ impl Scanner {
         }
     }
 
-    /// Whether the bound table has no row at all.
-    pub async fn is_empty(&mut self, plan: &Plan) -> Result<bool> {
+    /// Whether the table has no row at all.
+    pub async fn is_empty(&mut self, name: &TableName) -> Result<bool> {
         let text = |quoted: String| format!("SELECT EXISTS (SELECT 1 FROM {quoted} LIMIT 1)");
-        let name = &plan.binding.table.name;
         match self {
             Scanner::Postgres(scanner) => scanner.exists(&text(crate::apply::sql::quoted_table(name))).await,
             Scanner::Mysql(scanner) => scanner.exists(&text(crate::apply::sql::backquoted_table(name))).await,

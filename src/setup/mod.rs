@@ -8,8 +8,10 @@
 mod journal;
 pub mod mysql;
 pub mod postgres;
+mod rows;
 
 pub use self::journal::{Operator, exists, operator, options};
+pub use self::rows::note_empty;
 use crate::check::Survey;
 use crate::check::needs::Needs;
 use crate::config::{Config, Engine};

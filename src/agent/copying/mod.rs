@@ -386,7 +386,7 @@ async fn load_entity(
     let mut empty = BTreeMap::new();
     for system in &order {
         if let Some((plan, role)) = context.plan(*system, entity).filter(|_| resumed.is_none()) {
-            let is_empty = Scanner::connect(&context.config, *system).await?.is_empty(&plan).await?;
+            let is_empty = Scanner::connect(&context.config, *system).await?.is_empty(&plan.binding.table.name).await?;
             empty.insert(*system, (is_empty, role));
         }
     }
