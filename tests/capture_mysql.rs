@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anechoic::capture::mysql::{self, MyCapture};
-use anechoic::capture::{Capture, CaptureSpec, Sink, WantedColumn, WantedTable};
+use anechoic::capture::{Capture, CaptureSpec, Sink, TableNow, WantedColumn, WantedTable};
 use anechoic::catalog::{self, ColumnType, TableName};
 use anechoic::connect;
 use anechoic::error::{Error, Recovery, Result};
@@ -129,6 +129,20 @@ impl Source {
                 return error;
             }
             assert!(began.elapsed() < SOON, "no error, but {:?}", recorded.lines);
+        }
+    }
+
+    /// The tables as they are now, with what their logs are judged by.
+    pub async fn look(&mut self) {
+        let mut agent = connect::mysql::connect(&self.db.connect_config()).await.unwrap();
+        let at = mysql::log_end(&mut agent).await.unwrap();
+        let names: Vec<TableName> = self.spec.tables.iter().map(|table| table.name.clone()).collect();
+        let found = catalog::mysql::read(&mut agent, &names).await.unwrap();
+        for (wanted, table) in self.spec.tables.iter_mut().zip(found) {
+            let shape = table.expect("created").columns;
+            let columns = shape.iter().map(|column| column.name.clone()).collect();
+            let now = TableNow { at: Some(at.clone()), columns, shape, ..TableNow::default() };
+            wanted.now = Some(Arc::new(now));
         }
     }
 

@@ -110,7 +110,7 @@ async fn a_mysql_server_that_is_not_set_for_it() {
     let settings = [
         set("binlog_format", "'STATEMENT'"),
         set("binlog_row_image", "'MINIMAL'"),
-        set("binlog_row_metadata", "'MINIMAL'"),
+        set("binlog_row_metadata", "'MINIMAL'").warning(),
         set("server_id", "0"),
         set("read_only", "ON"),
         set("super_read_only", "ON"),

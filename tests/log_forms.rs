@@ -1,16 +1,17 @@
 //! The rarer forms of the binlog, each written by the server that has it.
 
-use anechoic::capture::{Begin, Commit, RowEvent, Sink};
+use anechoic::capture::{Begin, Commit, RowEvent, Sink, TableNow};
 use anechoic::error::{Recovery, Result};
 use anechoic::marker::Marker;
 use anechoic::position::Position;
-use anechoic::value::{Datum, Value};
+use anechoic::value::{Datum, MICROS_PER_DAY, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::capture_mysql::{KINDS, Source, private};
 use crate::support::recorded::{Recorded, image};
 use crate::support::servers::{Db, Kind};
 use crate::support::unique;
+use crate::support::world::{Entity, Type, World};
 
 /// Large values by length and hash: as lines they would take more memory than the capture.
 #[derive(Default)]
@@ -406,5 +407,117 @@ async fn generated_columns_are_exact_or_their_binding_is_refused() {
             "commit".into(),
         ];
         assert_eq!(recorded.lines, expected, "{}", kind.name());
+    }
+}
+
+/// A log that names no columns is read by the catalog where the log shows that nothing was
+/// altered in between, and else not at all.
+#[tokio::test]
+async fn a_log_without_names_is_read_by_the_catalog_or_not_at_all() {
+    for kind in KINDS {
+        let db = private(kind, &["--binlog-row-metadata=MINIMAL"]).await;
+        let ddl = "CREATE TABLE t (id int unsigned PRIMARY KEY, e enum('a','b','c') CHARACTER SET latin1, s set('x','y','z'), \
+                   d decimal(10,3) NOT NULL, u bigint unsigned, l varchar(20) CHARACTER SET latin1, b binary(4), t mediumtext, \
+                   at datetime(3), j json, a int, c int) CHARACTER SET utf8mb4; CREATE TABLE other (id int PRIMARY KEY)";
+        let mut source = Source::new(db, ddl, &["t"]).await;
+        source.create_marker().await;
+        let insert = |id: u64| {
+            format!(
+                "INSERT INTO t VALUES ({id}, 'c', 'x,z', -1.500, 18446744073709551615, 'é', x'0100', '🦊', \
+                 '2024-02-29 12:00:00.125', '[1]', 1, 2)"
+            )
+        };
+        let row = |id: i64| {
+            let values = [
+                Value::Int(id),
+                Value::Text("c"),
+                Value::Text("x,z"),
+                Value::Decimal("-1.500"),
+                Value::UInt(u64::MAX),
+                Value::Text("é"),
+                Value::Bytes(&[1, 0, 0, 0]),
+                Value::Text("🦊"),
+                Value::DateTime(19_782 * MICROS_PER_DAY + 43_200_125_000),
+                Value::Json("[1]"),
+                Value::Int(1),
+                Value::Int(2),
+            ];
+            format!("insert 0 - => {}", image(Some(&values.map(Datum::Value))))
+        };
+        // Before the catalog is looked at, beside what alters other tables; and after.
+        source.db.execute(&format!("{}; ALTER TABLE other ADD x int", insert(1))).await;
+        let mut agent = source.agent().await;
+        let marker = source.write_marker(&source.spec.agent, 9);
+        agent.execute(&format!("BEGIN; {marker}; {}; COMMIT", insert(2))).await;
+        source.look().await;
+        source.db.execute(&insert(3)).await;
+
+        let recorded = source.read().await;
+
+        let expected = ["begin", &row(1), "commit", "echo 9", "begin", &row(3), "commit"];
+        assert_eq!(recorded.lines, expected, "{}", kind.name());
+        source.resume(&recorded);
+
+        // Altered behind the catalog: it has to be looked at again, and then all is well.
+        source.db.execute(&format!("ALTER TABLE t RENAME COLUMN a TO tmp, RENAME COLUMN c TO a; {}", insert(4))).await;
+        let error = source.read_to_error().await;
+        assert!(anechoic::capture::is_unseen(&error), "{}: {}", kind.name(), error.full());
+        source.db.execute("ALTER TABLE t RENAME COLUMN a TO c, RENAME COLUMN tmp TO a").await;
+        source.look().await;
+        // Two of the same type have changed places since that row: which is which, nothing says.
+        let error = source.read_to_error().await;
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.full().contains("was altered since these rows were logged"), "{}", error.full());
+        source.spec.start = source.end().await;
+        source.db.execute(&insert(5)).await;
+        let recorded = source.read().await;
+        assert_eq!(recorded.lines, ["begin", &row(5), "commit"], "{}", kind.name());
+
+        // A catalog that is not the log's is noticed by any of its columns.
+        for wrong in [
+            |now: &mut TableNow| drop(now.shape.pop()),
+            |now: &mut TableNow| now.shape[3].type_name = "decimal(10,2)".into(),
+            |now: &mut TableNow| now.shape[4].type_name = "bigint(20)".into(),
+            |now: &mut TableNow| now.shape[8].type_name = "datetime".into(),
+            |now: &mut TableNow| now.shape[10].nullable = false,
+            |now: &mut TableNow| now.shape.swap(5, 6),
+        ] {
+            let right = source.spec.tables[0].now.clone();
+            let mut now = (*right.clone().unwrap()).clone();
+            wrong(&mut now);
+            source.spec.tables[0].now = Some(now.into());
+            let error = source.read_to_error().await;
+            assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+            assert!(error.full().contains("binlog_row_metadata=FULL"), "{}", error.full());
+            source.spec.tables[0].now = right;
+        }
+    }
+}
+
+/// The same through a whole agent: echoes are known, and an ALTER while it runs is followed.
+#[tokio::test]
+async fn systems_whose_logs_name_no_columns_stay_in_step() {
+    let options = ["--binlog-row-metadata=MINIMAL"];
+    let world = World::of(&[("crm", Kind::Mariadb), ("shop", Kind::Mysql)])
+        .private_with("crm", &options)
+        .private_with("shop", &options)
+        .entity(Entity::new("item").key("id", Type::Int).field("name", Type::Text))
+        .start()
+        .await;
+    world["crm"].execute("INSERT INTO item VALUES (1, 'from crm')").await;
+    world["shop"].execute("INSERT INTO item VALUES (2, 'from shop')").await;
+    world.quiet().await;
+
+    for system in ["crm", "shop"] {
+        world[system].execute("ALTER TABLE item ADD note int FIRST").await;
+        world[system].execute(&format!("INSERT INTO item (id, name) VALUES ({}, 'later')", system.len() + 10)).await;
+    }
+    world.quiet().await;
+
+    for system in ["crm", "shop"] {
+        let rows = world[system].rows("SELECT id, name FROM item ORDER BY id").await;
+        let found: Vec<String> =
+            rows.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(found, ["1 from crm", "2 from shop", "13 later", "14 later"], "{system}");
     }
 }

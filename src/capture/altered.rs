@@ -139,6 +139,19 @@ impl Logged<'_> {
         self.unseen(format!("{table} was renamed to {to}")).because(Moved { table, to })
     }
 
+    /// The log names no columns, and the catalog shows the table as it was at another time.
+    pub fn unnamed(self) -> Error {
+        let message = format!("the log names no columns of {}, and the table was altered", self.wanted.name);
+        match self.seen {
+            false => self.unseen(message),
+            true => Error::stop(
+                format!("{message} since these rows were logged"),
+                "SET GLOBAL binlog_row_metadata=FULL, then begin anew at the log's present end and compare the tables",
+            )
+            .code(ALTERED),
+        }
+    }
+
     fn gone(self, column: &str) -> Error {
         let message =
             format!("column {column:?} of {} is not in the log's table: the table was altered", self.wanted.name);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::catalog::{ColumnType, TableName};
+use crate::catalog::{Column, ColumnType, TableName};
 use crate::change::{Micros, Op};
 use crate::error::Result;
 use crate::marker::Marker;
@@ -51,6 +51,8 @@ pub struct TableNow {
     pub at: Option<Position>,
     /// Every column, wanted or not.
     pub columns: Vec<String>,
+    /// The same, as the catalog describes them: what a log that names no columns is read by.
+    pub shape: Vec<Column>,
     /// Former names of wanted columns, by place.
     pub formerly: Vec<(usize, Vec<String>)>,
     /// The binding takes columns by their names: one that the catalog does not show matters.

@@ -202,7 +202,9 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
     demand("log_bin", "ON", "changes are in no log", true);
     demand("binlog_format", "ROW", "the log holds statements, not rows", false);
     demand("binlog_row_image", "FULL", "the log holds only parts of the rows", false);
-    demand("binlog_row_metadata", "FULL", "the log does not name the columns", false);
+    if !minimal(facts) {
+        demand("binlog_row_metadata", "FULL", "the log does not describe the columns", false);
+    }
     if facts.variables.get("server_id").is_some_and(|id| id == "0") {
         findings.push(Finding::error(system, "server_id is 0: the server sends its log to nobody").by_administrator(
             format!("{}\n-- any number that no other server of yours has", set("server_id", "1", false)),
@@ -238,6 +240,11 @@ fn settings(system: &str, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// The log describes its columns, but does not name them.
+fn minimal(facts: &Facts) -> bool {
+    facts.variables.get("binlog_row_metadata").is_some_and(|value| value.eq_ignore_ascii_case("MINIMAL"))
+}
+
 /// What works, but loses something when a server fails.
 fn risks(system: &str, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -250,6 +257,11 @@ fn risks(system: &str, facts: &Facts) -> Vec<Finding> {
             );
         }
     };
+    if minimal(facts) {
+        let why =
+            "the log does not name the columns; rows from before an ALTER TABLE that the agent has not seen stop it";
+        advise("binlog_row_metadata", "FULL", why, false);
+    }
     advise("innodb_flush_log_at_trx_commit", "1", LOST, false);
     let order = "a transaction may enter the log behind a later one of its domain, and a position would skip it";
     advise("gtid_strict_mode", "ON", order, false);
@@ -497,7 +509,7 @@ pub(crate) mod tests {
             ("log_bin", "OFF"),
             ("binlog_format", "MIXED"),
             ("binlog_row_image", "MINIMAL"),
-            ("binlog_row_metadata", "MINIMAL"),
+            ("binlog_row_metadata", "NO_LOG"),
             ("gtid_mode", "OFF"),
             ("server_id", "0"),
             ("sync_binlog", "0"),
@@ -521,7 +533,7 @@ error: shop: binlog_row_image is MINIMAL: the log holds only parts of the rows
     -- as an administrator:
     SET GLOBAL binlog_row_image = 'FULL';
     # my.cnf, [mysqld]: binlog_row_image = FULL
-error: shop: binlog_row_metadata is MINIMAL: the log does not name the columns
+error: shop: binlog_row_metadata is NO_LOG: the log does not describe the columns
     -- as an administrator:
     SET GLOBAL binlog_row_metadata = 'FULL';
     # my.cnf, [mysqld]: binlog_row_metadata = FULL

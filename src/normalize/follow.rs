@@ -211,6 +211,7 @@ pub fn judge(
             wanted.now = Some(Arc::new(TableNow {
                 at: seen.at.clone(),
                 columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+                shape: table.columns.clone(),
                 formerly: wanted.columns.iter().enumerate().filter_map(formerly).collect(),
                 by_name: by_name && !lists_columns(entity) && binding.role.captures(),
                 awaited,

@@ -14,10 +14,12 @@
 //! Protocol: MySQL internals, "Binlog Event"; MariaDB, "Replication Protocol".
 
 mod rows;
+mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use self::unnamed::Altered;
 use super::bytes::Bytes;
 use super::decode::{Cell, Scratch};
 use super::event::{ARTIFICIAL, Event, IGNORABLE, kind};
@@ -100,6 +102,7 @@ pub struct Reader {
     transaction: Option<Transaction>,
     /// Prepared and not decided, by xid.
     prepared: BTreeSet<Arc<str>>,
+    altered: Altered,
     /// The position moved since the sink heard of it.
     moved: bool,
     scratch: Scratch,
@@ -135,6 +138,7 @@ impl Reader {
             server_uuid: String::new(),
             transaction: None,
             prepared: BTreeSet::new(),
+            altered: Altered::default(),
             moved: false,
             scratch: Scratch::default(),
             txid: String::new(),
@@ -372,6 +376,10 @@ impl Reader {
                 "ALTER TABLE … DROP SYSTEM VERSIONING, or take the table out of the configuration; then begin anew at the \
                  log's present end and compare the tables",
             ));
+        }
+        let repeated = transaction.repeated;
+        if !repeated && matches!(statement, Statement::Other | Statement::Drop(_) | Statement::Rename(_)) {
+            self.note_altered(&query.text, query.cut);
         }
         let Some(transaction) = &mut self.transaction else { return Err(malformed("query")) };
         if transaction.repeated {

@@ -52,11 +52,43 @@ impl MyCapture {
             .map_err(|error| error.at(spec.start.clone()))?;
         let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?
             .with_prepared(&spec.prepared);
+        let reader = match names_columns(&mut wire).await? {
+            true => reader,
+            false => reader.reads_unnamed(altered(config, &spec, gtids_on).await?),
+        };
         let id = stream::server_id(&reader_name(&spec.agent, config, "log"), &spec.identity);
         let stream = Stream::open(wire, id, from).await.map_err(|error| error.at(spec.start.clone()))?;
         tracing::info!(position = %spec.start, version, server_id = id, "reading the binlog");
         Ok(MyCapture { stream, reader })
     }
+}
+
+/// The log names the columns of its rows.
+async fn names_columns(wire: &mut Wire) -> Result<bool> {
+    let row = wire.row("SELECT @@GLOBAL.binlog_row_metadata", "reading binlog_row_metadata").await?;
+    Ok(row.first().and_then(Option::as_deref) == Some("FULL"))
+}
+
+/// How often each table may have been altered between the start and when its catalog was read:
+/// the log is gone through up to there, for statements alone.
+async fn altered(config: &ConnectConfig, spec: &CaptureSpec, gtids_on: bool) -> Result<Vec<u32>> {
+    let mut wire = Wire::connect(config).await?;
+    let reader = binlog::Reader::new(wire.flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?;
+    let mut reader = reader.with_prepared(&spec.prepared).scanning();
+    // All tables of a system are looked at together.
+    let end = spec.tables.iter().find_map(|table| table.now.as_deref()?.at.as_ref());
+    let Some(end) = end.filter(|end| !spec.start.reached(end)) else { return Ok(reader.counted()) };
+    let id = stream::server_id(&reader_name(&spec.agent, config, "scan"), &spec.identity);
+    let (from, _) = stream::begin(&mut wire, &spec.start, &spec.identity).await?;
+    let mut stream = Stream::open(wire, id, from).await?;
+    while !reader.position().reached(end) {
+        let Some(event) = stream.next(PATIENCE).await? else { continue };
+        // Where this one stops, the capture stops, too.
+        if reader.event(event, &mut Proof { seen: false }).is_err() {
+            break;
+        }
+    }
+    Ok(reader.counted())
 }
 
 /// One server may hold several databases that are systems, each with readers of its own.

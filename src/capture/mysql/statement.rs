@@ -10,7 +10,12 @@ use super::bytes::{Bytes, inflate};
 pub struct Query {
     pub schema: String,
     pub text: String,
+    /// The text goes on.
+    pub cut: bool,
 }
+
+/// What is kept of a statement's text.
+const TEXT_MAX: usize = 4096;
 
 /// Data of a query event; `compressed` is MariaDB's form of it.
 pub fn parse_query(data: &[u8], compressed: bool) -> Option<Query> {
@@ -28,9 +33,10 @@ pub fn parse_query(data: &[u8], compressed: bool) -> Option<Query> {
         String::from_utf8_lossy(&plain).into_owned()
     } else {
         // Only the beginning is looked at; an INSERT may be megabytes.
-        String::from_utf8_lossy(&bytes.0[..bytes.0.len().min(4096)]).into_owned()
+        String::from_utf8_lossy(&bytes.0[..bytes.0.len().min(TEXT_MAX)]).into_owned()
     };
-    Some(Query { schema, text })
+    let cut = !compressed && bytes.0.len() > TEXT_MAX;
+    Some(Query { schema, text, cut })
 }
 
 /// Of a table, with its schema where the statement says it.

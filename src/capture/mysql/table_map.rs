@@ -9,11 +9,12 @@
 
 use super::bytes::{Bytes, bit};
 use crate::capture::altered::Logged;
-use crate::capture::{WantedColumn, WantedTable};
+use crate::capture::{TableNow, WantedColumn, WantedTable};
 use crate::catalog::{ColumnType, TableName};
 use crate::charset::{self, Charset};
 use crate::connect::mysql::Flavour;
 use crate::error::{Error, Result};
+use crate::marker;
 use crate::normalize::recast::leads;
 use crate::value::Kind;
 
@@ -181,19 +182,28 @@ const VAR_STRING: u8 = 253;
 const STRING: u8 = 254;
 const GEOMETRY: u8 = 255;
 
+/// What a table map is read by that names no columns (`binlog_row_metadata=MINIMAL`).
+#[derive(Debug, Clone, Copy)]
+pub enum Unnamed<'a> {
+    Refused,
+    /// The marker has the columns that we gave it.
+    Marker,
+    /// Nothing was altered between these rows and when the catalog was read.
+    Catalog(&'a TableNow),
+    /// Something was.
+    Altered,
+}
+
 /// Matches the log's columns with the wanted ones. `seen`: they were logged before the catalog
 /// was read.
-pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout> {
-    let Some((described, named)) = describe(head.rest, head.flavour) else {
+pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool, unnamed: Unnamed<'_>) -> Result<Layout> {
+    let Some((mut described, named, nullable)) = describe(head.rest, head.flavour) else {
         return Err(Error::stop(format!("the table map of {} is malformed", wanted.name), "report this as a bug"));
     };
-    if !named {
-        return Err(Error::stop(
-            format!("the log names no columns of {}", wanted.name),
-            "SET GLOBAL binlog_row_metadata=FULL, and binlog_row_metadata=FULL in the server's configuration",
-        ));
-    }
     let logged = Logged { wanted, seen };
+    if !named {
+        name(&mut described, nullable, logged, unnamed)?;
+    }
     let names: Vec<&str> = described.iter().map(|column| column.name.unwrap_or("?")).collect();
     let types: Vec<Option<LogType>> = described.iter().map(Described::log_type).collect();
     let fits = |at: usize, place: usize| {
@@ -223,12 +233,52 @@ pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool) -> Result<Layout
     Ok(Layout { columns, width: wanted.columns.len(), absent })
 }
 
-/// The columns, and whether they have names.
-fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>>, bool)> {
+/// Gives the columns the names of the catalog, after they were found to be the same.
+fn name<'a>(described: &mut [Described<'a>], nullable: &[u8], logged: Logged<'a>, unnamed: Unnamed<'a>) -> Result<()> {
+    let table = &logged.wanted.name;
+    let stop = |what: &str| {
+        Error::stop(
+            format!("the log names no columns of {table}{what}"),
+            "SET GLOBAL binlog_row_metadata=FULL, and binlog_row_metadata=FULL in the server's configuration",
+        )
+    };
+    let now = match unnamed {
+        Unnamed::Refused => return Err(stop("")),
+        Unnamed::Altered => return Err(logged.unnamed()),
+        Unnamed::Marker => {
+            if described.len() != marker::COLUMNS.len()
+                || !described.iter().zip(MARKER).all(|(c, kind)| c.kind == kind || (c.kind, kind) == (STRING, VARCHAR))
+            {
+                return Err(stop(", and they are not those of a marker"));
+            }
+            described.iter_mut().zip(marker::COLUMNS).for_each(|(column, name)| column.name = Some(name));
+            return Ok(());
+        }
+        Unnamed::Catalog(now) => now,
+    };
+    if described.len() != now.shape.len() {
+        let (log, catalog) = (described.len(), now.shape.len());
+        return Err(stop(&format!(", and has {log} where the catalog shows {catalog}")));
+    }
+    for (index, (column, shown)) in described.iter_mut().zip(&now.shape).enumerate() {
+        if bit(nullable, index) != shown.nullable || !column.is_declared(&shown.type_name.to_lowercase()) {
+            return Err(stop(&format!(", and number {} is not {:?} of the catalog", index + 1, shown.name)));
+        }
+        column.name = Some(&shown.name);
+        if let ColumnType::Enum { labels } | ColumnType::Set { labels } = &shown.ty {
+            column.labels = labels.iter().map(String::as_bytes).collect();
+            column.collation = Some(UTF8MB4);
+        }
+    }
+    Ok(())
+}
+
+/// Columns, whether they have names, and which may be NULL.
+fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>>, bool, &[u8])> {
     let count = usize::try_from(bytes.lenenc()?).ok()?;
     let kinds = bytes.take(count)?;
     let mut metadata = Bytes(bytes.sized()?);
-    bytes.skip(count.div_ceil(8))?;
+    let nullable = bytes.take(count.div_ceil(8))?;
     let mut columns = Vec::with_capacity(count);
     for kind in kinds {
         columns.push(Described::new(*kind, &mut metadata)?);
@@ -255,7 +305,7 @@ fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>
             _ => {}
         }
     }
-    Some((columns, named || count == 0))
+    Some((columns, named || count == 0, nullable))
 }
 
 fn signedness(columns: &mut [Described<'_>], bits: &[u8]) {
@@ -343,6 +393,52 @@ impl<'a> Described<'a> {
                 self.kind,
                 STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | BLOB_COMPRESSED | VARCHAR_COMPRESSED
             )
+    }
+
+    /// May be a column of this declaration, `decimal(12,2) unsigned`, as far as the log says.
+    fn is_declared(&self, declared: &str) -> bool {
+        let end = declared.find(['(', ' ']).unwrap_or(declared.len());
+        let (base, rest) = declared.split_at(end);
+        let within = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or("", |(within, _)| within);
+        let binary = self.charset() == Some(Charset::Binary);
+        let digits = || within.parse::<u16>().unwrap_or(0);
+        let signs = self.unsigned == rest.contains("unsigned");
+        let labels = || rest.matches("','").count() + 1;
+        match base {
+            "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "float" | "double" => {
+                let kinds =
+                    [("tinyint", TINY), ("smallint", SHORT), ("mediumint", INT24), ("int", LONG), ("integer", LONG)];
+                let kinds = kinds.into_iter().chain([("bigint", LONGLONG), ("float", FLOAT), ("double", DOUBLE)]);
+                signs && kinds.into_iter().any(|(name, kind)| name == base && kind == self.kind)
+            }
+            "decimal" => {
+                let (precision, scale) = within.split_once(',').unwrap_or((within, "0"));
+                let meta = precision.parse::<u16>().ok().zip(scale.trim().parse::<u16>().ok());
+                self.kind == NEWDECIMAL && signs && meta.is_some_and(|(p, s)| p << 8 | s == self.meta)
+            }
+            "year" => self.kind == YEAR,
+            "date" => matches!(self.kind, DATE | NEWDATE),
+            "time" => self.kind == TIME2 && self.meta == digits(),
+            "datetime" => self.kind == DATETIME2 && self.meta == digits(),
+            "timestamp" => self.kind == TIMESTAMP2 && self.meta == digits(),
+            "bit" => self.kind == BIT && (self.meta >> 8) * 8 + (self.meta & 0xff) == digits(),
+            "char" => self.kind == STRING && !binary,
+            "binary" => self.kind == STRING && binary,
+            "varchar" => self.kind == VARCHAR && !binary,
+            "varbinary" => self.kind == VARCHAR && binary,
+            "uuid" | "inet4" | "inet6" => self.kind == STRING,
+            "tinytext" | "tinyblob" => self.kind == BLOB && self.meta == 1,
+            "text" | "blob" => self.kind == BLOB && self.meta == 2,
+            "mediumtext" | "mediumblob" => self.kind == BLOB && self.meta == 3,
+            "longtext" | "longblob" => self.kind == BLOB && self.meta == 4,
+            "json" => self.kind == JSON || self.kind == BLOB && self.meta == 4,
+            "enum" => self.kind == ENUM && self.meta == if labels() > 255 { 2 } else { 1 },
+            "set" => self.kind == SET && usize::from(self.meta) == set_bytes(labels()),
+            "vector" => matches!(self.kind, VECTOR | VARCHAR),
+            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
+            | "geometrycollection" | "geomcollection" => self.kind == GEOMETRY,
+            _ => false,
+        }
     }
 
     fn is_labelled(&self) -> bool {
@@ -487,6 +583,20 @@ pub fn covers(layout: &Layout, present: &[u8]) -> bool {
     layout.columns.iter().enumerate().all(|(index, column)| column.place.is_none() || bit(present, index))
 }
 
+/// A set of so many labels takes 1, 2, 3, 4 or 8 bytes.
+fn set_bytes(labels: usize) -> usize {
+    match labels.div_ceil(8) {
+        few @ 0..=4 => few,
+        _ => 8,
+    }
+}
+
+/// Kinds of the marker's columns, in their order.
+const MARKER: [u8; 8] = [VARCHAR, LONG, VARCHAR, LONGLONG, LONGLONG, LONGLONG, VARCHAR, VARCHAR];
+
+/// Of `utf8mb4_general_ci`, which every server has.
+const UTF8MB4: u64 = 45;
+
 /// The columns of the marker table that are read, as a wanted table.
 pub fn marker_table(name: &TableName) -> WantedTable {
     let text = || ColumnType::Text { chars: None, bytes: None };
@@ -569,7 +679,7 @@ pub mod tests {
         );
         let head = head(&data, Flavour::Mysql).expect("well formed");
 
-        let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false).expect("matches");
+        let layout = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false, Unnamed::Refused).expect("matches");
 
         assert_eq!((head.id, head.schema, head.table), (9, "d", "t"));
         assert_eq!(layout.columns[0].ty, LogType::Sized { prefix: 1, binary: true });
@@ -582,9 +692,13 @@ pub mod tests {
     fn a_table_that_no_longer_agrees_stops() {
         let stop = |columns: &[(u8, &[u8], &str)], extra: &[u8]| {
             let data = table_map(9, "d", "t", columns, extra);
-            let error =
-                layout(head(&data, Flavour::Mysql).expect("well formed"), &wanted(&[("id", INT), ("c", TEXT)]), false)
-                    .expect_err("must stop");
+            let error = layout(
+                head(&data, Flavour::Mysql).expect("well formed"),
+                &wanted(&[("id", INT), ("c", TEXT)]),
+                false,
+                Unnamed::Refused,
+            )
+            .expect_err("must stop");
             assert_eq!(error.recovery, crate::error::Recovery::Stop);
             error.full()
         };
@@ -612,7 +726,8 @@ pub mod tests {
             ("e", ColumnType::Enum { labels: label() }),
             ("s", ColumnType::Set { labels: label() }),
         ]);
-        let layout = layout(head(&data, Flavour::Mysql).expect("well formed"), &wanted, false).expect("matches");
+        let layout = layout(head(&data, Flavour::Mysql).expect("well formed"), &wanted, false, Unnamed::Refused)
+            .expect("matches");
 
         assert_eq!(layout.columns[1].reading, Reading::Text(charset::named("latin1").expect("known")));
         assert_eq!(layout.columns[2].ty, LogType::Enum { bytes: 1, labels: label() });
@@ -629,7 +744,8 @@ pub mod tests {
             (Flavour::Mariadb, &[2, 3, 8, 0, 63]),
         ] {
             let data = table_map(9, "d", "t", columns, extra);
-            let layout = layout(head(&data, flavour).expect("well formed"), &wanted, false).expect("matches");
+            let layout =
+                layout(head(&data, flavour).expect("well formed"), &wanted, false, Unnamed::Refused).expect("matches");
             assert_eq!(layout.columns[2].reading, Reading::Text(charset::named("latin1").expect("known")));
         }
     }
@@ -644,7 +760,7 @@ pub mod tests {
             data[at] = byte;
             data.truncate(data.len().saturating_sub(cut));
             if let Some(head) = head(&data, Flavour::Mariadb) {
-                let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false);
+                let _ = layout(head, &wanted(&[("id", INT), ("c", TEXT)]), false, Unnamed::Refused);
             }
         }
     }

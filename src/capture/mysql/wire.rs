@@ -102,7 +102,9 @@ impl Wire {
         greeting: &HandshakePacket<'_>,
         tls: bool,
     ) -> Result<Wire> {
-        self.version = greeting.server_version_str().into_owned();
+        let version = greeting.server_version_str();
+        // MariaDB 10 puts a number in front of its own, for old replicas.
+        self.version = version.strip_prefix("5.5.5-").unwrap_or(&version).to_owned();
         let mariadb = self.version.to_ascii_lowercase().contains("mariadb");
         self.flavour = if mariadb { Flavour::Mariadb } else { Flavour::Mysql };
         let mut plugin = match greeting.auth_plugin() {

@@ -7,7 +7,7 @@
 use super::super::bytes::{Bytes, inflate};
 use super::super::decode::{self, Cell, Parts, Scratch};
 use super::super::event::{Event, kind};
-use super::super::table_map::{self, Layout};
+use super::super::table_map::{self, Layout, Unnamed};
 use super::{Id, Mapped, Reader, malformed};
 use crate::capture::altered::seen;
 use crate::capture::{RowEvent, Sink, WantedTable};
@@ -23,7 +23,7 @@ const INFLATED_KEPT: usize = 1 << 20;
 
 impl Reader {
     pub(super) fn table_map(&mut self, data: &[u8]) -> Result<()> {
-        if self.transaction.as_ref().is_some_and(super::Transaction::is_passed_over) {
+        if self.altered.scanning || self.transaction.as_ref().is_some_and(super::Transaction::is_passed_over) {
             return Ok(());
         }
         let head = table_map::head(data, self.flavour).ok_or_else(|| malformed("table map"))?;
@@ -33,10 +33,15 @@ impl Reader {
         }
         let named = |name: &TableName| name.schema == head.schema && name.name == head.table;
         let mapped = if named(&self.marker.name) {
-            Mapped::Marker { map: data.to_vec(), layout: table_map::layout(head, &self.marker, false)? }
+            Mapped::Marker {
+                map: data.to_vec(),
+                layout: table_map::layout(head, &self.marker, false, Unnamed::Marker)?,
+            }
         } else if let Some(table) = self.tables.iter().position(|table| named(&table.name)).or_else(|| self.other(head))
         {
-            let layout = table_map::layout(head, &self.tables[table], self.is_seen(&self.tables[table]))?;
+            let wanted = &self.tables[table];
+            let seen = self.is_seen(wanted);
+            let layout = table_map::layout(head, wanted, seen, self.altered.unnamed(table, wanted, seen))?;
             Mapped::Wanted { map: data.to_vec(), layout, table }
         } else {
             Mapped::Unwanted
@@ -61,11 +66,11 @@ impl Reader {
     }
 
     /// The transaction in flight was logged before the table's catalog was read.
-    fn is_seen(&self, table: &WantedTable) -> bool {
+    pub(super) fn is_seen(&self, table: &WantedTable) -> bool {
         seen(table.now.as_deref(), |end| self.is_before(end))
     }
 
-    fn is_before(&self, end: &Position) -> bool {
+    pub(super) fn is_before(&self, end: &Position) -> bool {
         let Some(transaction) = &self.transaction else { return false };
         match (&transaction.id, end) {
             (Id::Mysql { source, number }, Position::Mysql { gtids, .. }) => gtids.contains(source, *number),
@@ -78,6 +83,9 @@ impl Reader {
     }
 
     pub(super) fn rows(&mut self, event: Event<'_>, sink: &mut dyn Sink) -> Result<()> {
+        if self.altered.scanning {
+            return Ok(());
+        }
         let Some(transaction) = &mut self.transaction else { return Err(malformed("rows outside of a transaction")) };
         if transaction.is_passed_over() {
             return Ok(());

@@ -1,6 +1,6 @@
 use super::super::table_map::tests::{table_map, wanted};
 use super::*;
-use crate::capture::RowEvent;
+use crate::capture::{RowEvent, TableNow};
 use crate::catalog::ColumnType;
 use crate::error::Recovery;
 
@@ -323,5 +323,40 @@ proptest::proptest! {
             let _ = feed(&mut reader, events);
             let _ = feed(&mut reader, [(kind, data)]);
         }
+    }
+}
+
+/// Of a log that names no columns: whatever may leave a table with other columns is counted,
+/// under its own name and under one that it has for a while.
+#[test]
+fn what_may_alter_a_table_is_counted_under_each_of_its_names() {
+    let end = |gtids: &str| Position::Mysql {
+        gtids: gtids.parse().expect("valid"),
+        binlog: BinlogPosition::default(),
+        server_uuid: "u".into(),
+    };
+    let until = end(&format!("{UUID}:1-20"));
+    for (text, expected) in [
+        ("ALTER TABLE t ADD x int", 1),
+        ("ALTER TABLE `d`.`T2` ADD x int FIRST", 1),
+        ("ALTER TABLE t2 ADD x int, RENAME TO t", 1),
+        ("RENAME TABLE t TO t_old, t_new TO t", 1),
+        ("DROP TABLE t", 1),
+        ("CREATE OR REPLACE TABLE t (b int, a int)", 1),
+        ("ALTER TABLE t3 ADD x int", 0),
+        ("DROP TABLE t22, x", 0),
+        ("TRUNCATE t", 0),
+    ] {
+        let mut reader = reader(Flavour::Mysql);
+        let also = vec![(TableName { schema: "d".into(), name: "t2".into() }, until.clone())];
+        reader.tables[0].now = Some(Arc::new(TableNow { at: Some(until.clone()), also, ..TableNow::default() }));
+        let mut reader = reader.scanning();
+
+        // The last of them lies behind the end: it is no longer the table's.
+        let (_, done) = feed(&mut reader, [gtid(5), query(text), gtid(21), query("ALTER TABLE t2 ADD y int")]);
+
+        done.expect(text);
+        assert_eq!(reader.altered.behind, [false], "{text}");
+        assert_eq!(reader.counted(), [expected], "{text}");
     }
 }
