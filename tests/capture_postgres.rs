@@ -783,3 +783,104 @@ async fn a_unix_socket_an_md5_password_and_a_wrong_one() {
     let error = PgCapture::connect(&wrong, source.spec.clone()).await.err().unwrap();
     assert_eq!(error.code.as_deref(), Some("28P01"), "{}", error.full());
 }
+
+/// What the manual has beside plain tables and statements: quoted names, dropped columns, identities,
+/// generated columns, savepoints, messages, two phases, tables outside of the log.
+#[tokio::test]
+async fn rarer_forms_are_ordinary_changes() {
+    for kind in [Kind::Postgres15, Kind::Postgres17, Kind::Postgres18] {
+        let server = Arc::new(Server::private(kind, &["-c", "max_prepared_transactions=5"]).await);
+        let source = Source::new(
+            Db::on(&server, &unique()).await,
+            "CREATE TABLE \"T \"\"q\"\"\" (gone int, \"Id\" int PRIMARY KEY, gone_too text, \
+             n int GENERATED ALWAYS AS IDENTITY, v text, g int GENERATED ALWAYS AS (\"Id\" * 2) STORED); \
+             ALTER TABLE \"T \"\"q\"\"\" DROP gone, DROP gone_too; \
+             CREATE TABLE i (a int, k int PRIMARY KEY, b text); CREATE UNIQUE INDEX ik ON i (k); \
+             ALTER TABLE i ALTER b SET STORAGE EXTERNAL; ALTER TABLE i REPLICA IDENTITY USING INDEX ik; \
+             CREATE TABLE child (k int REFERENCES i (k)); CREATE UNLOGGED TABLE aside (a int)",
+            &["T \"q\"", "i"],
+        )
+        .await;
+        for sql in [
+            "BEGIN; SELECT pg_logical_emit_message(true, 'theirs', 'x'); INSERT INTO \"T \"\"q\"\"\" (\"Id\", v) VALUES \
+             (1, 'a'); SAVEPOINT s; INSERT INTO \"T \"\"q\"\"\" (\"Id\") VALUES (2); ROLLBACK TO s; SAVEPOINT t; UPDATE \
+             \"T \"\"q\"\"\" SET v = NULL; RELEASE t; INSERT INTO aside VALUES (1); CREATE TEMP TABLE own (a int); \
+             INSERT INTO own VALUES (1); COMMIT",
+            "SELECT pg_logical_emit_message(false, 'theirs', 'x')",
+            "BEGIN; INSERT INTO i VALUES (1, 1, repeat('x', 5000)); PREPARE TRANSACTION 'p'",
+            "BEGIN; INSERT INTO i VALUES (9, 9, ''); PREPARE TRANSACTION 'q'",
+            "UPDATE \"T \"\"q\"\"\" SET v = 'between'",
+            "COMMIT PREPARED 'p'",
+            "ROLLBACK PREPARED 'q'",
+            "UPDATE i SET k = 2",
+            "DELETE FROM i",
+            "TRUNCATE i RESTART IDENTITY CASCADE",
+        ] {
+            source.db.execute(sql).await;
+        }
+
+        let recorded = source.read().await;
+
+        let big = format!("Text({:?})", "x".repeat(5000));
+        let rows: Vec<String> = recorded
+            .lines
+            .iter()
+            .filter(|line| *line != "begin" && *line != "commit")
+            .map(|line| line.replace(&big, "BIG"))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "insert 0 - => Int(1) Int(1) Text(\"a\")",
+                "update 0 - => Int(1) Int(1) NULL",
+                "update 0 - => Int(1) Int(1) Text(\"between\")",
+                "insert 1 - => Int(1) Int(1) BIG",
+                "update 1 not sent Int(1) not sent => Int(1) Int(2) not sent",
+                "delete 1 not sent Int(2) not sent => -",
+                "truncate 1",
+            ],
+            "{}",
+            kind.name()
+        );
+    }
+}
+
+/// The table's identity is told, the partition's is logged: an old row with NULL for what is not
+/// there would be taken for the truth.
+#[tokio::test]
+async fn a_partition_whose_identity_is_weaker_than_its_tables_stops_the_flow() {
+    let ddl = "CREATE TABLE p (id int PRIMARY KEY, a int, big text) PARTITION BY RANGE (id); \
+               CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER big SET STORAGE EXTERNAL; \
+               ALTER TABLE p REPLICA IDENTITY FULL";
+    for update in ["UPDATE p SET a = 2", "UPDATE p SET id = 2"] {
+        let source = Source::new(Db::new(Kind::Postgres17).await, ddl, &["p"]).await;
+        source.db.execute("INSERT INTO p VALUES (1, 1, repeat('x', 5000))").await;
+        source.db.execute(update).await;
+
+        let error = source.read_to_error().await;
+
+        assert_eq!(error.recovery, Recovery::Stop);
+        assert!(error.message.contains("public.p, though its replica identity is FULL"), "{}", error.full());
+        assert!(error.hint.contains("for each partition"), "{}", error.full());
+    }
+    let strong = format!("{ddl}; ALTER TABLE p1 REPLICA IDENTITY FULL");
+    let source = Source::new(Db::new(Kind::Postgres17).await, &strong, &["p"]).await;
+    source.db.execute("INSERT INTO p VALUES (1, 1, 'x'); UPDATE p SET a = 2; DELETE FROM p").await;
+    assert_eq!(source.read().await.rows, 3);
+}
+
+/// Under their own names the rows of partitions would be nobody's.
+#[tokio::test]
+async fn partitions_that_are_published_by_themselves_are_refused() {
+    let ddl = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+               CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)";
+    let source = Source::new(Db::new(Kind::Postgres17).await, ddl, &["p"]).await;
+    let publication = publication_name(&source.spec.agent);
+    let leaves = format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = false)");
+    source.db.admin().await.execute(&leaves).await;
+
+    let error = PgCapture::connect(&source.db.connect_config(), source.spec.clone()).await.err().unwrap();
+
+    assert_eq!(error.recovery, Recovery::Stop);
+    assert!(error.hint.contains("SET (publish_via_partition_root = true)"), "{}", error.full());
+}

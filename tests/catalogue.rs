@@ -233,6 +233,16 @@ async fn a_table_that_cannot_be_kept_in_step() {
             "the key may be NULL, shop",
         )),
         my(Case::new("replica identity").after_setup().app("crm", "ALTER TABLE contact REPLICA IDENTITY DEFAULT")),
+        my(Case::new("a partition of weaker replica identity")
+            .after_setup()
+            .app(
+                "crm",
+                "DROP TABLE contact; CREATE TABLE contact (id int PRIMARY KEY, name varchar(50)) PARTITION BY RANGE (id); \
+                 CREATE TABLE \"Part 1\" PARTITION OF contact DEFAULT; ALTER TABLE contact REPLICA IDENTITY FULL; \
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON contact TO {agent}",
+            )
+            .admin("crm", "ALTER PUBLICATION anechoic_{id} ADD TABLE contact")),
+        my(table("crm", "CREATE TABLE heir () INHERITS (contact)", "inherited")),
         my(Case::new("the publication was narrowed")
             .after_setup()
             .admin("crm", "ALTER PUBLICATION anechoic_{id} SET TABLE {marker}.marker, contact WHERE (id > 0)")),

@@ -60,6 +60,12 @@ pub struct TableFacts {
     pub primary_key: Vec<String>,
     pub identity: Option<ReplicaIdentity>,
     pub sequences: Vec<Sequence>,
+    /// The columns of the index that is its identity.
+    pub identity_columns: Vec<String>,
+    /// Its leaf partitions, each with an identity of its own.
+    pub partitions: Vec<(TableName, ReplicaIdentity)>,
+    /// Tables that inherit from it, quoted.
+    pub heirs: Vec<String>,
 }
 
 /// What numbers a column.
@@ -71,6 +77,15 @@ pub struct Sequence {
     pub step: i64,
     /// Its last value where we may know it, else what it began with.
     pub value: i64,
+}
+
+fn identity(code: &str) -> ReplicaIdentity {
+    match code {
+        "d" => ReplicaIdentity::Default,
+        "f" => ReplicaIdentity::Full,
+        "i" => ReplicaIdentity::Index,
+        _ => ReplicaIdentity::Nothing,
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -112,10 +127,20 @@ const TABLES: &str = "SELECT c.oid IS NOT NULL AS found, pg_get_userbyid(c.relow
     c.relpersistence = 'p' AS permanent, row_security_active(c.oid) AS rows_hidden, \
     ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
     AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisprimary) AS primary_key, \
-    c.relreplident::text AS identity \
+    c.relreplident::text AS identity, \
+    ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
+    AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisreplident) AS identity_columns, \
+    ARRAY(SELECT format('%I.%I', hn.nspname, hc.relname) FROM pg_inherits h JOIN pg_class hc ON hc.oid = h.inhrelid \
+    JOIN pg_namespace hn ON hn.oid = hc.relnamespace WHERE h.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1) AS heirs, \
+    l.schemas AS leaf_schemas, l.names AS leaf_names, l.identities AS leaf_identities \
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t(schema, name, ord) \
     LEFT JOIN pg_namespace n ON n.nspname = t.schema \
-    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') ORDER BY t.ord";
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') \
+    CROSS JOIN LATERAL (SELECT coalesce(array_agg(ln.nspname::text ORDER BY lc.oid), '{}') AS schemas, \
+    coalesce(array_agg(lc.relname::text ORDER BY lc.oid), '{}') AS names, \
+    coalesce(array_agg(lc.relreplident::text ORDER BY lc.oid), '{}') AS identities \
+    FROM pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) p JOIN pg_class lc ON lc.oid = p.relid \
+    JOIN pg_namespace ln ON ln.oid = lc.relnamespace WHERE p.isleaf) l ORDER BY t.ord";
 
 /// Identity columns own their sequence, other defaults name one.
 const SEQUENCES: &str = "SELECT t.ord, a.attname::text, format('%I.%I', sn.nspname, sc.relname), s.seqincrement, \
@@ -191,6 +216,13 @@ async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Option<
     Ok(tables)
 }
 
+fn partitions(row: &Row) -> Vec<(TableName, ReplicaIdentity)> {
+    let texts = |column: &str| row.get::<_, Vec<String>>(column);
+    let names = texts("leaf_schemas").into_iter().zip(texts("leaf_names"));
+    let leaf = |((schema, name), code): ((String, String), String)| (TableName { schema, name }, identity(&code));
+    names.zip(texts("leaf_identities")).map(leaf).collect()
+}
+
 fn table_facts(row: &Row) -> TableFacts {
     let privileges = [("s", "SELECT"), ("i", "INSERT"), ("u", "UPDATE"), ("d", "DELETE")];
     TableFacts {
@@ -202,13 +234,11 @@ fn table_facts(row: &Row) -> TableFacts {
         permanent: row.get("permanent"),
         rows_hidden: row.get("rows_hidden"),
         primary_key: row.get("primary_key"),
-        identity: match row.get::<_, String>("identity").as_str() {
-            "d" => Some(ReplicaIdentity::Default),
-            "f" => Some(ReplicaIdentity::Full),
-            "i" => Some(ReplicaIdentity::Index),
-            _ => Some(ReplicaIdentity::Nothing),
-        },
         sequences: Vec::new(),
+        identity: Some(identity(&row.get::<_, String>("identity"))),
+        identity_columns: row.get("identity_columns"),
+        partitions: partitions(row),
+        heirs: row.get("heirs"),
     }
 }
 
@@ -374,6 +404,15 @@ fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFa
                 .by_owner(format!("ALTER TABLE {} SET LOGGED;", quoted_table(&need.name))),
         ));
     }
+    if !table.heirs.is_empty() {
+        let parent = quoted_table(&need.name);
+        let part: Vec<String> =
+            table.heirs.iter().map(|heir| format!("ALTER TABLE {heir} NO INHERIT {parent};")).collect();
+        findings.push(here(
+            Finding::error(system, "other tables inherit from it: their rows are seen in it, but logged as theirs")
+                .by_owner(format!("-- or make it a partitioned table\n{}", part.join("\n"))),
+        ));
+    }
     if table.rows_hidden {
         findings.push(here(
             Finding::error(system, format!("row level security hides rows from role {:?}", facts.role))
@@ -395,6 +434,18 @@ fn grant(facts: &Facts, name: &TableName, table: &TableFacts, missing: &[&str]) 
     lines.join("\n")
 }
 
+/// Partitions whose old rows the log holds less of than their table's identity says; `full`: that
+/// is to be FULL. The server tells the table's, and logs by the partition's.
+pub fn weaker_partitions(table: &TableFacts, full: bool) -> impl Iterator<Item = &TableName> {
+    let whole = full || table.identity == Some(ReplicaIdentity::Full);
+    let weaker = move |identity: ReplicaIdentity| match identity {
+        ReplicaIdentity::Full => false,
+        ReplicaIdentity::Nothing => true,
+        ReplicaIdentity::Default | ReplicaIdentity::Index => whole || table.identity != Some(identity),
+    };
+    table.partitions.iter().filter(move |(_, identity)| weaker(*identity)).map(|(name, _)| name)
+}
+
 /// Whether the log holds enough of an old row. Without any identity the server refuses the
 /// application's own updates of a published table.
 pub fn identity_suffices(need: &TableNeed, table: &TableFacts) -> bool {
@@ -404,7 +455,7 @@ pub fn identity_suffices(need: &TableNeed, table: &TableFacts) -> bool {
         _ if need.full_images => false,
         Some(ReplicaIdentity::Default) if need.key.is_empty() => !table.primary_key.is_empty(),
         Some(ReplicaIdentity::Default) => set(&table.primary_key) == set(&need.key),
-        Some(ReplicaIdentity::Index) => need.key.is_empty(),
+        Some(ReplicaIdentity::Index) => set(&table.identity_columns) == set(&need.key) || need.key.is_empty(),
         Some(ReplicaIdentity::Nothing) | None => false,
     }
 }

@@ -13,7 +13,7 @@ use crate::capture::postgres::{application_name, create_position, publication_na
 use crate::catalog::TableName;
 use crate::check;
 use crate::check::needs::Needs;
-use crate::check::postgres::{Facts, identity_suffices};
+use crate::check::postgres::{Facts, identity_suffices, weaker_partitions};
 use crate::config::Config;
 use crate::connect::postgres::{connect, error};
 use crate::error::{Error, Result};
@@ -27,10 +27,12 @@ pub fn steps(facts: &Facts, needs: &Needs, publication: &str) -> Vec<Step> {
     // Whoever publishes the marker for us may have to make it first.
     let marker_first = if marker_possible { marker_by_others(facts, needs) } else { vec![] };
     for (need, table) in needs.tables.iter().zip(&facts.tables) {
-        if let Some(table) = table
-            && !identity_suffices(need, table)
-        {
-            let sql = vec![format!("ALTER TABLE {} REPLICA IDENTITY FULL", quoted_table(&need.name))];
+        let Some(table) = table else { continue };
+        let full = !identity_suffices(need, table);
+        let weak = full.then_some(&need.name).into_iter().chain(weaker_partitions(table, full));
+        let sql: Vec<String> =
+            weak.map(|name| format!("ALTER TABLE {} REPLICA IDENTITY FULL", quoted_table(name))).collect();
+        if !sql.is_empty() {
             let missing = format!("{}: the log does not hold whole old rows (REPLICA IDENTITY FULL)", need.name);
             steps.push(Step { missing, admin: sql.clone(), sql, allowed: table.we_own });
         }
@@ -308,6 +310,20 @@ mod tests {
             format!("{}\n  {who}: {}", step.missing, sql.join(";\n  "))
         };
         steps.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Each partition has an identity of its own, and the log goes by that.
+    #[test]
+    fn partitions_are_made_as_strong_as_their_table() {
+        let leaf = |leaf: &str, identity| (name(leaf), identity);
+        let partitions = vec![leaf("p1", ReplicaIdentity::Default), leaf("p2", ReplicaIdentity::Full)];
+        let full = TableFacts { identity: Some(ReplicaIdentity::Full), partitions, ..table() };
+        let needs = Needs { tables: vec![needs().tables[0].clone()], marker: None, ..needs() };
+        let facts = Facts { tables: vec![Some(full)], ..facts() };
+
+        let steps = steps(&facts, &needs, "anechoic_hq");
+
+        assert_eq!(steps[0].sql, ["ALTER TABLE \"public\".\"p1\" REPLICA IDENTITY FULL"]);
     }
 
     #[test]

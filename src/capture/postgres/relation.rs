@@ -31,6 +31,8 @@ pub struct Wanted {
     /// Per column of the relation; `None` is never decoded.
     pub formats: Vec<Option<Format>>,
     pub columns: Vec<String>,
+    /// Its identity is FULL: every old row is whole.
+    pub full: bool,
     /// Entities that are bound to the same table.
     pub targets: Vec<Target>,
 }
@@ -70,6 +72,7 @@ pub fn map(
         name: first.name.clone(),
         formats: vec![None; relation.columns.len()],
         columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
+        full: relation.identity == b'f',
         targets: Vec::with_capacity(tables.len()),
     };
     let names: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();

@@ -339,12 +339,14 @@ async fn verify_publication(session: &mut Session, spec: &CaptureSpec) -> Result
     let name = publication_name(&spec.agent);
     let complete = session
         .query(&format!(
-            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_catalog.pg_publication \
+            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_catalog.pg_publication \
              WHERE pubname = {}",
             literal(&name)
         ))
         .await?;
-    match complete.into_iter().flatten().next().flatten().as_deref() {
+    let complete = complete.into_iter().next().unwrap_or_default();
+    let via_root = complete.get(1).is_none_or(|flag| flag.as_deref() == Some("t"));
+    match complete.into_iter().next().flatten().as_deref() {
         Some("t") => {}
         Some(_) => {
             return Err(Error::stop(
@@ -381,10 +383,13 @@ async fn verify_publication(session: &mut Session, spec: &CaptureSpec) -> Result
         let (publication, table_sql) = (identifier(&name), quoted(table));
         match member {
             None => {
-                return Err(Error::stop(
-                    format!("table {table} is not in publication {name}"),
-                    format!("run `anechoic setup`, or ALTER PUBLICATION {publication} ADD TABLE {table_sql}"),
-                ));
+                let mut hint =
+                    format!("run `anechoic setup`, or ALTER PUBLICATION {publication} ADD TABLE {table_sql}");
+                if !via_root {
+                    let set = format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)");
+                    hint = format!("if it is partitioned: {set}; else {hint}");
+                }
+                return Err(Error::stop(format!("table {table} is not in publication {name}"), hint));
             }
             Some(row) if row.get(2).is_some_and(Option::is_some) => {
                 return Err(Error::stop(

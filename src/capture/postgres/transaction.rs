@@ -257,6 +257,10 @@ impl Scratch {
             Message::Delete { old } => (Op::Delete, Some(old), None),
             _ => return Ok(()),
         };
+        // The table's identity is told, its partition's is what the server goes by.
+        if wanted.full && op == Op::Update && old.is_none() {
+            return Err(weaker_partition(&wanted.name));
+        }
         self.refused.clear();
         let mut before: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.before));
         let mut after: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.after));
@@ -281,6 +285,10 @@ impl Scratch {
         if has_before && has_after && self.refused.is_empty() {
             for (after, before) in after.iter_mut().zip(&before) {
                 if *after == Datum::NotSent {
+                    // Not changed, and not NULL either.
+                    if *before == Datum::Null {
+                        return Err(weaker_partition(&wanted.name));
+                    }
                     *after = *before;
                 }
             }
@@ -389,6 +397,18 @@ fn marker_of(bytes: &mut [u8], columns: &MarkerColumns) -> Result<Option<Marker>
             "only the agent may write the marker table: see who else does",
         )),
     }
+}
+
+fn weaker_partition(table: &TableName) -> Error {
+    Error::stop(
+        format!(
+            "the log does not hold whole old rows of {table}, though its replica identity is FULL: a partition's is not"
+        ),
+        format!(
+            "ALTER TABLE … REPLICA IDENTITY FULL for each partition of {table} (anechoic check names them); what was \
+             written before needs `anechoic load --resync`"
+        ),
+    )
 }
 
 fn malformed(Malformed(what): Malformed) -> Error {
