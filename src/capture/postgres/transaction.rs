@@ -405,8 +405,8 @@ fn weaker_partition(table: &TableName) -> Error {
             "the log does not hold whole old rows of {table}, though its replica identity is FULL: a partition's is not"
         ),
         format!(
-            "ALTER TABLE … REPLICA IDENTITY FULL for each partition of {table} (anechoic check names them); what was \
-             written before needs `anechoic load --resync`"
+            "ALTER TABLE … REPLICA IDENTITY FULL for each partition of {table} (anechoic check names them), then begin \
+             anew: anechoic teardown, anechoic setup, anechoic load"
         ),
     )
 }
