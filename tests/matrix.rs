@@ -4,6 +4,7 @@
 //!
 //! `make types` writes the page anew.
 
+mod copied;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use self::spec::{As, MARIADB_ALONE, MYSQL, MYSQL_ALONE, POSTGRES, POSTGRES_TYPES, REFUSED, Spec};
 use super::support::quarantine::{list, refused, settled};
 use super::support::servers::{Kind, Session};
-use super::support::world::{Entity, Type, World, one_spelling};
+use super::support::world::{Builder, Entity, Type, World, one_spelling};
 
 const SYSTEMS: [(&str, Kind); 6] = [
     ("pg", Kind::Postgres17),
@@ -143,7 +144,7 @@ async fn session(world: &World, system: &str) -> Session {
     session
 }
 
-async fn world() -> World {
+fn builder() -> Builder {
     let mut builder = World::of(&SYSTEMS).system_option("my2", "marker = \"MARKER.marker_my2\"");
     for source in sources() {
         let systems: Vec<&str> = std::iter::once(source.system).chain(source.targets).collect();
@@ -165,7 +166,7 @@ async fn world() -> World {
             builder = builder.ddl(system, &format!("ALTER TABLE {} {}", source.entity, columns.join(", ")));
         }
     }
-    builder.start().await
+    builder
 }
 
 /// Key → (column, value) of each value, in the order in which they are written.
@@ -173,14 +174,15 @@ fn numbered(source: &Source) -> Vec<(usize, usize)> {
     source.specs.iter().enumerate().flat_map(|(c, spec)| (0..spec.values.len()).map(move |v| (c, v))).collect()
 }
 
-/// One row per value; every second one comes as an update of a row of NULLs.
-async fn write(world: &World, source: &Source) {
+/// One row per value, keys from `first` on; every second one comes as an update of a row of NULLs.
+async fn write(world: &World, source: &Source, first: usize) {
     let mut session = session(world, source.system).await;
-    for (key, (column, value)) in numbered(source).into_iter().enumerate() {
+    for (at, (column, value)) in numbered(source).into_iter().enumerate() {
+        let key = first + at;
         let spec = source.specs[column];
         let (table, literal) = (source.entity, spec.values[value].1);
         let cast = if kind(source.system).is_postgres() { format!("::{}", ddl(spec.ddl)) } else { String::new() };
-        let sql = match key % 2 {
+        let sql = match at % 2 {
             0 => format!("INSERT INTO {table} (id, c{column}) VALUES ({key}, ({literal}){cast})"),
             _ => {
                 session.execute(&format!("INSERT INTO {table} (id) VALUES ({key})")).await;
@@ -279,9 +281,9 @@ means the same value: the same characters, bytes, bits or digits; *converted* sa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_value_of_any_type_is_silently_different_in_another_engine() {
-    let mut world = world().await;
+    let mut world = builder().start().await;
     for source in sources() {
-        write(&world, &source).await;
+        write(&world, &source, 0).await;
     }
     settled(&world).await;
 

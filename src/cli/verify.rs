@@ -42,6 +42,9 @@ fn human(entity: &LoadProgress, repair: bool) -> String {
     for (system, classes) in &entity.systems {
         out += &text(system, classes);
     }
+    if entity.refused > 0 {
+        let _ = write!(out, "\n  {} rows hold what cannot be carried, and are no measure", entity.refused);
+    }
     if entity.lost > 0 {
         let _ = write!(out, "\n  {} rows are written all the time and were left to the log", entity.lost);
     }

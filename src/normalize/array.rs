@@ -7,7 +7,7 @@
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-use super::transform::{Refusal, fits, scientific, uuid_from_text};
+use super::transform::{Refusal, fits, json_eq, scientific, uuid_from_text};
 use crate::catalog::ColumnType;
 use crate::config::Engine;
 use crate::value::{Value, is_special_decimal};
@@ -47,6 +47,15 @@ pub fn to_json(text: &str, element: &ColumnType, out: &mut Vec<u8>) -> Result<()
     out.clear();
     reader.level(out)?;
     if reader.rest.is_empty() { Ok(()) } else { Err(malformed()) }
+}
+
+/// Whether two arrays with such elements hold the same: numbers by what they are.
+pub fn same(a: &str, b: &str, element: &ColumnType) -> bool {
+    let document = |text: &str| {
+        let mut out = Vec::new();
+        to_json(text, element, &mut out).ok().and_then(|()| String::from_utf8(out).ok())
+    };
+    a == b || matches!((document(a), document(b)), (Some(a), Some(b)) if json_eq(&a, &b))
 }
 
 fn malformed() -> Refusal {
@@ -420,6 +429,16 @@ mod tests {
                 assert_eq!(array(&format!("[{number}]"), &ColumnType::Float32), Ok(format!("{{{single}}}")));
             }
         }
+    }
+
+    #[test]
+    fn arrays_are_the_same_whose_numbers_are() {
+        assert!(same("{1.50,NULL}", "{1.5,NULL}", &NUMERIC));
+        assert!(same("{1e+20}", "{100000000000000000000}", &ColumnType::Float64));
+        assert!(same("{NaN}", "{NaN}", &NUMERIC));
+        assert!(!same("{1.50}", "{1.51}", &NUMERIC));
+        assert!(!same("{1.50}", "{1.5}", &TEXT));
+        assert!(!same("{NULL}", "{\"NULL\"}", &TEXT));
     }
 
     proptest! {

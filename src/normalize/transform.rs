@@ -405,25 +405,6 @@ pub(super) fn scientific(number: &str) -> (bool, String, i64) {
     (negative, kept.trim_start_matches('0').to_owned(), behind)
 }
 
-/// Whether two documents say the same: members in any order, numbers as numbers.
-pub fn same_json(a: &str, b: &str) -> bool {
-    fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
-        use serde_json::Value::{Array, Number, Object};
-        match (a, b) {
-            (Number(a), Number(b)) => scientific(&a.to_string()) == scientific(&b.to_string()),
-            (Array(a), Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-            (Object(a), Object(b)) => {
-                a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
-            }
-            (a, b) => a == b,
-        }
-    }
-    match (serde_json::from_str(a), serde_json::from_str(b)) {
-        (Ok(a), Ok(b)) => same(&a, &b),
-        _ => false,
-    }
-}
-
 fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
     match days {
         DATE_INFINITY | DATE_MINUS_INFINITY if mysql => return Err(no_infinity()),

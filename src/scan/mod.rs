@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::catalog::TableName;
-use crate::change::{ChangeWriter, Op};
+use crate::catalog::{ColumnType, TableName};
+use crate::change::{Change, ChangeWriter, Changes, Op};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result};
-use crate::normalize::binding::Binding;
+use crate::normalize::binding::{Binding, Transform};
 use crate::position::Position;
 use crate::schema::{EntityId, Schema, SystemId};
 use crate::value::{Datum, Row, write_datum};
@@ -45,6 +45,14 @@ pub struct Page {
     pub refused: Vec<(Bytes, String)>,
     /// PostgreSQL: transactions that were running, or not yet visible, when the page was read.
     pub running: Vec<u32>,
+}
+
+impl Page {
+    /// All rows that are there, also those of which a part has no canonical form.
+    pub fn all(&self) -> impl Iterator<Item = Change<'_>> {
+        let refused = self.refused.iter().flat_map(|(change, _)| Changes::new(change));
+        Changes::new(&self.rows).chain(refused)
+    }
 }
 
 /// How a binding's rows become canonical.
@@ -83,6 +91,23 @@ impl Plan {
             }
         }
         Ok(refused)
+    }
+
+    /// Bit i: field i is bound, and its value in this row has no canonical form.
+    pub fn unread(&self, row: Row<'_>) -> u128 {
+        let fields = self.by_field.iter().zip(row.iter()).enumerate();
+        let unread = fields.filter(|(_, (column, datum))| column.is_some() && !datum.is_sent());
+        unread.fold(0, |set, (field, _)| set | 1 << field)
+    }
+
+    /// What an array in this field holds.
+    pub fn element(&self, field: usize) -> Option<&ColumnType> {
+        let bound = &self.binding.columns[(*self.by_field.get(field)?)?];
+        match (&bound.transform, &bound.column.ty) {
+            (Transform::Array(element), _) => Some(element),
+            (_, ColumnType::Array { element }) => Some(element),
+            _ => None,
+        }
     }
 
     /// Whether the binding's filter takes the row; what cannot be told belongs.

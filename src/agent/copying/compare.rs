@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::change::{Changes, Op};
-use crate::normalize::transform::same_json;
+use crate::normalize::array;
+use crate::normalize::transform::json_eq;
 use crate::scan::{Page, Plan};
 use crate::schema::EntitySchema;
 use crate::value::{Datum, Row, Value, decimal_eq};
@@ -22,7 +23,7 @@ pub enum Class {
 /// One class per row of `page`, in its order.
 pub fn compare(page: &Page, there: &Page, plan: &Plan) -> Vec<Class> {
     let found: HashMap<u128, Row<'_>> =
-        Changes::new(&there.rows).filter_map(|change| Some((change.key_hash, change.after?))).collect();
+        there.all().filter_map(|change| Some((change.key_hash, change.after?))).collect();
     let class = |change: crate::change::Change<'_>| {
         debug_assert_eq!(change.op, Op::Insert, "pages hold inserts");
         class_of(change.after, found.get(&change.key_hash).copied(), plan)
@@ -33,7 +34,7 @@ pub fn compare(page: &Page, there: &Page, plan: &Plan) -> Vec<Class> {
 /// Of one key: the row here, and the one there, which `plan` is of.
 pub fn class_of(here: Option<Row<'_>>, there: Option<Row<'_>>, plan: &Plan) -> Class {
     match (here, there) {
-        (Some(here), Some(there)) => match differing(here, there) {
+        (Some(here), Some(there)) => match differing(here, there, plan) | plan.unread(there) {
             0 => Class::Equal,
             fields => Class::Different(fields),
         },
@@ -44,17 +45,20 @@ pub fn class_of(here: Option<Row<'_>>, there: Option<Row<'_>>, plan: &Plan) -> C
 }
 
 /// Fields that both rows carry and that differ.
-fn differing(here: Row<'_>, there: Row<'_>) -> u128 {
+fn differing(here: Row<'_>, there: Row<'_>, plan: &Plan) -> u128 {
     let pairs = here.iter().zip(there.iter()).enumerate();
-    let differ = pairs.filter(|(_, (a, b))| a.is_sent() && b.is_sent() && !same(*a, *b));
+    let differ = pairs.filter(|(field, (a, b))| a.is_sent() && b.is_sent() && !same(*a, *b, *field, plan));
     differ.fold(0, |set, (field, _)| set | 1 << field)
 }
 
 /// One value, however it is written: numbers as numbers, documents as documents.
-fn same(a: Datum<'_>, b: Datum<'_>) -> bool {
+fn same(a: Datum<'_>, b: Datum<'_>, field: usize, plan: &Plan) -> bool {
     match (a, b) {
         (Datum::Value(Value::Decimal(a)), Datum::Value(Value::Decimal(b))) => decimal_eq(a, b),
-        (Datum::Value(Value::Json(a)), Datum::Value(Value::Json(b))) => a == b || same_json(a, b),
+        (Datum::Value(Value::Json(a)), Datum::Value(Value::Json(b))) => a == b || json_eq(a, b),
+        (Datum::Value(Value::Array(a)), Datum::Value(Value::Array(b))) => {
+            a == b || plan.element(field).is_some_and(|element| array::same(a, b, element))
+        }
         (Datum::Value(Value::Float32(a)), Datum::Value(Value::Float32(b))) => a == b || a.is_nan() && b.is_nan(),
         (Datum::Value(Value::Float64(a)), Datum::Value(Value::Float64(b))) => a == b || a.is_nan() && b.is_nan(),
         (a, b) => a == b,

@@ -161,7 +161,7 @@ impl Pass<'_> {
     /// Deletes of rows that are there, and not here.
     async fn surplus(&mut self, low: &Position, keys: &[Vec<u8>]) -> Result<(Page, Parts)> {
         let here = self.read(low, &Read::Keys(keys)).await?;
-        let known: HashSet<u128> = Changes::new(&here.rows).map(|change| change.key_hash).collect();
+        let known: HashSet<u128> = here.all().map(|change| change.key_hash).collect();
         let keys: Vec<Row<'_>> = keys.iter().map(|key| Row(key)).collect();
         let mut parts = Parts::new();
         for receiver in &mut self.receivers {

@@ -185,9 +185,9 @@ impl<'a> Verification<'a> {
                     keys.iter().map(|(hash, _)| (*hash, vec![None; self.parties.len()])).collect();
                 for (at, party) in self.parties.iter_mut().enumerate() {
                     let page = party.scanner.by_keys(&party.plan, &rows).await?;
-                    for change in Changes::new(&page.rows) {
+                    for change in page.all() {
                         if let (Some(rows), Some(row)) = (found.get_mut(&change.key_hash), change.after) {
-                            rows[at] = Some(page.rows.slice_ref(row.0));
+                            rows[at] = Some(Bytes::copy_from_slice(row.0));
                         }
                     }
                 }
@@ -208,7 +208,9 @@ impl<'a> Verification<'a> {
             .collect();
         let same = |class: &Class| matches!(class, Class::Equal | Class::Elsewhere);
         let Some(candidate) = self.candidates.get_mut(&hash) else { return };
-        if classes.iter().all(same) {
+        // What has no canonical form was counted as such, and is no measure.
+        let unread = rows[0].as_deref().is_some_and(|row| self.parties[0].plan.unread(Row(row)) != 0);
+        if unread || classes.iter().all(same) {
             self.candidates.remove(&hash);
             return;
         }

@@ -189,13 +189,24 @@ pub fn read(binding: &Binding, shape: &Shape, keys: &[Vec<Datum<'_>>], locked: b
     Ok(out)
 }
 
-/// How a column is read: bits as digits, everything else as it is.
+/// How a column is read: bits as digits, everything else as it is. Of bytes that are no character
+/// of their set a server makes question marks without a word; they come as what is no UTF-8.
 pub(crate) fn selected(column: &Column) -> String {
     let name = backquoted(&column.name);
-    match &column.ty {
-        ColumnType::Bits { length, .. } => format!("LPAD(BIN({name}+0),{},'0')", length.unwrap_or(1)),
+    match (&column.ty, other_charset(column)) {
+        (ColumnType::Bits { length, .. }, _) => format!("LPAD(BIN({name}+0),{},'0')", length.unwrap_or(1)),
+        (ColumnType::Char { .. } | ColumnType::Text { .. }, Some(set)) => format!(
+            "IF(CAST(CONVERT(CONVERT({name} USING utf8mb4) USING {set}) AS BINARY)<=>CAST({name} AS BINARY),\
+             CAST(CONVERT({name} USING utf8mb4) AS BINARY),x'ff')"
+        ),
         _ => name,
     }
+}
+
+/// The column's character set, where it is not of UTF-8.
+fn other_charset(column: &Column) -> Option<&str> {
+    let set = column.collation.as_ref()?.name.split('_').next()?;
+    (!set.starts_with("utf8")).then_some(set)
 }
 
 struct Text<'a> {
