@@ -570,3 +570,58 @@ async fn a_table_replaced_by_one_that_is_not_published_is_told_of_before_anythin
     world.agent.ready().await;
     Items { world: &world, a, b }.equal().await;
 }
+
+/// No log tells of rows that leave with their partition, or of an identity that is too weak: looking at
+/// the tables does, and a row that would be misread stops the flow.
+#[tokio::test]
+async fn partitions_that_come_and_go_are_told_of_and_nothing_is_misread() {
+    let note = Entity::new("note").key("id", Type::Int).field("text", Type::Varchar(40));
+    let mut world = World::of(&[PG, MY])
+        .entity(note)
+        .ddl(
+            PG.0,
+            "DROP TABLE note; CREATE TABLE note (id int PRIMARY KEY, text varchar(40)) PARTITION BY RANGE (id); \
+             CREATE TABLE note_1 PARTITION OF note FOR VALUES FROM (0) TO (10); \
+             CREATE TABLE note_2 PARTITION OF note FOR VALUES FROM (10) TO (20); \
+             CREATE TABLE note_3 (LIKE note INCLUDING ALL)",
+        )
+        .start()
+        .await;
+    let (a, b) = (PG.0, MY.0);
+    let all = "SELECT id, text FROM note";
+    world[a].execute("INSERT INTO note VALUES (1, 'a'), (11, 'b')").await;
+    world[b].execute("UPDATE note SET text = 'c' WHERE id = 11").await;
+    world[b].execute("INSERT INTO note VALUES (2, 'd'), (12, 'e')").await;
+    equal(&world, [(a, all), (b, all)]).await;
+
+    world.agent.stop().await;
+    world[a].execute("ALTER TABLE note DETACH PARTITION note_2").await;
+    world.agent.start();
+    world.agent.ready().await;
+    let log = world.agent.log();
+    assert!(
+        log.contains("partition public.note_2 was detached or dropped") && log.contains("anechoic verify"),
+        "{log}"
+    );
+    let verified = world.agent.command(&["verify"]).await;
+    assert_eq!(verified.status.code(), Some(1), "the rows that left are different");
+    world[b].execute("DELETE FROM note WHERE id >= 10").await;
+    equal(&world, [(a, all), (b, all)]).await;
+
+    world[a].execute("ALTER TABLE note ATTACH PARTITION note_3 FOR VALUES FROM (20) TO (30)").await;
+    world[a].execute("INSERT INTO note VALUES (21, 'f')").await;
+    equal(&world, [(a, all), (b, all)]).await;
+    world[a].execute("UPDATE note SET text = 'g' WHERE id = 21").await;
+    stopped(
+        &world,
+        a,
+        &["partition public.note_3 of public.note", "ALTER TABLE \"public\".\"note_3\" REPLICA IDENTITY FULL"],
+    )
+    .await;
+    assert_eq!(world[b].value("SELECT text FROM note WHERE id = 21").await.as_deref(), Some("f"));
+    world.agent.stop().await;
+    world.agent.start();
+    assert_ne!(world.agent.exited(LOOKED_AGAIN).await.code(), Some(0));
+    let log = world.agent.log();
+    assert!(log.contains("ALTER TABLE \"public\".\"note_3\" REPLICA IDENTITY FULL;"), "{log}");
+}

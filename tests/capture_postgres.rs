@@ -848,25 +848,91 @@ async fn rarer_forms_are_ordinary_changes() {
 /// The table's identity is told, the partition's is logged: an old row with NULL for what is not
 /// there would be taken for the truth.
 #[tokio::test]
-async fn a_partition_whose_identity_is_weaker_than_its_tables_stops_the_flow() {
-    let ddl = "CREATE TABLE p (id int PRIMARY KEY, a int, big text) PARTITION BY RANGE (id); \
-               CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p1 ALTER big SET STORAGE EXTERNAL; \
-               ALTER TABLE p REPLICA IDENTITY FULL";
-    for update in ["UPDATE p SET a = 2", "UPDATE p SET id = 2"] {
-        let source = Source::new(Db::new(Kind::Postgres17).await, ddl, &["p"]).await;
-        source.db.execute("INSERT INTO p VALUES (1, 1, repeat('x', 5000))").await;
-        source.db.execute(update).await;
+async fn a_partition_whose_identity_is_weaker_than_its_tables_is_refused_when_the_stream_begins() {
+    let ddl = "CREATE TABLE p (id int PRIMARY KEY, a int NOT NULL, big text) PARTITION BY RANGE (id); \
+               CREATE TABLE \"P 1\" PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE UNIQUE INDEX ia ON \"P 1\" (a)";
+    for (weak, strong) in [
+        ("ALTER TABLE p REPLICA IDENTITY FULL", "ALTER TABLE \"P 1\" REPLICA IDENTITY FULL"),
+        ("ALTER TABLE \"P 1\" REPLICA IDENTITY USING INDEX ia", "ALTER TABLE \"P 1\" REPLICA IDENTITY FULL"),
+        ("ALTER TABLE \"P 1\" REPLICA IDENTITY NOTHING", "ALTER TABLE \"P 1\" REPLICA IDENTITY DEFAULT"),
+    ] {
+        let source = Source::new(Db::new(Kind::Postgres15).await, &format!("{ddl}; {weak}"), &["p"]).await;
 
-        let error = source.read_to_error().await;
+        let error = PgCapture::connect(&source.db.connect_config(), source.spec.clone()).await.err().expect(weak);
 
-        assert_eq!(error.recovery, Recovery::Stop);
-        assert!(error.message.contains("public.p, though its replica identity is FULL"), "{}", error.full());
-        assert!(error.hint.contains("for each partition"), "{}", error.full());
+        assert_eq!(error.recovery, Recovery::Stop, "{weak}");
+        assert!(error.message.contains("partition public.P 1 of public.p"), "{}", error.full());
+        assert!(error.hint.contains("ALTER TABLE \"public\".\"P 1\" REPLICA IDENTITY FULL"), "{}", error.full());
+        source.db.execute(strong).await;
+        source.db.execute("INSERT INTO p VALUES (1, 1, 'x'); UPDATE p SET a = 2; DELETE FROM p").await;
+        assert_eq!(source.read().await.rows, 3, "{weak}");
     }
-    let strong = format!("{ddl}; ALTER TABLE p1 REPLICA IDENTITY FULL");
-    let source = Source::new(Db::new(Kind::Postgres17).await, &strong, &["p"]).await;
-    source.db.execute("INSERT INTO p VALUES (1, 1, 'x'); UPDATE p SET a = 2; DELETE FROM p").await;
-    assert_eq!(source.read().await.rows, 3);
+}
+
+/// Attached while the stream runs: whole inserts go on, and what the log holds only a part of stops
+/// the flow before it is handed on.
+#[tokio::test]
+async fn a_partition_of_weaker_identity_that_is_attached_later_stops_the_flow_before_a_row_is_misread() {
+    let ddl = "CREATE TABLE p (id int PRIMARY KEY, a int, big text) PARTITION BY RANGE (id); \
+               CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); \
+               CREATE TABLE p2 (LIKE p INCLUDING ALL, UNIQUE (a)); ALTER TABLE p2 ALTER big SET STORAGE EXTERNAL, ALTER a SET NOT NULL; \
+               ALTER TABLE p1 REPLICA IDENTITY FULL; ALTER TABLE p REPLICA IDENTITY FULL";
+    let attach = "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (10) TO (20)";
+    let rows = "INSERT INTO p VALUES (11, 11, repeat('x', 5000)); UPDATE p SET a = 2 WHERE id = 1";
+    let full = "ALTER TABLE p2 REPLICA IDENTITY FULL";
+    let newest = Arc::new(Server::private(Kind::Postgres18, &[]).await);
+    for (kind, before, change, misread) in [
+        (Kind::Postgres17, attach, "DELETE FROM p WHERE id = 11", true),
+        (Kind::Postgres15, attach, "UPDATE p SET id = 12 WHERE id = 11", true),
+        (Kind::Postgres18, attach, "UPDATE p SET a = 12 WHERE id = 11", true),
+        (Kind::Postgres18, attach, "DELETE FROM p WHERE id = 11", true),
+        // The table became FULL after its partition was met.
+        (Kind::Postgres17, "ALTER TABLE p REPLICA IDENTITY DEFAULT", "DELETE FROM p WHERE id = 11", true),
+        (
+            Kind::Postgres17,
+            "ALTER TABLE p REPLICA IDENTITY DEFAULT; ALTER TABLE p2 REPLICA IDENTITY USING INDEX p2_a_key",
+            "DELETE FROM p WHERE id = 11",
+            true,
+        ),
+        (
+            Kind::Postgres17,
+            "ALTER TABLE p REPLICA IDENTITY DEFAULT; ALTER TABLE p2 REPLICA IDENTITY USING INDEX p2_a_key",
+            "UPDATE p SET id = 12 WHERE id = 11",
+            true,
+        ),
+        (Kind::Postgres17, "ALTER TABLE p REPLICA IDENTITY DEFAULT", "UPDATE p SET id = 12 WHERE id = 11", false),
+        (Kind::Postgres17, full, "DELETE FROM p WHERE id = 11", false),
+    ] {
+        let db = if kind == Kind::Postgres18 { Db::on(&newest, &unique()).await } else { Db::new(kind).await };
+        let source = Source::new(db, ddl, &["p"]).await;
+        let mut capture = source.open().await.unwrap();
+        let mut recorded = Recorded::default();
+        source.db.execute("INSERT INTO p VALUES (1, 1, 'x'), (2, 2, NULL)").await;
+        source.db.execute(before).await;
+        if before != attach {
+            source.db.execute(attach).await;
+        }
+        source.db.execute(rows).await;
+        follow(&mut capture, &mut recorded, &source.end().await).await;
+        assert_eq!(recorded.rows, 4, "{before}: inserts are whole");
+        if before.contains("DEFAULT") && change.starts_with("DELETE") && !before.contains("INDEX") {
+            source.db.execute("ALTER TABLE p REPLICA IDENTITY FULL").await;
+            source.db.execute("DELETE FROM p WHERE id = 2").await;
+        }
+        source.db.execute(change).await;
+
+        if !misread {
+            follow(&mut capture, &mut recorded, &source.end().await).await;
+            assert_eq!(recorded.rows, 5, "{before}: {change}");
+            continue;
+        }
+        let error = until_error(&mut capture, &mut recorded).await;
+
+        assert_eq!(error.recovery, Recovery::Stop, "{before}: {change}");
+        assert!(error.message.contains("public.p2 of public.p"), "{before}: {change}: {}", error.full());
+        assert!(error.hint.contains("ALTER TABLE \"public\".\"p2\" REPLICA IDENTITY FULL"), "{}", error.full());
+        assert!(recorded.rows <= 5, "{before}: {change}: {:?}", recorded.lines);
+    }
 }
 
 /// Under their own names the rows of partitions would be nobody's.
@@ -883,4 +949,100 @@ async fn partitions_that_are_published_by_themselves_are_refused() {
 
     assert_eq!(error.recovery, Recovery::Stop);
     assert!(error.hint.contains("SET (publish_via_partition_root = true)"), "{}", error.full());
+}
+
+/// Without its publication nothing of ours is in the stream. Up to version 17 that is an error, and from
+/// 18 on a warning beside a stream that goes on.
+#[tokio::test]
+async fn a_publication_that_is_dropped_under_the_stream_stops_the_flow() {
+    for kind in [Kind::Postgres17, Kind::Postgres18] {
+        let server = Arc::new(Server::private(kind, &[]).await);
+        let source = Source::new(Db::on(&server, &unique()).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+        let publication = publication_name(&source.spec.agent);
+        let mut recorded = Recorded::default();
+        let mut capture = source.open().await.unwrap();
+        source
+            .db
+            .admin()
+            .await
+            .execute(&format!("ALTER ROLE {} SET client_min_messages = error", source.db.agent))
+            .await;
+        source.db.execute("INSERT INTO t VALUES (1)").await;
+        follow(&mut capture, &mut recorded, &source.end().await).await;
+        source.db.admin().await.execute(&format!("DROP PUBLICATION {publication}")).await;
+        source.db.execute("INSERT INTO t VALUES (2)").await;
+
+        let error = until_error(&mut capture, &mut recorded).await;
+
+        assert_eq!(error.recovery, Recovery::Stop, "{}: {}", kind.name(), error.full());
+        assert!(error.full().contains("publication") && error.hint.contains("anechoic setup"), "{}", error.full());
+        drop(capture);
+        let again = format!("CREATE PUBLICATION {publication} FOR TABLE t, {}", quoted(&source.spec.marker));
+        source.db.admin().await.execute(&again).await;
+        source.db.execute("INSERT INTO t VALUES (3)").await;
+        let error = source.read_to_error().await;
+        assert_eq!(error.recovery, Recovery::Stop, "{}: {}", kind.name(), error.full());
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_the_server_gave_up_as_idle_says_so_with_the_way_out() {
+    let server = Arc::new(Server::private(Kind::Postgres18, &["-c", "idle_replication_slot_timeout=1s"]).await);
+    let source = Source::new(Db::on(&server, &unique()).await, "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
+    let reason = format!("SELECT invalidation_reason FROM pg_replication_slots WHERE slot_name = '{}'", source.slot());
+    eventually(SOON, || async {
+        source.db.admin().await.execute("CHECKPOINT").await;
+        let reason = source.db.value(&reason).await;
+        if reason.as_deref() == Some("idle_timeout") { Ok(()) } else { Err(format!("{reason:?}")) }
+    })
+    .await;
+
+    let of_stream = PgCapture::connect(&source.db.connect_config(), source.spec.clone()).await.err().unwrap();
+    let agent = connect::postgres::connect(&source.db.connect_config(), "test").await.unwrap();
+    let of_setup = postgres::create_position(&agent, &source.spec.agent, &source.db.name).await.unwrap_err();
+
+    for error in [of_stream, of_setup] {
+        assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+        assert!(error.message.contains("(idle_timeout)"), "{}", error.full());
+        assert!(error.hint.contains("SET idle_replication_slot_timeout = 0"), "{}", error.full());
+    }
+}
+
+/// Version 18 can publish what the server computes; who wrote the row did not, so nothing of it is
+/// handed on, and virtual columns are in no log.
+#[tokio::test]
+async fn generated_columns_are_passed_over_whether_they_are_published_or_not() {
+    let newest = Arc::new(Server::private(Kind::Postgres18, &[]).await);
+    let stored = "publish_generated_columns = stored";
+    let mut told = Vec::new();
+    for (kind, option, full) in [
+        (Kind::Postgres17, None, true),
+        (Kind::Postgres18, Some(stored), true),
+        (Kind::Postgres17, None, false),
+        (Kind::Postgres18, None, false),
+        (Kind::Postgres18, Some(stored), false),
+    ] {
+        let db = if kind == Kind::Postgres18 { Db::on(&newest, &unique()).await } else { Db::new(kind).await };
+        let mut ddl =
+            "CREATE TABLE t (id int PRIMARY KEY, s int GENERATED ALWAYS AS (a * 2) STORED, a int, b text)".to_owned();
+        if full {
+            ddl += "; ALTER TABLE t REPLICA IDENTITY FULL";
+        } else if kind == Kind::Postgres18 {
+            ddl += "; ALTER TABLE t ADD v int GENERATED ALWAYS AS (a * 3) VIRTUAL";
+        }
+        let source = Source::new(db, &ddl, &["t"]).await;
+        if let Some(option) = option {
+            let sql = format!("ALTER PUBLICATION {} SET ({option})", publication_name(&source.spec.agent));
+            source.db.admin().await.execute(&sql).await;
+        }
+        source.db.execute("INSERT INTO t (id, a, b) VALUES (1, 1, 'x'); UPDATE t SET a = 2; DELETE FROM t").await;
+
+        told.push(source.read().await.lines);
+    }
+    assert!(
+        told[0].iter().any(|line| line == "update 0 Int(1) Int(1) Text(\"x\") => Int(1) Int(2) Text(\"x\")"),
+        "{told:?}"
+    );
+    assert_eq!(told[0], told[1]);
+    assert!(told[3..].iter().all(|lines| *lines == told[2]), "{told:#?}");
 }

@@ -209,6 +209,10 @@ async fn a_table_that_cannot_be_kept_in_step() {
     let my = |case: Case| on(Kind::Mysql, case);
     let maria = |case: Case| on(Kind::Mariadb, case);
     let named = || Scene::new(World::of(&PG_MYSQL).entity(contact().renamed()));
+    let newest = |case: Case| {
+        let systems = [("crm", Kind::Postgres18), ("shop", Kind::Mysql)];
+        Scene::new(World::of(&systems).entity(contact()).private_with("crm", &[])).case(case)
+    };
     let table = |system: &str, sql: &str, name: &str| Case::new(name).app(system, sql);
     let scenes = vec![
         my(Case::new("no such table, crm").config("crm", "table = \"contact\"", "table = \"contcat\"")),
@@ -221,6 +225,40 @@ async fn a_table_that_cannot_be_kept_in_step() {
         named().case(Case::new("no such column, crm").config("crm", "\"name\" = \"name\"", "\"name\" = \"nam\"")),
         my(table("crm", "ALTER TABLE contact DROP CONSTRAINT contact_pkey", "the key is not unique, crm")),
         my(table("shop", "ALTER TABLE contact DROP PRIMARY KEY", "the key is not unique, shop")),
+        my(table(
+            "crm",
+            "ALTER TABLE contact DROP CONSTRAINT contact_pkey; CREATE UNIQUE INDEX few ON contact (id) WHERE name <> 'x'",
+            "the key is unique in some rows, crm",
+        )
+        .refuses_to_start()),
+        my(table(
+            "crm",
+            "ALTER TABLE contact DROP CONSTRAINT contact_pkey; CREATE UNIQUE INDEX odd ON contact ((id + 0))",
+            "the key is computed, crm",
+        )),
+        my(table(
+            "crm",
+            "ALTER TABLE contact DROP CONSTRAINT contact_pkey; ALTER TABLE contact ADD CONSTRAINT late UNIQUE (id) DEFERRABLE",
+            "the key is checked late, crm",
+        )),
+        my(Case::new("the key's index is not valid, crm")
+            .app("crm", "ALTER TABLE contact DROP CONSTRAINT contact_pkey; CREATE UNIQUE INDEX half ON contact (id)")
+            .admin("crm", "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half'::regclass")),
+        my(table(
+            "shop",
+            "ALTER TABLE contact DROP PRIMARY KEY, ADD UNIQUE odd ((id + 0))",
+            "the key is computed, shop",
+        )),
+        my(table(
+            "shop",
+            "ALTER TABLE contact DROP PRIMARY KEY, ADD n int AUTO_INCREMENT PRIMARY KEY, ADD UNIQUE unseen (id) INVISIBLE",
+            "the key's index is invisible, shop",
+        )),
+        maria(table(
+            "erp",
+            "ALTER TABLE contact DROP PRIMARY KEY, ADD n int AUTO_INCREMENT PRIMARY KEY, ADD UNIQUE unseen (id) IGNORED",
+            "the key's index is ignored, erp",
+        )),
         my(table(
             "crm",
             "ALTER TABLE contact DROP CONSTRAINT contact_pkey; ALTER TABLE contact ALTER id DROP NOT NULL; \
@@ -242,6 +280,13 @@ async fn a_table_that_cannot_be_kept_in_step() {
                  GRANT SELECT, INSERT, UPDATE, DELETE ON contact TO {agent}",
             )
             .admin("crm", "ALTER PUBLICATION anechoic_{id} ADD TABLE contact")),
+        newest(Case::new("a virtual column").app("crm", "ALTER TABLE contact ADD v int GENERATED ALWAYS AS (id * 2) VIRTUAL")),
+        newest(
+            Case::new("stored columns are not published")
+                .after_setup()
+                .app("crm", "ALTER TABLE contact ADD v int GENERATED ALWAYS AS (id * 2) STORED")
+                .admin("crm", "ALTER PUBLICATION anechoic_{id} SET (publish_generated_columns = none)"),
+        ),
         my(table("crm", "CREATE TABLE heir () INHERITS (contact)", "inherited")),
         my(Case::new("the publication was narrowed")
             .after_setup()
@@ -292,7 +337,16 @@ async fn keys_that_are_not_one_key_everywhere() {
     };
     let in_crm = |ty: Type, ddl: &str, name: &str| keyed(Kind::Mysql, by_key(ty).stored("crm", "sku", ddl), name);
     let in_shop = |ty: Type, ddl: &str, name: &str| keyed(Kind::Mysql, by_key(ty).stored("shop", "sku", ddl), name);
+    let begin = |kind: Kind, ty: &str| {
+        let system = other_name(kind);
+        let (text, key) = (format!("ALTER TABLE stock DROP PRIMARY KEY, MODIFY sku {ty}"), "ADD PRIMARY KEY (sku(3))");
+        let systems = if kind == Kind::Mysql { PG_MYSQL } else { PG_MARIADB };
+        Scene::new(World::of(&systems).entity(by_key(Type::Varchar(20))))
+            .case(Case::new(&format!("a key by its beginning, {system}")).app(system, &format!("{text}, {key}")))
+    };
     let scenes = vec![
+        begin(Kind::Mysql, "text CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL"),
+        begin(Kind::Mariadb, "varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"),
         text(
             Kind::Mysql,
             "varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_ai_ci DEFAULT 'x' COMMENT 'it''s'",

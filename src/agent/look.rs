@@ -1,7 +1,5 @@
 //! A look at one system's tables: as they are, and where its log ended before it was taken.
 
-use std::collections::BTreeMap;
-
 use mysql_async::Conn;
 use tokio_postgres::Client;
 
@@ -23,6 +21,8 @@ pub struct Sight {
     pub seen: Seen,
     /// PostgreSQL: tables whose rows do not come in our stream.
     pub unpublished: Vec<TableName>,
+    /// PostgreSQL: partitions whose old rows the log will hold only a part of, each with its table.
+    pub weak: Vec<(TableName, TableName)>,
 }
 
 pub async fn look(config: &Config, system: SystemId) -> Result<Sight> {
@@ -48,8 +48,8 @@ pub async fn look(config: &Config, system: SystemId) -> Result<Sight> {
 async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
     let at = capture::mysql::log_end(conn).await?;
     let tables = catalog::mysql::read(conn, &names).await?;
-    let seen = Seen { at: Some(at), oids: BTreeMap::new() };
-    Ok(Sight { catalog: names.into_iter().zip(tables).collect(), seen, unpublished: Vec::new() })
+    let seen = Seen { at: Some(at), ..Seen::default() };
+    Ok(Sight { catalog: names.into_iter().zip(tables).collect(), seen, ..Sight::default() })
 }
 
 /// All but the tables themselves. Nothing is written: not even a message into the log.
@@ -67,7 +67,7 @@ async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Resu
     let publication = capture::postgres::publication_name(&config.agent.id);
     let rows = client.query(IDENTITIES, &[&schemas, &tables, &publication]).await;
     let rows = rows.map_err(|e| connect::postgres::error(&e).context("cannot look at the tables"))?;
-    let mut sight = Sight { seen: Seen { at: Some(at), oids: BTreeMap::new() }, ..Sight::default() };
+    let mut sight = Sight { seen: Seen { at: Some(at), ..Seen::default() }, ..Sight::default() };
     for row in rows {
         let name = TableName { schema: row.get(0), name: row.get(1) };
         sight.seen.oids.insert(name.clone(), row.get(2));
@@ -75,7 +75,54 @@ async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Resu
             sight.unpublished.push(name);
         }
     }
+    partitions(client, &schemas, &tables, &mut sight).await?;
     Ok(sight)
+}
+
+async fn partitions(client: &Client, schemas: &[&str], tables: &[&str], sight: &mut Sight) -> Result<()> {
+    const LEAVES: &str = "
+        SELECT w.schema, w.name, l.oid, ln.nspname::text, l.relname::text
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)
+        JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name AND c.relkind = 'p'
+        CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) p
+        JOIN pg_catalog.pg_class l ON l.oid = p.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+        WHERE p.isleaf";
+    let failed = |e: tokio_postgres::Error| connect::postgres::error(&e).context("cannot look at the partitions");
+    let name = |row: &tokio_postgres::Row, at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
+    for row in client.query(LEAVES, &[&schemas, &tables]).await.map_err(failed)? {
+        let leaves = sight.seen.partitions.entry(name(&row, 0)).or_default();
+        leaves.insert(row.get(2), name(&row, 3));
+    }
+    let wanted = "ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)";
+    let weak = capture::postgres::weaker_partitions(wanted);
+    let rows = client.query(&weak, &[&schemas, &tables]).await.map_err(failed)?;
+    sight.weak = rows.iter().map(|row| (name(row, 0), name(row, 2))).collect();
+    Ok(())
+}
+
+/// What a look shows of partitions and no log tells: those that left take their rows along, and
+/// those of a weaker identity will stop the flow at the first old row that is not whole.
+pub fn of_partitions(config: &Config, system: SystemId, sight: &Sight, decided: &Decided) -> Vec<Finding> {
+    let name = &config.system(system).name;
+    let parted = decided.parted(name, &sight.seen).into_iter().map(|(table, leaf)| {
+        let what = format!(
+            "partition {leaf} was detached or dropped: its rows are no longer in {table}, which no log tells, and \
+             still in the other systems"
+        );
+        Finding::warning(name, what).table(&table).mend("anechoic verify shows them; delete them there, too")
+    });
+    let captured = |table: &TableName| {
+        let mut bindings = config.entities.iter().flat_map(|entity| &entity.bindings);
+        bindings.any(|binding| binding.system == system && binding.table == *table && binding.role.captures())
+    };
+    let weak = sight.weak.iter().filter(|(table, _)| captured(table)).map(|(table, leaf)| {
+        let what =
+            format!("the replica identity of partition {leaf} is too weak: its first UPDATE or DELETE stops the flow");
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", crate::apply::sql::quoted_table(leaf));
+        Finding::warning(name, what).table(table).by_owner(sql)
+    });
+    parted.chain(weak).collect()
 }
 
 /// Tables of PostgreSQL whose rows no longer reach us. Where another table took the name, what

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::decided;
-use super::look::{look, out_of_stream};
+use super::look::{look, of_partitions, out_of_stream};
 use crate::catalog::{Table, TableName};
 use crate::check::{self, Survey, needs::Needs};
 use crate::config::Config;
@@ -118,6 +118,7 @@ async fn catalog(
                 if !errors.is_empty() {
                     return Err(in_the_way(&errors));
                 }
+                of_partitions(config, system, &sight, decided).iter().for_each(|warning| warn!("{warning}"));
                 let server = &status.systems[system.index()].server;
                 *server.lock().expect("never held across a panic") = (survey.kind.into(), survey.version.clone());
                 let names = Needs::of(config, system).names();

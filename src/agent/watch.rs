@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::look::{Sight, look, out_of_stream};
+use super::decided;
+use super::look::{Sight, look, of_partitions, out_of_stream};
 use super::prepare::Plan;
 use crate::capture::Moved;
 use crate::config::Config;
@@ -67,6 +68,8 @@ pub struct Watch {
     stopped: BTreeMap<(SystemId, Half), Notice>,
     /// What the last look found in the way.
     in_the_way: Vec<Finding>,
+    /// What it showed and nothing waits for.
+    noted: Vec<Finding>,
 }
 
 /// The next model, and why.
@@ -77,7 +80,7 @@ pub struct Renewal {
 
 impl Watch {
     pub fn new(config: Arc<Config>, status: Arc<Status>, plan: Plan, fruitless: u32) -> Self {
-        Watch { config, status, plan, fruitless, stopped: BTreeMap::new(), in_the_way: Vec::new() }
+        Watch { config, status, plan, fruitless, stopped: BTreeMap::new(), in_the_way: Vec::new(), noted: Vec::new() }
     }
 
     /// Until the wiring has to be made anew.
@@ -113,6 +116,7 @@ impl Watch {
 
     async fn look(&mut self, before: &str) -> Option<Renewal> {
         let sights = join_all(self.config.system_ids().map(|system| sight(&self.config, system))).await;
+        self.note_partitions(&sights);
         let Plan { catalogs, seen, decided, .. } = &self.plan;
         let (mut catalogs, mut seen): (Vec<Catalog>, _) = (catalogs.clone(), seen.clone());
         let mut findings = Vec::new();
@@ -159,6 +163,21 @@ impl Watch {
         }
         let plan = Plan { model: Arc::new(model), catalogs, seen, decided };
         Some(Renewal { plan, fruitless })
+    }
+
+    /// Told once, and taken in.
+    fn note_partitions(&mut self, sights: &[Result<Sight>]) {
+        let (mut noted, mut changed) = (Vec::new(), false);
+        for (system, sight) in self.config.system_ids().zip(sights) {
+            let Ok(sight) = sight else { continue };
+            noted.extend(of_partitions(&self.config, system, sight, &self.plan.decided));
+            changed |= self.plan.decided.note_partitions(&self.config.system(system).name, &sight.seen);
+        }
+        noted.iter().filter(|note| !self.noted.contains(note)).for_each(|note| warn!("{note}"));
+        self.noted = noted;
+        if changed && let Err(error) = decided::save(&self.config, &self.plan.decided) {
+            warn!(error = %error.full(), "partitions are told of again after a restart");
+        }
     }
 
     /// The flows go on as far as they can with what they know; what stands still says why.

@@ -32,6 +32,9 @@ pub struct Table {
     /// Every unique key (primary included) as column names; partial and expression indexes are
     /// listed with the columns they name.
     pub unique_keys: Vec<Vec<String>>,
+    /// Those of them by which no row can be told, or none can be sought.
+    #[serde(default)]
+    pub loose_keys: Vec<LooseKey>,
     /// References to other tables.
     pub foreign_keys: Vec<ForeignKey>,
     /// How many foreign keys of other tables refer to this one.
@@ -57,6 +60,7 @@ impl Table {
             columns: Vec::new(),
             primary_key: Vec::new(),
             unique_keys: Vec::new(),
+            loose_keys: Vec::new(),
             foreign_keys: Vec::new(),
             referenced_by: 0,
             triggers: false,
@@ -70,6 +74,35 @@ impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
+}
+
+/// A unique index that is no key of the columns that it names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LooseKey {
+    /// Its place in `unique_keys`.
+    pub at: usize,
+    pub index: String,
+    /// What is unique by it, columns of a predicate left out.
+    pub columns: Vec<String>,
+    pub why: Loose,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Loose {
+    /// Holds the rows alone for which this is true.
+    Partial(String),
+    /// Holds what is computed of the columns.
+    Expression,
+    /// Holds the beginning of this column alone.
+    Prefix(String, u64),
+    /// Not used to seek rows. `true`: MariaDB, which calls it ignored.
+    Invisible(bool),
+    /// Checked when a statement or a transaction has ended: nothing can be merged by it.
+    Deferrable,
+    /// Not completed: duplicates may be there.
+    Invalid,
+    /// With a period: the columns may repeat.
+    Overlaps,
 }
 
 /// What is not known is taken to be so.

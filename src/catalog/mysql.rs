@@ -10,8 +10,8 @@ use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Params};
 
 use super::{
-    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReferentialAction, Table, TableName,
-    mark_side_effects,
+    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Loose, LooseKey, ReferentialAction, Table,
+    TableName, mark_side_effects,
 };
 use crate::apply::sql::backquoted_table;
 use crate::charset::{self, Charset};
@@ -92,7 +92,7 @@ async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result
             column.type_name = format!("{} ({})", column.type_name, kind.to_lowercase());
         }
     }
-    let (primary_key, unique_keys) = read_keys(conn, &name).await?;
+    let (primary_key, unique_keys, loose_keys) = read_keys(conn, &name).await?;
     let events: Vec<(String,)> = rows(
         conn,
         "SELECT EVENT_MANIPULATION FROM information_schema.TRIGGERS \
@@ -111,6 +111,7 @@ async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result
         columns,
         primary_key,
         unique_keys,
+        loose_keys,
         foreign_keys: read_foreign_keys(conn, &name).await?,
         referenced_by: incoming.first().map_or(0, |(count,)| *count),
         triggers: !events.is_empty(),
@@ -314,21 +315,43 @@ fn json_checked(clause: &str) -> Option<String> {
     Some(inner.replace("``", "`"))
 }
 
-/// Primary key, and every unique key with the columns that it names.
-async fn read_keys(conn: &mut Conn, table: &TableName) -> Result<(Vec<String>, Vec<Vec<String>>)> {
-    let parts: Vec<(String, Option<String>)> = rows(
-        conn,
-        "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
-         WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0 ORDER BY INDEX_NAME, SEQ_IN_INDEX",
-        table,
-    )
-    .await?;
-    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (index, column) in parts {
-        keys.entry(index).or_default().extend(column);
+/// Index, column, its prefix, its expression, hidden.
+type IndexPart = (String, Option<String>, Option<u64>, Option<String>, bool);
+
+/// Primary key, every unique key with the columns that it names, and which of these are none.
+async fn read_keys(conn: &mut Conn, table: &TableName) -> Result<(Vec<String>, Vec<Vec<String>>, Vec<LooseKey>)> {
+    let (flavour, _, version) = server(conn).await?;
+    let (expression, hidden) = match flavour {
+        Flavour::Mysql => ("EXPRESSION", "IS_VISIBLE = 'NO'"),
+        Flavour::Mariadb if version >= (10, 6, 0) => ("NULL", "IGNORED = 'YES'"),
+        Flavour::Mariadb => ("NULL", "FALSE"),
+    };
+    let sql = format!(
+        "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART, {expression}, {hidden} FROM information_schema.STATISTICS \
+         WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0 ORDER BY INDEX_NAME, SEQ_IN_INDEX"
+    );
+    let parts: Vec<IndexPart> = rows(conn, &sql, table).await?;
+    let mut keys: BTreeMap<String, (Vec<String>, Option<Loose>)> = BTreeMap::new();
+    for (index, column, prefix, computed, hidden) in parts {
+        let (columns, loose) = keys.entry(index).or_default();
+        if let Some(expression) = computed {
+            *loose = Some(Loose::Expression);
+            columns.extend(expression.split('`').skip(1).step_by(2).map(str::to_owned));
+        } else if let (Some(column), Some(chars)) = (&column, prefix) {
+            *loose = Some(Loose::Prefix(column.clone(), chars));
+        } else if hidden && loose.is_none() {
+            *loose = Some(Loose::Invisible(flavour == Flavour::Mariadb));
+        }
+        columns.extend(column);
     }
-    let primary = keys.get("PRIMARY").cloned().unwrap_or_default();
-    Ok((primary, keys.into_values().collect()))
+    let primary = keys.get("PRIMARY").map(|(columns, _)| columns.clone()).unwrap_or_default();
+    let mut loose = Vec::new();
+    for (at, (index, (columns, why))) in keys.iter().enumerate() {
+        if let Some(why) = why.clone() {
+            loose.push(LooseKey { at, index: index.clone(), columns: columns.clone(), why });
+        }
+    }
+    Ok((primary, keys.into_values().map(|(columns, _)| columns).collect(), loose))
 }
 
 async fn read_foreign_keys(conn: &mut Conn, table: &TableName) -> Result<Vec<ForeignKey>> {

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use tokio_postgres::{Client, Row};
 
 use super::{
-    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, ReferentialAction, ReplicaIdentity, Table,
-    TableName, mark_side_effects,
+    Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Loose, LooseKey, ReferentialAction,
+    ReplicaIdentity, Table, TableName, mark_side_effects,
 };
 use crate::connect::postgres::error;
 use crate::error::Result;
@@ -130,6 +130,7 @@ pub async fn read(client: &Client, names: &[TableName]) -> Result<Vec<Option<Tab
             if row.get("is_primary") {
                 table.primary_key.clone_from(&columns);
             }
+            table.loose_keys.extend(loose_key(row, table.unique_keys.len()));
             table.unique_keys.push(columns);
         });
     }
@@ -212,6 +213,16 @@ const COLUMNS: &str = "
 /// Key columns in the index's order; behind them what an expression or predicate names.
 const KEYS: &str = "
     SELECT i.indrelid AS oid, i.indisprimary AS is_primary,
+           (SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid = i.indexrelid) AS index_name,
+           CASE WHEN NOT i.indisvalid THEN 'invalid' WHEN i.indisexclusion THEN 'overlaps'
+                WHEN i.indpred IS NOT NULL THEN 'partial' WHEN i.indexprs IS NOT NULL THEN 'expression'
+                WHEN NOT i.indimmediate THEN 'deferrable' END AS loose,
+           pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
+           CASE WHEN i.indexprs IS NULL THEN
+               (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place)
+                FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                WHERE k.place <= i.indnkeyatts) END AS own_columns,
            (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place)
             FROM (SELECT u.attnum::int AS attnum, min(u.place) AS place FROM (
                       SELECT k.attnum, k.place FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
@@ -271,6 +282,18 @@ fn table(name: &TableName, row: &Row) -> Table {
         replica_identity: Some(identity),
         ..Table::new(name.clone())
     }
+}
+
+fn loose_key(row: &Row, at: usize) -> Option<LooseKey> {
+    let why = match row.get::<_, Option<&str>>("loose")? {
+        "invalid" => Loose::Invalid,
+        "overlaps" => Loose::Overlaps,
+        "partial" => Loose::Partial(row.get::<_, Option<String>>("predicate").unwrap_or_default()),
+        "expression" => Loose::Expression,
+        _ => Loose::Deferrable,
+    };
+    let columns = row.get::<_, Option<Vec<String>>>("own_columns").or_else(|| row.get("columns"));
+    Some(LooseKey { at, index: row.get("index_name"), columns: columns.unwrap_or_default(), why })
 }
 
 fn action(code: &str) -> Action {

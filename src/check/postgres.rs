@@ -63,9 +63,20 @@ pub struct TableFacts {
     /// The columns of the index that is its identity.
     pub identity_columns: Vec<String>,
     /// Its leaf partitions, each with an identity of its own.
-    pub partitions: Vec<(TableName, ReplicaIdentity)>,
+    pub partitions: Vec<Partition>,
     /// Tables that inherit from it, quoted.
     pub heirs: Vec<String>,
+    /// Its virtual columns, each with the statements that store it.
+    pub virtual_columns: Vec<(String, String)>,
+}
+
+/// A leaf of a partitioned table.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    pub name: TableName,
+    pub identity: ReplicaIdentity,
+    /// The columns of that identity, where it is not FULL.
+    pub held: Vec<String>,
 }
 
 /// What numbers a column.
@@ -94,6 +105,8 @@ pub struct Publication {
     pub all_tables: bool,
     /// Inserts, updates, deletes and truncates.
     pub all_actions: bool,
+    /// Stored generated columns are left out: since version 18, where it does not say otherwise.
+    pub leaves_out_generated: bool,
     pub tables: BTreeSet<TableName>,
     /// Of which a filter or a list of columns publishes only a part.
     pub narrowed: BTreeSet<TableName>,
@@ -105,6 +118,8 @@ pub struct Slot {
     pub database: String,
     pub active_pid: Option<i32>,
     pub wal_status: String,
+    /// Why the server does not serve it any more.
+    pub invalidated: Option<String>,
 }
 
 const SERVER: &str = "SELECT current_user::text, current_database()::text, \
@@ -132,13 +147,22 @@ const TABLES: &str = "SELECT c.oid IS NOT NULL AS found, pg_get_userbyid(c.relow
     AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisreplident) AS identity_columns, \
     ARRAY(SELECT format('%I.%I', hn.nspname, hc.relname) FROM pg_inherits h JOIN pg_class hc ON hc.oid = h.inhrelid \
     JOIN pg_namespace hn ON hn.oid = hc.relnamespace WHERE h.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1) AS heirs, \
-    l.schemas AS leaf_schemas, l.names AS leaf_names, l.identities AS leaf_identities \
+    ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' \
+    ORDER BY a.attnum) AS virtual_names, \
+    ARRAY(SELECT format(E'ALTER TABLE %1$I.%2$I DROP COLUMN %3$I;\nALTER TABLE %1$I.%2$I ADD COLUMN %3$I %4$s \
+    GENERATED ALWAYS AS (%5$s) STORED;', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod), \
+    pg_get_expr(d.adbin, d.adrelid)) FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid \
+    AND d.adnum = a.attnum WHERE a.attrelid = c.oid AND a.attgenerated = 'v' ORDER BY a.attnum) AS virtual_mends, \
+    l.schemas AS leaf_schemas, l.names AS leaf_names, l.identities AS leaf_identities, l.held AS leaf_held \
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t(schema, name, ord) \
     LEFT JOIN pg_namespace n ON n.nspname = t.schema \
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') \
     CROSS JOIN LATERAL (SELECT coalesce(array_agg(ln.nspname::text ORDER BY lc.oid), '{}') AS schemas, \
     coalesce(array_agg(lc.relname::text ORDER BY lc.oid), '{}') AS names, \
-    coalesce(array_agg(lc.relreplident::text ORDER BY lc.oid), '{}') AS identities \
+    coalesce(array_agg(lc.relreplident::text ORDER BY lc.oid), '{}') AS identities, \
+    coalesce(array_agg((SELECT jsonb_agg(a.attname) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
+    AND a.attnum = ANY (i.indkey) WHERE i.indrelid = lc.oid AND CASE lc.relreplident WHEN 'd' THEN i.indisprimary \
+    WHEN 'i' THEN i.indisreplident END)::text ORDER BY lc.oid), '{}') AS held \
     FROM pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) p JOIN pg_class lc ON lc.oid = p.relid \
     JOIN pg_namespace ln ON ln.oid = lc.relnamespace WHERE p.isleaf) l ORDER BY t.ord";
 
@@ -191,12 +215,14 @@ pub async fn read(client: &Client, needs: &Needs, agent: &str, publication: &str
     }
     facts.publication = read_publication(client, publication).await?;
     let sql = "SELECT coalesce(plugin, '')::text, coalesce(database, '')::text, active_pid, \
-               coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1";
+               coalesce(wal_status, ''), to_jsonb(s) ->> 'invalidation_reason' \
+               FROM pg_replication_slots s WHERE slot_name = $1";
     facts.slot = query(client, sql, &[&slot]).await?.first().map(|row| Slot {
         plugin: row.get(0),
         database: row.get(1),
         active_pid: row.get(2),
         wal_status: row.get(3),
+        invalidated: row.get(4),
     });
     Ok(facts)
 }
@@ -216,11 +242,16 @@ async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Option<
     Ok(tables)
 }
 
-fn partitions(row: &Row) -> Vec<(TableName, ReplicaIdentity)> {
+fn partitions(row: &Row) -> Vec<Partition> {
     let texts = |column: &str| row.get::<_, Vec<String>>(column);
+    let held = row.get::<_, Vec<Option<String>>>("leaf_held");
     let names = texts("leaf_schemas").into_iter().zip(texts("leaf_names"));
-    let leaf = |((schema, name), code): ((String, String), String)| (TableName { schema, name }, identity(&code));
-    names.zip(texts("leaf_identities")).map(leaf).collect()
+    let leaf = |(((schema, name), code), held): (((String, String), String), Option<String>)| Partition {
+        name: TableName { schema, name },
+        identity: identity(&code),
+        held: held.and_then(|names| serde_json::from_str(&names).ok()).unwrap_or_default(),
+    };
+    names.zip(texts("leaf_identities")).zip(held).map(leaf).collect()
 }
 
 fn table_facts(row: &Row) -> TableFacts {
@@ -239,12 +270,18 @@ fn table_facts(row: &Row) -> TableFacts {
         identity_columns: row.get("identity_columns"),
         partitions: partitions(row),
         heirs: row.get("heirs"),
+        virtual_columns: row
+            .get::<_, Vec<String>>("virtual_names")
+            .into_iter()
+            .zip(row.get::<_, Vec<String>>("virtual_mends"))
+            .collect(),
     }
 }
 
 async fn read_publication(client: &Client, name: &str) -> Result<Option<Publication>> {
     let sql = "SELECT pg_has_role(pubowner, 'USAGE'), puballtables, \
-               pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication WHERE pubname = $1";
+               pubinsert AND pubupdate AND pubdelete AND pubtruncate, to_jsonb(p) ->> 'pubgencols' = 'n' \
+               FROM pg_publication p WHERE pubname = $1";
     let Some(row) = query(client, sql, &[&name]).await?.into_iter().next() else {
         return Ok(None);
     };
@@ -261,6 +298,7 @@ async fn read_publication(client: &Client, name: &str) -> Result<Option<Publicat
         we_own: row.get(0),
         all_tables: row.get(1),
         all_actions: row.get(2),
+        leaves_out_generated: row.get::<_, Option<bool>>(3) == Some(true),
         tables: tables.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect(),
     }))
 }
@@ -363,11 +401,14 @@ fn slot_finding(system: &str, facts: &Facts, slot: &Slot, name: &str) -> Option<
             format!("slot {name:?} belongs to database {:?} and plugin {:?}", slot.database, slot.plugin),
             format!("SELECT pg_drop_replication_slot('{name}');\n-- or choose another [agent] id"),
         )
-    } else if slot.wal_status == "lost" {
+    } else if slot.wal_status == "lost" || slot.invalidated.is_some() {
+        let reason = slot.invalidated.as_deref().unwrap_or("wal_removed");
         (
-            format!("slot {name:?} has lost the WAL that it stands for: what was committed since is not in step"),
-            "-- raise max_slot_wal_keep_size; then anechoic teardown, anechoic setup, and bring the tables into step"
-                .into(),
+            format!("slot {name:?} is lost ({reason}): what was committed since is not in step"),
+            format!(
+                "-- {}; then anechoic teardown, anechoic setup, and bring the tables into step",
+                crate::capture::postgres::keeps_slots(reason)
+            ),
         )
     } else {
         return None;
@@ -413,6 +454,15 @@ fn table_findings(system: &str, facts: &Facts, need: &TableNeed, table: &TableFa
                 .by_owner(format!("-- or make it a partitioned table\n{}", part.join("\n"))),
         ));
     }
+    if refuses_updates(need, table) {
+        let (names, mends): (Vec<_>, Vec<_>) = table.virtual_columns.iter().cloned().unzip();
+        let what = format!(
+            "computes {} without storing it: with REPLICA IDENTITY FULL, which is needed, PostgreSQL would refuse \
+             every UPDATE and DELETE",
+            names.join(", ")
+        );
+        findings.push(here(Finding::error(system, what).by_owner(mends.join("\n"))));
+    }
     if table.rows_hidden {
         findings.push(here(
             Finding::error(system, format!("row level security hides rows from role {:?}", facts.role))
@@ -438,12 +488,22 @@ fn grant(facts: &Facts, name: &TableName, table: &TableFacts, missing: &[&str]) 
 /// is to be FULL. The server tells the table's, and logs by the partition's.
 pub fn weaker_partitions(table: &TableFacts, full: bool) -> impl Iterator<Item = &TableName> {
     let whole = full || table.identity == Some(ReplicaIdentity::Full);
-    let weaker = move |identity: ReplicaIdentity| match identity {
+    let own = if table.identity == Some(ReplicaIdentity::Index) { &table.identity_columns } else { &table.primary_key };
+    let weaker = move |leaf: &&Partition| match leaf.identity {
         ReplicaIdentity::Full => false,
         ReplicaIdentity::Nothing => true,
-        ReplicaIdentity::Default | ReplicaIdentity::Index => whole || table.identity != Some(identity),
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            whole || leaf.held.is_empty() || own.iter().any(|column| !leaf.held.contains(column))
+        }
     };
-    table.partitions.iter().filter(move |(_, identity)| weaker(*identity)).map(|(name, _)| name)
+    table.partitions.iter().filter(weaker).map(|leaf| &leaf.name)
+}
+
+/// Virtual columns and REPLICA IDENTITY FULL together: to publish the table would break the
+/// application's own statements.
+pub fn refuses_updates(need: &TableNeed, table: &TableFacts) -> bool {
+    let full = table.identity == Some(ReplicaIdentity::Full) || !identity_suffices(need, table);
+    full && !table.virtual_columns.is_empty()
 }
 
 /// Whether the log holds enough of an old row. Without any identity the server refuses the

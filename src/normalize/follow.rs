@@ -47,7 +47,13 @@ pub struct Decided {
     tables: BTreeMap<String, BTreeMap<String, TableName>>,
     /// By system, by table: names that it had for a while.
     also: BTreeMap<String, BTreeMap<String, Vec<Also>>>,
+    /// By system, by table: its leaf partitions when they were last looked at.
+    #[serde(default)]
+    partitions: BTreeMap<String, BTreeMap<String, Partitions>>,
 }
+
+/// Leaf partitions of a table of PostgreSQL by their identity.
+pub type Partitions = BTreeMap<u32, TableName>;
 
 /// A name that a table had; its rows were logged under it up to that end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +70,8 @@ pub struct Seen {
     pub at: Option<Position>,
     /// PostgreSQL only.
     pub oids: BTreeMap<TableName, u32>,
+    /// PostgreSQL only.
+    pub partitions: BTreeMap<TableName, Partitions>,
 }
 
 impl Decided {
@@ -98,6 +106,24 @@ impl Decided {
             also.push(Also { name: name.clone(), until: until.clone() });
         }
         also
+    }
+
+    /// Partitions that a table had and has no more: their rows left it without a word in the log.
+    pub fn parted(&self, system: &str, seen: &Seen) -> Vec<(TableName, TableName)> {
+        let Some(before) = self.partitions.get(system) else { return Vec::new() };
+        let of = |(table, now): (&TableName, &Partitions)| {
+            let gone = before.get(&table.to_string()).into_iter().flatten().filter(|(oid, _)| !now.contains_key(oid));
+            gone.map(|(_, leaf)| (table.clone(), leaf.clone())).collect::<Vec<_>>()
+        };
+        seen.partitions.iter().flat_map(of).collect()
+    }
+
+    /// Takes in the partitions as they are now; `true`: they were others.
+    pub fn note_partitions(&mut self, system: &str, seen: &Seen) -> bool {
+        let now = seen.partitions.iter().map(|(table, leaves)| (table.to_string(), leaves.clone())).collect();
+        let changed = self.partitions.get(system) != Some(&now);
+        self.partitions.insert(system.to_owned(), now);
+        changed
     }
 
     /// The table's identity when it was last bound.
@@ -170,6 +196,11 @@ pub fn judge(
     for system in config.system_ids() {
         let name = config.system(system).name.to_string();
         let oids = seen[system.index()].oids.iter().map(|(table, oid)| (table.to_string(), *oid));
+        if seen[system.index()].at.is_some() {
+            decided.note_partitions(&name, &seen[system.index()]);
+        } else if let Some(known) = before.partitions.get(&name) {
+            decided.partitions.insert(name.clone(), known.clone());
+        }
         let kept = before.oids.get(&name).filter(|_| seen[system.index()].at.is_none()).cloned();
         decided.oids.insert(name, kept.unwrap_or_else(|| oids.collect()));
     }
@@ -268,7 +299,7 @@ pub fn fingerprint(model: &Model) -> String {
                 table.name,
                 binding.role,
                 table.primary_key,
-                table.unique_keys,
+                (&table.unique_keys, &table.loose_keys),
                 table.foreign_keys,
                 table.referenced_by,
                 table.triggers,

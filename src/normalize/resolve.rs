@@ -790,7 +790,8 @@ fn toml_key(key: &str) -> String {
 fn is_key(table: &Table, key: &[&Column]) -> bool {
     let names: BTreeSet<&str> = key.iter().map(|column| column.name.as_str()).collect();
     let same = |columns: &Vec<String>| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == names;
-    same(&table.primary_key) || table.unique_keys.iter().any(same)
+    let firm = |at: usize| table.loose_keys.iter().all(|loose| loose.at != at);
+    table.unique_keys.iter().enumerate().any(|(at, columns)| same(columns) && firm(at))
 }
 
 fn key_columns<'c>(entity: &EntityConfig, draft: &Draft<'c>) -> Vec<&'c Column> {

@@ -13,7 +13,7 @@ use crate::capture::postgres::{application_name, create_position, publication_na
 use crate::catalog::TableName;
 use crate::check;
 use crate::check::needs::Needs;
-use crate::check::postgres::{Facts, identity_suffices, weaker_partitions};
+use crate::check::postgres::{Facts, identity_suffices, refuses_updates, weaker_partitions};
 use crate::config::Config;
 use crate::connect::postgres::{connect, error};
 use crate::error::{Error, Result};
@@ -28,6 +28,10 @@ pub fn steps(facts: &Facts, needs: &Needs, publication: &str) -> Vec<Step> {
     let marker_first = if marker_possible { marker_by_others(facts, needs) } else { vec![] };
     for (need, table) in needs.tables.iter().zip(&facts.tables) {
         let Some(table) = table else { continue };
+        if refuses_updates(need, table) {
+            // A finding says so, and nothing is published before that is mended.
+            return steps;
+        }
         let full = !identity_suffices(need, table);
         let weak = full.then_some(&need.name).into_iter().chain(weaker_partitions(table, full));
         let sql: Vec<String> =
@@ -88,11 +92,14 @@ fn publication_step(facts: &Facts, needs: &Needs, name: &str, marker_possible: b
         && facts.tables.iter().flatten().all(|table| table.we_own)
         && facts.marker.as_ref().is_none_or(|marker| marker.we_own);
     let Some(publication) = &facts.publication else {
-        // Partitioned tables are bound by their root.
+        // Partitioned tables are bound by their root. Since version 18 a table with stored generated
+        // columns that are not published takes no UPDATE under REPLICA IDENTITY FULL.
+        let generated = if facts.version_num >= 180_000 { ", publish_generated_columns = stored" } else { "" };
+        let name = quoted(name);
         let sql =
-            format!("CREATE PUBLICATION {} FOR TABLE {list} WITH (publish_via_partition_root = true)", quoted(name));
+            format!("CREATE PUBLICATION {name} FOR TABLE {list} WITH (publish_via_partition_root = true{generated})");
         return Some(Step {
-            missing: format!("the publication {name:?} does not exist"),
+            missing: format!("the publication {name} does not exist"),
             sql: vec![sql.clone()],
             admin: vec![sql],
             allowed: we_own_all && facts.may_create_in_database,
@@ -102,10 +109,14 @@ fn publication_step(facts: &Facts, needs: &Needs, name: &str, marker_possible: b
     // More than is needed costs only bandwidth; it is taken out where we may.
     let spare = !publication.all_tables && publication.we_own && we_own_all && publication.tables != tables;
     let narrowed: Vec<String> = publication.narrowed.intersection(&tables).map(ToString::to_string).collect();
-    if absent.is_empty() && !spare && publication.all_actions && narrowed.is_empty() {
+    let leaves_out = publication.leaves_out_generated;
+    if absent.is_empty() && !spare && publication.all_actions && narrowed.is_empty() && !leaves_out {
         return None;
     }
     let mut sql = Vec::new();
+    if leaves_out {
+        sql.push(format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored)", quoted(name)));
+    }
     if !publication.all_actions {
         sql.push(format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quoted(name)));
     }
@@ -118,6 +129,10 @@ fn publication_step(facts: &Facts, needs: &Needs, name: &str, marker_possible: b
             format!("the publication {name:?} publishes only some rows or columns of {}", narrowed.join(", "))
         }
         (true, false) => format!("the publication {name:?} does not publish every kind of change"),
+        (true, true) if leaves_out => format!(
+            "the publication {name:?} leaves out stored generated columns: with REPLICA IDENTITY FULL a table that has \
+             one takes no UPDATE and DELETE"
+        ),
         (true, true) => format!("the publication {name:?} is not down to the bound tables"),
     };
     Some(Step { missing, admin: sql.clone(), sql, allowed: publication.we_own && we_own_all })
@@ -267,7 +282,7 @@ mod tests {
     use super::*;
     use crate::catalog::ReplicaIdentity;
     use crate::check::needs::TableNeed;
-    use crate::check::postgres::{Publication, TableFacts};
+    use crate::check::postgres::{Partition, Publication, TableFacts};
 
     fn name(table: &str) -> TableName {
         TableName { schema: "public".into(), name: table.into() }
@@ -315,7 +330,7 @@ mod tests {
     /// Each partition has an identity of its own, and the log goes by that.
     #[test]
     fn partitions_are_made_as_strong_as_their_table() {
-        let leaf = |leaf: &str, identity| (name(leaf), identity);
+        let leaf = |leaf: &str, identity| Partition { name: name(leaf), identity, held: vec!["id".into()] };
         let partitions = vec![leaf("p1", ReplicaIdentity::Default), leaf("p2", ReplicaIdentity::Full)];
         let full = TableFacts { identity: Some(ReplicaIdentity::Full), partitions, ..table() };
         let needs = Needs { tables: vec![needs().tables[0].clone()], marker: None, ..needs() };

@@ -29,6 +29,7 @@ pub use self::slot::{
     Retained, application_name, create_position, current_position, identity, log_end, marker_published,
     publication_name, quoted, retained, slot_name,
 };
+pub(crate) use self::slot::{keeps_slots, weaker_partitions};
 
 use self::feedback::Feedback;
 use self::stream::{Input, Session};
@@ -107,8 +108,12 @@ impl PgCapture {
                 b'd' => {}
                 b'E' => return Err(slot::explained(stream::stream_error(body), &self.slot)),
                 b'c' | b'C' => return Err(Error::retry("the server ended the replication stream")),
-                // Notices and parameters.
-                b'N' | b'S' => continue,
+                b'N' => {
+                    slot::heard(stream::stream_error(body))?;
+                    continue;
+                }
+                // Parameters.
+                b'S' => continue,
                 _ => return Err(Error::retry("the replication stream is out of step: an unexpected message")),
             }
             match self.transactions.handle(body, sink)? {

@@ -143,6 +143,23 @@ impl<'a> Tuple<'a> {
         }
     }
 
+    /// Nothing but NULL, or nothing at all, outside of these columns.
+    pub fn is_null_outside(&self, columns: &[bool]) -> bool {
+        let mut rest = &self.columns[..];
+        for within in columns {
+            let Some((kind, after)) = rest.split_first() else { return true };
+            rest = after;
+            if *kind == b't' {
+                let Some((size, after)) = rest.split_first_chunk::<4>() else { return true };
+                rest = after.get(u32::from_be_bytes(*size) as usize..).unwrap_or_default();
+            }
+            if *kind != b'n' && !within {
+                return false;
+            }
+        }
+        true
+    }
+
     pub fn fields(self) -> Fields<'a> {
         Fields { rest: self.columns }
     }

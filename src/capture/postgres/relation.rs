@@ -33,8 +33,54 @@ pub struct Wanted {
     pub columns: Vec<String>,
     /// Its identity is FULL: every old row is whole.
     pub full: bool,
+    /// The columns of the entities' keys.
+    keys: Vec<String>,
+    /// Its partitions that rows were logged of, as far as their own identity is not FULL.
+    pub partial: Vec<Partial>,
     /// Entities that are bound to the same table.
     pub targets: Vec<Target>,
+}
+
+/// A partition of which the log holds old rows by its own identity, whatever the table's says.
+#[derive(Debug)]
+pub struct Partial {
+    id: u32,
+    pub name: TableName,
+    /// The columns of its identity.
+    identity: Vec<String>,
+    /// Per column of the table's relation: of that identity.
+    pub held: Vec<bool>,
+    /// Every key column is.
+    pub holds_key: bool,
+}
+
+impl Wanted {
+    /// Takes in what the log says of a partition.
+    pub fn partition(&mut self, relation: &Relation) {
+        self.partial.retain(|partial| partial.id != relation.id);
+        if relation.identity == b'f' {
+            return;
+        }
+        let identity = relation.columns.iter().filter(|column| column.identifies).map(|column| column.name.clone());
+        let name = TableName { schema: relation.schema.clone(), name: relation.name.clone() };
+        let partial =
+            Partial { id: relation.id, name, identity: identity.collect(), held: Vec::new(), holds_key: false };
+        self.partial.push(partial);
+        self.hold();
+    }
+
+    /// The same table was described anew; of its partitions that need not be.
+    pub fn after(&mut self, before: Wanted) {
+        self.partial = before.partial;
+        self.hold();
+    }
+
+    fn hold(&mut self) {
+        for partial in &mut self.partial {
+            partial.held = self.columns.iter().map(|column| partial.identity.contains(column)).collect();
+            partial.holds_key = self.keys.iter().all(|column| partial.identity.contains(column));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -73,6 +119,8 @@ pub fn map(
         formats: vec![None; relation.columns.len()],
         columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
         full: relation.identity == b'f',
+        keys: tables.iter().flat_map(|table| table.key.clone()).collect(),
+        partial: Vec::new(),
         targets: Vec::with_capacity(tables.len()),
     };
     let names: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();

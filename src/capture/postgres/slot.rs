@@ -75,15 +75,16 @@ pub async fn create_position(client: &Client, agent: &str, database: &str) -> Re
 async fn found(client: &Client, slot: &str) -> Result<Option<Lsn>> {
     let row = client
         .query_opt(
-            "SELECT confirmed_flush_lsn::text, wal_status FROM pg_catalog.pg_replication_slots \
-             WHERE slot_name = $1::text",
+            "SELECT s.confirmed_flush_lsn::text, s.wal_status, pg_catalog.to_jsonb(s) ->> 'invalidation_reason' \
+             FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1::text",
             &[&slot],
         )
         .await
         .map_err(|e| error(&e).context(format!("cannot look for slot {slot}")))?;
     let Some(row) = row else { return Ok(None) };
-    if row.get::<_, Option<&str>>(1) == Some("lost") {
-        return Err(lost(slot, None));
+    let invalidated: Option<&str> = row.get(2);
+    if row.get::<_, Option<&str>>(1) == Some("lost") || invalidated.is_some() {
+        return Err(lost(slot, invalidated));
     }
     Ok(row.get::<_, Option<&str>>(0).and_then(|lsn| lsn.parse().ok()))
 }
@@ -230,7 +231,56 @@ pub(super) async fn verify(session: &mut Session, spec: &CaptureSpec, slot: &str
     verify_identity(session, spec).await?;
     verify_log(session, start).await?;
     verify_slot(session, spec, slot, start).await?;
-    verify_publication(session, spec).await
+    verify_publication(session, spec).await?;
+    verify_partitions(session, spec).await
+}
+
+/// Leaves of the tables `w (schema, name)` whose old rows the log holds less of than the table's
+/// own replica identity says: rows are announced by the table's, and logged by the leaf's.
+pub(crate) fn weaker_partitions(tables: &str) -> String {
+    const HELD: &str = "ARRAY(SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a \
+        ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) WHERE i.indrelid = T.oid \
+        AND CASE T.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)";
+    let (of_leaf, of_table) = (HELD.replace("T.", "l."), HELD.replace("T.", "c."));
+    format!(
+        "SELECT w.schema, w.name, ln.nspname::text AS leaf_schema, l.relname::text AS leaf_name FROM {tables} \
+         JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema \
+         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind = 'p' \
+         CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) p \
+         JOIN pg_catalog.pg_class l ON l.oid = p.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace \
+         WHERE p.isleaf AND l.relkind = 'r' AND l.relreplident <> 'f' \
+         AND (c.relreplident = 'f' OR NOT {of_leaf} @> {of_table} OR {of_leaf} = '{{}}') ORDER BY 1, 2, 3, 4"
+    )
+}
+
+async fn verify_partitions(session: &mut Session, spec: &CaptureSpec) -> Result<()> {
+    let captured = spec.tables.iter().filter(|table| !table.columns.is_empty());
+    let names: Vec<String> =
+        captured.map(|table| format!("({}, {})", literal(&table.name.schema), literal(&table.name.name))).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let tables = format!("(VALUES {}) w (schema, name)", names.join(", "));
+    let rows = session.query(&weaker_partitions(&tables)).await?;
+    let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
+    let mut statements = Vec::new();
+    let mut of = Vec::new();
+    for row in &rows {
+        let [schema, name, leaf_schema, leaf_name] = row.as_slice() else { continue };
+        let leaf = TableName { schema: text(leaf_schema), name: text(leaf_name) };
+        statements.push(format!("ALTER TABLE {} REPLICA IDENTITY FULL", quoted(&leaf)));
+        of.push(format!("{leaf} of {}.{}", text(schema), text(name)));
+    }
+    if of.is_empty() {
+        return Ok(());
+    }
+    Err(Error::stop(
+        format!(
+            "the log does not hold whole old rows of partition {}: its replica identity is too weak",
+            of.join(", ")
+        ),
+        statements.join("; "),
+    ))
 }
 
 async fn verify_identity(session: &mut Session, spec: &CaptureSpec) -> Result<()> {
@@ -316,10 +366,24 @@ fn gone(slot: &str) -> Error {
 
 fn lost(slot: &str, reason: Option<&str>) -> Error {
     let reason = reason.unwrap_or("wal_removed");
+    let way_out = keeps_slots(reason);
     Error::stop(
         format!("slot {slot} is lost: the server invalidated it ({reason})"),
-        "raise max_slot_wal_keep_size (or idle_replication_slot_timeout), then run `anechoic load --resync`",
+        format!("{way_out}, then run `anechoic load --resync`"),
     )
+}
+
+/// What keeps the server from invalidating a slot for this reason once more.
+pub(crate) fn keeps_slots(reason: &str) -> &'static str {
+    match reason {
+        "idle_timeout" => {
+            "nothing read it for longer than the server allows: ALTER SYSTEM SET idle_replication_slot_timeout = 0; \
+             SELECT pg_reload_conf()"
+        }
+        "wal_level_insufficient" => "wal_level was too low for a while: keep it at logical",
+        "rows_removed" => "the primary removed rows that it needs: set hot_standby_feedback = on",
+        _ => "raise max_slot_wal_keep_size",
+    }
 }
 
 /// Ours ends by itself: after a crash the old walsender lingers until it notices.
@@ -406,6 +470,19 @@ async fn verify_publication(session: &mut Session, spec: &CaptureSpec) -> Result
     Ok(())
 }
 
+/// What the server says beside the stream. From version 18 on a publication that is missing at some place of
+/// the log is a warning there, and its rows are left out.
+pub(super) fn heard(notice: Error) -> Result<()> {
+    if notice.code.as_deref() != Some("55000") {
+        return Ok(());
+    }
+    Err(Error::stop(
+        "rows are missing in the stream: the publication was dropped, or made after the slot",
+        "run `anechoic setup`, then `anechoic load --resync`",
+    )
+    .because(notice))
+}
+
 /// What an error of the server means that ended the stream, or kept it from starting.
 pub(super) fn explained(error: Error, slot: &str) -> Error {
     let text = error.message.clone();
@@ -416,7 +493,11 @@ pub(super) fn explained(error: Error, slot: &str) -> Error {
                         run `anechoic setup` and `anechoic load --resync`";
             Error { recovery: Recovery::Stop, ..error.hint(hint) }
         }
-        Some("55000") if text.contains("replication slot") => lost(slot, None).because(error),
+        Some("55000") if text.contains("replication slot") => {
+            let known = ["idle_timeout", "wal_level_insufficient", "rows_removed"];
+            let whole = error.full();
+            lost(slot, known.into_iter().find(|reason| whole.contains(reason))).because(error)
+        }
         // Of the system class, though nothing that time mends.
         Some("58P01") if text.contains("WAL") => lost(slot, Some("wal_removed")).because(error),
         Some("28000") if text.contains("pg_hba") => error.hint("let the agent's role connect in pg_hba.conf"),

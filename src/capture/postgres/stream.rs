@@ -23,8 +23,8 @@ use crate::connect::postgres::{Login, Stream, TEXT_SETTINGS, log_in, server_erro
 use crate::error::{Error, Recovery, Result};
 
 /// A large transaction stays in the server's memory up to this size instead of going through
-/// files; and the server waits this long for a sign of life from us.
-const OPTIONS: &str = "-c logical_decoding_work_mem=256MB -c wal_sender_timeout=30s -c standard_conforming_strings=on -c statement_timeout=0";
+/// files; and the server waits this long for a sign of life from us. Its warnings are heard.
+const OPTIONS: &str = "-c logical_decoding_work_mem=256MB -c wal_sender_timeout=30s -c standard_conforming_strings=on -c statement_timeout=0 -c client_min_messages=warning";
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -165,7 +165,7 @@ fn said(body: &ErrorResponseBody) -> Error {
     error
 }
 
-/// The error that an ErrorResponse inside the stream carries.
+/// The error that an ErrorResponse inside the stream carries, or a NoticeResponse, which is built alike.
 pub fn stream_error(body: &[u8]) -> Error {
     let mut whole = BytesMut::with_capacity(body.len() + 5);
     whole.extend_from_slice(b"E");

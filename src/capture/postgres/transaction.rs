@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::decode::{self, Trouble};
-use super::pgoutput::{self, Envelope, Field, Malformed, Message, Old, Tuple};
+use super::pgoutput::{self, Envelope, Field, Malformed, Message, Old, Relation, Tuple};
 use super::relation::{self, Mapping, MarkerColumns, Wanted};
 use crate::capture::{Begin, CaptureSpec, Commit, RowEvent, Sink, WantedTable};
 use crate::catalog::TableName;
@@ -62,6 +62,7 @@ pub struct Transactions {
     marker: TableName,
     wanted: Vec<WantedTable>,
     relations: HashMap<u32, Mapping>,
+    described: Described,
     start: Lsn,
     current: Option<Stage>,
     /// Where the commit record of the transaction in flight lies.
@@ -72,6 +73,15 @@ pub struct Transactions {
     /// What of that the sink knows.
     told: Lsn,
     scratch: Scratch,
+}
+
+/// Which relations were described since the last row. Of a partition that is published under its
+/// table's name the server describes the table, then the partition, and right behind them comes a
+/// row under the table's name.
+#[derive(Default)]
+struct Described {
+    first: Option<u32>,
+    second: Option<Relation>,
 }
 
 /// Memory that every row uses anew.
@@ -91,6 +101,7 @@ impl Transactions {
             marker: spec.marker.clone(),
             wanted: spec.tables.clone(),
             relations: HashMap::new(),
+            described: Described::default(),
             start,
             current: None,
             final_lsn: start,
@@ -134,6 +145,9 @@ impl Transactions {
 
     fn message(&mut self, bytes: &mut [u8], sink: &mut dyn Sink) -> Result<Event> {
         let kind = bytes.first().copied().unwrap_or_default();
+        if kind != b'R' && kind != b'Y' {
+            self.partition_of(bytes)?;
+        }
         if matches!(kind, b'I' | b'U' | b'D' | b'T') {
             match &mut self.current {
                 Some(Stage::Echo(_, EchoRows::PassedOver) | Stage::Repeated) => return Ok(Event::Other),
@@ -149,8 +163,16 @@ impl Transactions {
             Message::Commit { end_lsn, committed_at } => self.commit(end_lsn, committed_at, sink),
             Message::Relation(relation) => {
                 let before = |end: &Position| matches!(end, Position::Postgres { lsn } if self.final_lsn < *lsn);
-                let mapping = relation::map(&relation, &self.wanted, &self.marker, before)?;
+                let mut mapping = relation::map(&relation, &self.wanted, &self.marker, before)?;
+                let known = self.relations.remove(&relation.id);
+                if let (Mapping::Wanted(now), Some(Mapping::Wanted(before))) = (&mut mapping, known) {
+                    now.after(before);
+                }
                 self.relations.insert(relation.id, mapping);
+                match self.described.first {
+                    Some(first) if first != relation.id => self.described.second = Some(relation),
+                    _ => self.described = Described { first: Some(relation.id), second: None },
+                }
                 Ok(Event::Other)
             }
             Message::Truncate { relations } => self.truncate(&relations, sink).map(|()| Event::Other),
@@ -158,6 +180,23 @@ impl Transactions {
                 Ok(Event::Other)
             }
         }
+    }
+
+    /// Whether what was described last is a partition of the table that this row is of.
+    fn partition_of(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.described.first.is_none() {
+            return Ok(());
+        }
+        let Described { first, second } = std::mem::take(&mut self.described);
+        let (Some(table), Some(partition), Some(b'I' | b'U' | b'D')) = (first, second, bytes.first()) else {
+            return Ok(());
+        };
+        if pgoutput::row_relation(bytes).map_err(malformed)? == table
+            && let Some(Mapping::Wanted(wanted)) = self.relations.get_mut(&table)
+        {
+            wanted.partition(&partition);
+        }
+        Ok(())
     }
 
     fn begin(&mut self, final_lsn: Lsn, xid: u32) -> Result<()> {
@@ -257,9 +296,12 @@ impl Scratch {
             Message::Delete { old } => (Op::Delete, Some(old), None),
             _ => return Ok(()),
         };
+        if !wanted.partial.is_empty() && op != Op::Insert {
+            by_partition(wanted, old.as_ref())?;
+        }
         // The table's identity is told, its partition's is what the server goes by.
         if wanted.full && op == Op::Update && old.is_none() {
-            return Err(weaker_partition(&wanted.name));
+            return Err(weaker_partition(&wanted.name, None));
         }
         self.refused.clear();
         let mut before: Vec<Datum<'a>> = recycled(std::mem::take(&mut self.before));
@@ -287,7 +329,7 @@ impl Scratch {
                 if *after == Datum::NotSent {
                     // Not changed, and not NULL either.
                     if *before == Datum::Null {
-                        return Err(weaker_partition(&wanted.name));
+                        return Err(weaker_partition(&wanted.name, None));
                     }
                     *after = *before;
                 }
@@ -399,13 +441,27 @@ fn marker_of(bytes: &mut [u8], columns: &MarkerColumns) -> Result<Option<Marker>
     }
 }
 
-fn weaker_partition(table: &TableName) -> Error {
+/// An old row holds what the identity of its partition says, and NULL for the rest, though it may
+/// be announced as a whole one. Which partition it is of the log does not say: it is refused where
+/// it may be one of those.
+fn by_partition(wanted: &Wanted, old: Option<&Old<'_>>) -> Result<()> {
+    let weak = wanted.partial.iter().find(|partial| match old {
+        Some(Old::Full(tuple)) => partial.held.contains(&false) && tuple.is_null_outside(&partial.held),
+        Some(Old::Key(tuple)) => !partial.holds_key && tuple.is_null_outside(&partial.held),
+        None => wanted.full || !partial.holds_key,
+    });
+    weak.map_or(Ok(()), |partial| Err(weaker_partition(&wanted.name, Some(&partial.name))))
+}
+
+fn weaker_partition(table: &TableName, partition: Option<&TableName>) -> Error {
+    let (whose, statement) = match partition {
+        Some(name) => (format!("of partition {name} of {table}"), super::slot::quoted(name)),
+        None => (format!("of {table}, though its replica identity is FULL: a partition's is not"), "…".to_owned()),
+    };
     Error::stop(
+        format!("the log does not hold whole old rows {whose}"),
         format!(
-            "the log does not hold whole old rows of {table}, though its replica identity is FULL: a partition's is not"
-        ),
-        format!(
-            "ALTER TABLE … REPLICA IDENTITY FULL for each partition of {table} (anechoic check names them), then begin \
+            "ALTER TABLE {statement} REPLICA IDENTITY FULL for each partition of {table} (anechoic check names them), then begin \
              anew: anechoic teardown, anechoic setup, anechoic load"
         ),
     )

@@ -1,8 +1,10 @@
 //! Keys that are one key to all of them. The agent tells keys apart by the bytes of their canonical
 //! form; where a server takes two such keys for one, or one for two, it would write the wrong row.
 
+use std::collections::BTreeSet;
+
 use super::{Draft, DraftColumn, Resolver, ddl, quoted, quoted_table};
-use crate::catalog::{Collation, ColumnType};
+use crate::catalog::{Collation, Column, ColumnType, Loose, LooseKey, Table};
 use crate::config::{Engine, EntityConfig};
 use crate::schema::EntitySchema;
 use crate::value::Kind;
@@ -16,9 +18,7 @@ impl Resolver<'_> {
         }
         let engine = self.engine(draft.config.system);
         if !super::is_key(draft.table, &key) {
-            let list: Vec<String> = key.iter().map(|column| quoted(engine, &column.name)).collect();
-            let what = format!("nothing keeps the key ({}) unique in the table", list.join(", "));
-            let mend = format!("ALTER TABLE {} ADD UNIQUE ({});", quoted_table(engine, draft.table), list.join(", "));
+            let (what, mend) = no_key(engine, draft.table, &key);
             self.error(entity, draft.config, what, by_owner(&mend));
         }
         for column in key.iter().filter(|column| column.nullable) {
@@ -49,6 +49,66 @@ impl Resolver<'_> {
                 self.error(entity, draft.config, what, mend);
             }
         }
+    }
+}
+
+/// Why nothing in the table is the key, and what would be.
+fn no_key(engine: Engine, table: &Table, key: &[&Column]) -> (String, String) {
+    let list: Vec<String> = key.iter().map(|column| quoted(engine, &column.name)).collect();
+    let (list, of) = (list.join(", "), quoted_table(engine, table));
+    // Texts without a length of their own are taken into no index of MySQL whole.
+    let long = |column: &&&Column| {
+        engine == Engine::Mysql && ["text", "blob"].iter().any(|ty| column.type_name.to_lowercase().ends_with(ty))
+    };
+    let short = |column: &&Column| {
+        let ty = if column.type_name.to_lowercase().ends_with("blob") { "varbinary(255)" } else { "varchar(255)" };
+        ddl::of_type(engine, table, column, ty) + "\n"
+    };
+    let add =
+        key.iter().filter(long).map(short).collect::<String>() + &format!("ALTER TABLE {of} ADD UNIQUE ({list});");
+    let names: BTreeSet<&str> = key.iter().map(|column| column.name.as_str()).collect();
+    let near = |loose: &&LooseKey| loose.columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == names;
+    let Some(LooseKey { index, why, .. }) = table.loose_keys.iter().find(near) else {
+        return (format!("nothing keeps the key ({list}) unique in the table"), add);
+    };
+    let index_name = quoted(engine, index);
+    match why {
+        Loose::Partial(predicate) => {
+            (format!("index {index:?} keeps the key ({list}) unique only in rows with {predicate}"), add)
+        }
+        Loose::Expression => {
+            (format!("index {index:?} keeps what is computed of the key ({list}) unique, which finds no row"), add)
+        }
+        Loose::Prefix(column, chars) => {
+            let what = format!(
+                "index {index:?} holds the first {chars} of column {column:?} alone: two keys that begin alike are one to it"
+            );
+            let drop = match index.as_str() {
+                "PRIMARY" => format!("ALTER TABLE {of} DROP PRIMARY KEY;"),
+                _ => format!("ALTER TABLE {of} DROP INDEX {index_name};"),
+            };
+            let add = if index == "PRIMARY" { add.replace(" ADD UNIQUE (", " ADD PRIMARY KEY (") } else { add };
+            (what, format!("{drop}\n{add}"))
+        }
+        Loose::Invisible(mariadb) => {
+            let (word, shown) = if *mariadb { ("ignored", "NOT IGNORED") } else { ("invisible", "VISIBLE") };
+            let what =
+                format!("index {index:?}, which keeps the key ({list}) unique, is {word}: no row is found by it");
+            (what, format!("ALTER TABLE {of} ALTER INDEX {index_name} {shown};"))
+        }
+        Loose::Deferrable => {
+            let what = format!(
+                "index {index:?}, which keeps the key ({list}) unique, is DEFERRABLE: nothing can be merged by it"
+            );
+            (what, add)
+        }
+        Loose::Invalid => {
+            let what =
+                format!("index {index:?}, which is to keep the key ({list}) unique, is not valid: its creation failed");
+            let index = format!("{}.{index_name}", quoted(engine, &table.name.schema));
+            (what, format!("REINDEX INDEX {index};"))
+        }
+        Loose::Overlaps => (format!("index {index:?} keeps the key ({list}) unique only within a period"), add),
     }
 }
 
