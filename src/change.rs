@@ -507,6 +507,10 @@ pub struct LoadMark {
     pub only_missing: bool,
     /// Whoever receives it was empty when it was begun.
     pub fresh: bool,
+    /// Systems that bound the entity when it was begun; one that is not among them was added since.
+    pub bound: Vec<Arc<str>>,
+    /// Of these, whose rows need no load: while it runs those that it passes over, all of them at its end.
+    pub settled: Vec<Arc<str>>,
     pub state: LoadState,
     /// When it was begun: names the run.
     pub begun: Micros,
@@ -518,6 +522,33 @@ pub struct LoadMark {
     /// Rows read so far, and of these journaled.
     pub read: u64,
     pub copied: u64,
+}
+
+impl LoadMark {
+    /// None of these systems needs a load of it.
+    pub fn settled(entity: &str, bound: Vec<Arc<str>>, begun: Micros) -> Self {
+        let first = bound.first().cloned().unwrap_or_default();
+        LoadMark {
+            entity: entity.into(),
+            system: first.clone(),
+            authority: first,
+            only_missing: false,
+            fresh: false,
+            settled: bound.clone(),
+            bound,
+            state: LoadState::Skipped,
+            begun,
+            schema: Schema::new(Vec::new()),
+            key: Bytes::new(),
+            read: 0,
+            copied: 0,
+        }
+    }
+
+    /// Of the loads of an entity that came to an end, the last.
+    pub fn newest<'m>(marks: impl Iterator<Item = &'m LoadMark>) -> Option<&'m LoadMark> {
+        marks.filter(|mark| mark.state != LoadState::Running).max_by_key(|mark| mark.begun)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,12 @@
 //! control socket and the running agent share.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::LoadPolicy;
+use crate::normalize::binding::Role;
 
 /// `anechoic load`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,5 +103,116 @@ impl LoadProgress {
 
     pub fn rate(&self) -> f64 {
         if self.seconds > 0.0 { self.read as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+/// A table that holds an entity, before anything is applied to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub system: Arc<str>,
+    pub captures: bool,
+    pub receives: bool,
+    pub empty: bool,
+}
+
+impl Found {
+    pub fn new(system: Arc<str>, role: Role, empty: bool) -> Self {
+        Found { system, captures: role.captures(), receives: role.receives(), empty }
+    }
+}
+
+/// What is to be done about rows that were there before.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    Nothing,
+    /// There are rows in more than one system, and nobody asked that they be compared.
+    Unasked,
+    Load {
+        authority: Arc<str>,
+        /// Whoever receives it is empty.
+        fresh: bool,
+        /// Systems that are passed over: of these nothing is missing, and nothing to be read.
+        settled: Vec<Arc<str>>,
+    },
+}
+
+/// `tables` in order of authority; `settled`: systems whose rows need no load, none where the entity is new.
+pub fn decide(tables: &[Found], settled: &[Arc<str>], policy: LoadPolicy) -> Decision {
+    let added = |table: &Found| !settled.contains(&table.system);
+    let added_filled = tables.iter().any(|table| added(table) && !table.empty);
+    if !settled.is_empty() && added_filled && policy == LoadPolicy::FirstRun {
+        // What was added holds rows, too: all are compared with all.
+        return decide(tables, &[], policy);
+    }
+    let grown = !settled.is_empty();
+    let Some(authority) = tables.iter().find(|table| table.captures && !(grown && added(table))) else {
+        return Decision::Nothing;
+    };
+    let others = |wanted: &dyn Fn(&Found) -> bool| {
+        tables.iter().any(|table| table.system != authority.system && !table.empty && wanted(table))
+    };
+    let asked = match grown {
+        true => !added_filled,
+        false => policy == LoadPolicy::FirstRun || !others(&|table| table.receives),
+    };
+    let receivers = tables.iter().any(|table| table.receives && added(table));
+    match tables.iter().all(|table| table.empty) || !receivers || policy == LoadPolicy::Never {
+        true => Decision::Nothing,
+        false if !asked => Decision::Unasked,
+        false => Decision::Load {
+            authority: authority.system.clone(),
+            fresh: grown || !others(&|_| true),
+            settled: settled.to_vec(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `crm shop* erp-`: in order; `*` has rows, `-` receives nothing, `+` is not read.
+    fn tables(text: &str) -> Vec<Found> {
+        let table = |word: &str| Found {
+            system: word.trim_end_matches(['*', '-', '+']).into(),
+            captures: !word.contains('+'),
+            receives: !word.contains('-'),
+            empty: !word.contains('*'),
+        };
+        text.split(' ').map(table).collect()
+    }
+
+    fn decided(text: &str, settled: &[&str], policy: LoadPolicy) -> String {
+        let settled: Vec<Arc<str>> = settled.iter().map(|name| (*name).into()).collect();
+        match decide(&tables(text), &settled, policy) {
+            Decision::Load { authority, fresh, settled } => format!("{authority} {fresh} {}", settled.join(" ")),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_new_entity_is_copied_where_those_that_receive_it_are_empty() {
+        use LoadPolicy::{FirstRun, IfEmpty, Never};
+
+        assert_eq!(decided("crm* shop erp", &[], IfEmpty), "crm true ");
+        assert_eq!(decided("crm+* shop* erp", &[], IfEmpty), "Unasked");
+        assert_eq!(decided("crm* shop* erp", &[], IfEmpty), "Unasked");
+        assert_eq!(decided("crm* shop-* erp", &[], IfEmpty), "crm false ", "what only shop has is copied, too");
+        assert_eq!(decided("crm* shop* erp", &[], FirstRun), "crm false ");
+        assert_eq!(decided("crm shop erp", &[], FirstRun), "Nothing");
+        assert_eq!(decided("crm* shop erp", &[], Never), "Nothing");
+        assert_eq!(decided("crm-* shop-*", &[], FirstRun), "Nothing", "nobody receives it");
+    }
+
+    #[test]
+    fn a_system_that_is_added_gets_what_the_others_agree_on() {
+        use LoadPolicy::{FirstRun, IfEmpty};
+        let settled = ["crm", "shop"];
+
+        assert_eq!(decided("crm* shop* erp", &settled, IfEmpty), "crm true crm shop");
+        assert_eq!(decided("erp crm* shop*", &settled, FirstRun), "crm true crm shop", "not from the empty one");
+        assert_eq!(decided("crm* shop* erp*", &settled, IfEmpty), "Unasked");
+        assert_eq!(decided("crm* shop* erp*", &settled, FirstRun), "crm false ");
+        assert_eq!(decided("crm* shop* erp-", &settled, FirstRun), "Nothing");
     }
 }

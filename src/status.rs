@@ -173,6 +173,8 @@ pub struct Status {
     pub agent: String,
     /// µs
     pub started: i64,
+    /// Above it the agent is not ready.
+    pub max_lag: std::time::Duration,
     /// `starting`, `running`, `stopping`.
     pub state: Mutex<&'static str>,
     pub systems: Vec<SystemStatus>,
@@ -197,6 +199,7 @@ impl Status {
         Arc::new(Status {
             agent: config.agent.id.clone(),
             started: now(),
+            max_lag: config.agent.max_lag,
             state: Mutex::new("starting"),
             systems: config
                 .systems

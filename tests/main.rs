@@ -28,6 +28,7 @@ mod matrix;
 mod operate;
 mod outage;
 mod quarantine;
+mod reload;
 mod replicate;
 mod restart;
 mod service;

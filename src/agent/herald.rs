@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::notify::Manager;
@@ -20,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STATUS_MAX: usize = 400;
 
 /// Runs until `stop`; at once over where nobody wants to hear.
-pub async fn announce(status: Arc<Status>, stop: CancellationToken) {
+pub async fn announce(shown: watch::Receiver<Arc<Status>>, stop: CancellationToken) {
     let Some(manager) = Manager::from_env() else { return };
     let mut pause = tokio::time::interval(manager.watchdog.map_or(LOOK_EVERY, |limit| (limit / 4).min(LOOK_EVERY)));
     let (started, mut ready, mut said, mut turns) = (Instant::now(), false, String::new(), None);
@@ -29,6 +30,7 @@ pub async fn announce(status: Arc<Status>, stop: CancellationToken) {
             _ = pause.tick() => {}
             () = stop.cancelled() => break manager.tell(&["STOPPING=1", "STATUS=stopping"]),
         }
+        let status = shown.borrow().clone();
         let (settled, text) = look(&status);
         if !ready && (settled || started.elapsed() >= READY_WITHIN) {
             ready = true;

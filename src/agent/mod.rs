@@ -21,6 +21,7 @@ mod herald;
 mod look;
 mod prepare;
 mod probe;
+mod reload;
 mod retained;
 mod source;
 mod target;
@@ -52,6 +53,7 @@ use copying::{Context, Loads};
 use desk::{Desk, Message, SystemDesk};
 use prepare::Plan;
 use probe::AgentProbe;
+pub use reload::Reload;
 use source::Source;
 use target::Applying;
 use watch::{Renewal, Watch};
@@ -63,45 +65,84 @@ const TICK: Duration = Duration::from_millis(250);
 const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
-/// The service: runs until `stop`, or until the journal cannot be written any more.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
-    let config = Arc::new(config);
+/// The service: runs until `stop`, or until the journal cannot be written any more; by another
+/// configuration whenever `reload` has one.
+pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) -> Result<()> {
+    let mut config = Arc::new(config);
     let mut operator = setup::operator(&config)?;
     if let Some(torn) = &operator.recovered.torn {
         info!(file = %torn.file.display(), offset = torn.offset, "the end of the journal was cut: it was never acknowledged");
     }
-    let status = Status::new(&config);
-    status.journal_head.set(operator.journal.head());
-    status.journal_bytes.set(operator.journal.bytes());
-    let socket = Socket::bind(&config.agent.data_dir)?;
+    // Both stay over a change of the file: who comes meanwhile waits.
+    let socket = Arc::new(Socket::bind(&config.agent.data_dir)?);
     let port = http::bind(&config).await?;
-    let served = tokio::spawn(http::serve(port, status.clone(), config.agent.max_lag, stop.clone()));
-    tokio::spawn(herald::announce(status.clone(), stop.clone()));
-
-    let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
-    let Some((plan, positions)) = prepared else { return Ok(()) };
-    let agent = Agent { config, status, stop, known: operator.journal.head() };
-    let result = agent.run(plan, operator, positions, socket).await;
+    let shown = tokio::sync::watch::Sender::new(Status::new(&config));
+    let served = tokio::spawn(http::serve(port, shown.subscribe(), stop.clone()));
+    tokio::spawn(herald::announce(shown.subscribe(), stop.clone()));
+    let result = loop {
+        let (turn, status) = (stop.child_token(), shown.borrow().clone());
+        let mut turning =
+            Box::pin(turn_of(config.clone(), operator, status, socket.clone(), turn.clone(), stop.clone()));
+        let next = tokio::select! {
+            ended = &mut turning => break ended,
+            next = reload.next(&config) => next,
+        };
+        info!("the file is taken: the flows are made anew by it");
+        turn.cancel();
+        if let Err(error) = turning.await {
+            break Err(error);
+        }
+        config = Arc::new(next);
+        operator = setup::operator(&config)?;
+        shown.send_replace(Status::new(&config));
+        reload.done();
+    };
     served.abort();
     result
+}
+
+/// By one configuration, until `stop`.
+async fn turn_of(
+    config: Arc<Config>,
+    mut operator: Operator,
+    status: Arc<Status>,
+    socket: Arc<Socket>,
+    stop: CancellationToken,
+    leave: CancellationToken,
+) -> Result<()> {
+    status.journal_head.set(operator.journal.head());
+    status.journal_bytes.set(operator.journal.bytes());
+    let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
+    let Some((plan, positions)) = prepared else { return Ok(()) };
+    let agent = Agent { config, status, stop, leave, known: operator.journal.head() };
+    agent.run(plan, operator, positions, socket).await
 }
 
 struct Agent {
     config: Arc<Config>,
     status: Arc<Status>,
+    /// Ends this turn, by this configuration.
     stop: CancellationToken,
+    /// Ends the process.
+    leave: CancellationToken,
     /// The journal's head when the agent started.
     known: Seq,
 }
 
 impl Agent {
     /// One wiring after the other, until one ends for good.
-    async fn run(self, plan: Plan, operator: Operator, positions: Vec<PositionRecord>, socket: Socket) -> Result<()> {
+    async fn run(
+        self,
+        plan: Plan,
+        operator: Operator,
+        positions: Vec<PositionRecord>,
+        socket: Arc<Socket>,
+    ) -> Result<()> {
         let mut wiring = self.open(&plan.model, operator, positions)?;
         let probe = Arc::new(AgentProbe {
             config: self.config.clone(),
             status: self.status.clone(),
-            stop: self.stop.clone(),
+            stop: self.leave.clone(),
             wiring: Mutex::new(Arc::new(self.probed(&plan.model, &wiring))),
         });
         let answering = tokio::spawn(control::serve(socket, probe.clone(), self.stop.clone()));
@@ -231,20 +272,21 @@ impl Agent {
             renewal = &mut watch => Ok(Some(renewal)),
             // Two agents must not share an id, so this one ends, whole.
             Some(error) = refusals.recv() => {
-                self.stop.cancel();
+                self.leave.cancel();
                 Err(error)
             }
             ended = &mut desk => {
                 // Without the journal nothing may go on; what was acknowledged is on disk.
-                self.stop.cancel();
+                self.leave.cancel();
                 let _ = tokio::time::timeout(LEAVE_WITHIN, tasks.join_all()).await;
                 ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))??;
                 return Ok(None);
             }
         };
         drop(notices);
-        let renewed = matches!(verdict, Ok(Some(_)));
-        if !renewed {
+        // What comes after it in this process needs the journal.
+        let goes_on = !self.leave.is_cancelled();
+        if !goes_on {
             *status.state.lock().expect("never held across a panic") = "stopping";
         }
         stop.cancel();
@@ -252,13 +294,13 @@ impl Agent {
         let left = tokio::time::timeout_at(deadline, async { while tasks.join_next().await.is_some() {} }).await;
         if left.is_err() {
             warn!("a database did not answer in time: left without waiting; the marker tells what it has");
-            if !renewed {
+            if !goes_on {
                 return verdict;
             }
             // What of it is in flight is fenced off by the next one.
             tasks.shutdown().await;
         }
-        let ended = match renewed {
+        let ended = match goes_on {
             true => desk.await,
             false => match tokio::time::timeout_at(deadline, desk).await {
                 Ok(ended) => ended,

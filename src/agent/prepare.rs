@@ -22,6 +22,7 @@ use crate::finding::Finding;
 use crate::journal::PositionRecord;
 use crate::normalize::follow::{Decided, Seen, judge};
 use crate::normalize::resolve::{Catalog, Model, resolve_after};
+use crate::position::Position;
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
 use crate::status::{State, Status};
@@ -49,6 +50,7 @@ pub async fn prepare(
     status: &Status,
     stop: &CancellationToken,
 ) -> Result<Option<(Plan, Vec<PositionRecord>)>> {
+    left_behind(config, operator);
     let before = decided::load(config);
     let (mut catalogs, mut seen, mut surveys) = (Vec::new(), Vec::new(), Vec::new());
     for system in config.system_ids() {
@@ -81,6 +83,9 @@ pub async fn prepare(
             Some(position) => positions.push(position),
             None => return Ok(None),
         }
+    }
+    for left in setup::decide_loads(config, operator).await? {
+        warn!("{left}");
     }
     let decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
     decided::save(config, &decided)?;
@@ -229,6 +234,22 @@ async fn position(
 async fn answered<T>(question: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| Error::retry(format!("did not answer within {ANSWER:?}"));
     tokio::time::timeout(ANSWER, question).await.map_err(late)?
+}
+
+/// Systems that are out of the file: what keeps their logs there is nobody's any more.
+fn left_behind(config: &Config, operator: &Operator) {
+    let known = |name: &str| config.systems.iter().any(|system| *system.name == *name);
+    for (system, record) in operator.recovered.positions.iter().filter(|(name, _)| !known(name)) {
+        let way_out = match record.position {
+            Position::Postgres { .. } => format!(
+                "put it back in the file, or in its database: SELECT pg_drop_replication_slot(slot_name) FROM \
+                 pg_replication_slots WHERE slot_name LIKE 'anechoic\\_{}\\_%' AND database = current_database()",
+                config.agent.id
+            ),
+            _ => "put it back in the file before its binlogs are purged".into(),
+        };
+        warn!(%system, %way_out, "no longer in the file: it is not followed");
+    }
 }
 
 fn in_the_way(findings: &[Finding]) -> Error {

@@ -42,7 +42,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the agent until SIGTERM
+    /// Run the agent until SIGTERM; SIGHUP makes it read the configuration again
     Run,
     /// Ask every system what is missing, and say what mends it; writes nothing
     Check(CheckOptions),
@@ -183,7 +183,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         }
     };
     exit(match arguments.command {
-        Command::Run => run::run(config).await,
+        Command::Run => run::run(config, arguments.config).await,
         Command::Check(options) => check::check(&config, &options).await,
         Command::Setup(print) => setup::setup(&config, &print).await,
         Command::Teardown(print) => teardown::teardown(&config, &print).await,

@@ -1,12 +1,15 @@
 //! `anechoic run`
 
+use std::path::PathBuf;
+
 use super::Outcome;
 use crate::config::Config;
 use crate::error::Result;
 use crate::{agent, shutdown};
 
-pub(super) async fn run(config: Config) -> Result<Outcome> {
+pub(super) async fn run(config: Config, file: PathBuf) -> Result<Outcome> {
     let stop = shutdown::on_signal()?;
-    agent::run(config, stop).await?;
+    let reload = agent::Reload::on_hangup(file)?;
+    agent::run(config, reload, stop).await?;
     Ok(Outcome::Done)
 }

@@ -7,7 +7,7 @@ use crate::check::shared_markers;
 use crate::config::Config;
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::setup::{ensure, note_empty, operator};
+use crate::setup::{decide_loads, ensure, operator};
 
 #[derive(Serialize)]
 struct Report {
@@ -29,7 +29,6 @@ pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
     let systems = config.system_ids().zip(&config.systems);
     // A marker that two systems share must not be begun for the second one.
     let to_do = systems.filter(|(_, system)| !report.findings.iter().any(|f| *f.system == *system.name));
-    let first = operator.recovered.positions.is_empty();
     for (id, system) in to_do.collect::<Vec<_>>() {
         let mut created = Vec::new();
         match ensure(config, id, operator.known(&system.name)).await {
@@ -48,8 +47,8 @@ pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
         report.systems.push(SystemReport { name: system.name.to_string(), created });
     }
     report.ok = !report.findings.iter().any(Finding::is_error);
-    if first && report.ok {
-        note_empty(config, &mut operator).await?;
+    if report.ok {
+        report.findings.extend(decide_loads(config, &mut operator).await?);
     }
     if options.json {
         print_json(&report);

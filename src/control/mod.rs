@@ -107,7 +107,7 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let (probe, stop) = (Arc::new(Fake::new(5, 7)), CancellationToken::new());
-            tokio::spawn(serve(Socket::bind(dir.path()).unwrap(), probe.clone(), stop.clone()));
+            tokio::spawn(serve(Arc::new(Socket::bind(dir.path()).unwrap()), probe.clone(), stop.clone()));
             Running { dir, probe, stop }
         }
 

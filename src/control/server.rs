@@ -53,7 +53,7 @@ impl Drop for Socket {
 }
 
 /// Answers commands until `stop`.
-pub async fn serve(socket: Socket, probe: Arc<impl Probe>, stop: CancellationToken) {
+pub async fn serve(socket: Arc<Socket>, probe: Arc<impl Probe>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

@@ -7,7 +7,6 @@ pub mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -15,16 +14,23 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Router, serve as serve_http};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::status::{Status, now};
 
+/// What is shown changes with the configuration.
 #[derive(Clone)]
 struct Port {
-    status: Arc<Status>,
-    max_lag: Duration,
+    shown: watch::Receiver<Arc<Status>>,
+}
+
+impl Port {
+    fn status(&self) -> Arc<Status> {
+        self.shown.borrow().clone()
+    }
 }
 
 /// Takes the port of the configuration, so that a port in use is known before anything starts.
@@ -45,40 +51,36 @@ fn cannot_listen(listen: SocketAddr, error: std::io::Error) -> Error {
 }
 
 /// Answers until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    status: Arc<Status>,
-    max_lag: Duration,
-    stop: CancellationToken,
-) -> Result<()> {
-    serve_http(listener, router(status, max_lag)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+pub async fn serve(listener: TcpListener, shown: watch::Receiver<Arc<Status>>, stop: CancellationToken) -> Result<()> {
+    serve_http(listener, router(shown)).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
 
-pub fn router(status: Arc<Status>, max_lag: Duration) -> Router {
+pub fn router(shown: watch::Receiver<Arc<Status>>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(report))
-        .with_state(Port { status, max_lag })
+        .with_state(Port { shown })
 }
 
 async fn ready(State(port): State<Port>) -> Response {
-    let report = status::Report::of(&port.status, now());
-    let readiness = health::readiness(&report, port.max_lag);
+    let status = port.status();
+    let readiness = health::readiness(&status::Report::of(&status, now()), status.max_lag);
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(readiness)).into_response()
 }
 
 async fn metrics(State(port): State<Port>) -> Response {
-    let text = metrics::render(&port.status, port.max_lag, now());
+    let status = port.status();
+    let text = metrics::render(&status, status.max_lag, now());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn report(State(port): State<Port>) -> Json<status::Report> {
-    Json(status::Report::of(&port.status, now()))
+    Json(status::Report::of(&port.status(), now()))
 }
 
 async fn index(State(port): State<Port>) -> Html<String> {
@@ -91,7 +93,7 @@ async fn index(State(port): State<Port>) -> Html<String> {
          <li><a href=\"/ready\">/ready</a> whether all is well, and if not, why\
          <li><a href=\"/metrics\">/metrics</a> the numbers, for Prometheus\
          <li><a href=\"/live\">/live</a> whether the process turns</ul>\n",
-        id = port.status.agent
+        id = port.status().agent
     ))
 }
 
@@ -119,7 +121,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, status, Duration::from_secs(60), stop.clone()));
+        let server = tokio::spawn(serve(listener, watch::Sender::new(status).subscribe(), stop.clone()));
 
         let (live, ready) = (get(address, "/live").await, get(address, "/ready").await);
         let (metrics, page) = (get(address, "/metrics").await, get(address, "/").await);

@@ -245,6 +245,7 @@ pub(crate) mod tests {
     /// Two systems that stream, one entity.
     pub(crate) fn example() -> Arc<Status> {
         let status = Status {
+            max_lag: std::time::Duration::from_secs(60),
             agent: "hq".into(),
             started: NOW - 3_600_000_000,
             state: std::sync::Mutex::new("running"),

@@ -131,8 +131,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
         Address::Others => out.push(0),
         Address::Only(names) => {
             out.push(1);
-            put_u64(out, names.len() as u64);
-            names.iter().for_each(|name| put_str(out, name));
+            put_names(out, names);
         }
     }
     out.extend_from_slice(&entry.schema.id.to_le_bytes());
@@ -224,6 +223,11 @@ fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
     put_str(out, &refused.reason);
 }
 
+fn put_names(out: &mut Vec<u8>, names: &[Arc<str>]) {
+    put_u64(out, names.len() as u64);
+    names.iter().for_each(|name| put_str(out, name));
+}
+
 fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
     out.push(LOAD);
     put_str(out, &mark.entity);
@@ -231,6 +235,8 @@ fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
     put_str(out, &mark.authority);
     out.push(u8::from(mark.only_missing));
     out.push(u8::from(mark.fresh));
+    put_names(out, &mark.bound);
+    put_names(out, &mark.settled);
     out.push(mark.state as u8);
     put_i64(out, mark.begun);
     out.extend_from_slice(&mark.schema.id.to_le_bytes());
@@ -523,8 +529,12 @@ impl<'a> Decoder<'a> {
         if !self.bool()? {
             return Ok(Address::Others);
         }
+        self.names().map(Address::Only)
+    }
+
+    fn names(&mut self) -> Decoded<Vec<Arc<str>>> {
         let count = self.count()?;
-        Ok(Address::Only((0..count).map(|_| self.name()).collect::<Decoded<_>>()?))
+        (0..count).map(|_| self.name()).collect()
     }
 
     fn body(&mut self) -> Decoded<Body> {
@@ -591,6 +601,8 @@ impl<'a> Decoder<'a> {
             authority: self.name()?,
             only_missing: self.bool()?,
             fresh: self.bool()?,
+            bound: self.names()?,
+            settled: self.names()?,
             state: match self.u8()? {
                 0 => LoadState::Running,
                 1 => LoadState::Done,

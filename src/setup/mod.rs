@@ -11,7 +11,7 @@ pub mod postgres;
 mod rows;
 
 pub use self::journal::{Operator, exists, operator, options};
-pub use self::rows::note_empty;
+pub use self::rows::{decide_loads, unasked};
 use crate::check::Survey;
 use crate::check::needs::Needs;
 use crate::config::{Config, Engine};

@@ -158,6 +158,11 @@ impl Agent {
         self.signal(libc::SIGCONT);
     }
 
+    /// SIGHUP: the configuration is read again.
+    pub fn reload(&self) {
+        self.signal(libc::SIGHUP);
+    }
+
     pub fn restart_after_kill(&mut self) {
         self.kill();
         self.start();

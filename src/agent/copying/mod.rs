@@ -21,7 +21,7 @@ use super::desk::Message;
 use crate::change::{Changes, LoadMark, LoadState, Quarantined};
 use crate::config::{Config, LoadPolicy};
 use crate::error::{Error, Recovery, Result, backoff};
-use crate::load::{Classes, LoadProgress, LoadSpec, VerifySpec};
+use crate::load::{Classes, Decision, Found, LoadProgress, LoadSpec, VerifySpec, decide};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
 use crate::position::Position;
@@ -75,6 +75,12 @@ impl Context {
         let quarantine = self.quarantine.borrow();
         let of_key = |record: &&Quarantined| Changes::new(&record.change).any(|change| change.key_hash == key_hash);
         quarantine.iter().filter(of_key).map(|record| record.system.clone()).collect()
+    }
+
+    /// The systems that bind the entity.
+    fn bound(&self, entity: EntityId) -> Vec<Arc<str>> {
+        let systems = self.config.system_ids().filter(|system| self.model.binding(*system, entity).is_some());
+        systems.map(|system| self.config.system(system).name.clone()).collect()
     }
 
     fn plan(&self, system: SystemId, entity: EntityId) -> Option<(Plan, Role)> {
@@ -256,30 +262,64 @@ impl Loads {
         Ok(found)
     }
 
-    /// What the first start of the agent, or one behind a load that was interrupted, has to load.
-    /// In the status they wait from now on, so that the agent is not called ready before.
-    pub fn due(&self, marks: &[LoadMark]) -> Vec<Due> {
-        let mut due = Vec::new();
+    /// What the first start of the agent, one with a system or entity that was added, or one
+    /// behind a load that was interrupted, has to load. In the status they wait from now on, so
+    /// that the agent is not called ready before.
+    pub fn due(&self, marks: &[LoadMark]) -> Due {
+        let mut due = Due { forgotten: self.forgotten(marks), loads: Vec::new() };
         for entity in self.entities(&[]).unwrap_or_default() {
             let spec = self.context.model.schema.entity(entity);
             let config = self.context.config.entities.iter().find(|config| config.name == spec.name);
             let policy = config.map_or(LoadPolicy::Never, |config| config.load);
-            let own: Vec<&LoadMark> = marks.iter().filter(|mark| *mark.entity == *spec.name).collect();
-            let resumed = own.iter().find(|mark| mark.state == LoadState::Running).map(|mark| (*mark).clone());
-            if resumed.is_none() && (policy == LoadPolicy::Never || !own.is_empty()) {
+            let own = || marks.iter().filter(|mark| *mark.entity == *spec.name);
+            let resumed = own().find(|mark| mark.state == LoadState::Running).cloned();
+            let bound = self.context.bound(entity);
+            let mut settled = LoadMark::newest(own()).map(|mark| mark.settled.clone()).unwrap_or_default();
+            settled.retain(|system| bound.contains(system));
+            let covered = bound.iter().all(|system| settled.contains(system));
+            if resumed.is_none() && (policy == LoadPolicy::Never || covered) {
                 continue;
             }
             let mut counted = Counted::new(&spec.name, self.context.status.clone());
             counted.report("", "waiting", None);
             let source = resumed.as_ref().and_then(|mark| self.system(&mark.authority).ok());
-            due.push(Due { entity, counted, source, first: First { policy, resumed } });
+            due.loads.push(DueLoad { entity, counted, source, first: First { policy, resumed, settled } });
         }
         due
     }
 
-    pub async fn first_run(self, due: Vec<Due>) {
+    /// An entity that is taken out of the file, or out of one system, and comes back was not
+    /// followed there meanwhile: it counts as new then. (A whole system that comes back finds its
+    /// log and the journal, or stops.)
+    fn forgotten(&self, marks: &[LoadMark]) -> Vec<LoadMark> {
+        let schema = &self.context.model.schema;
+        let mut names: Vec<&Arc<str>> = marks.iter().map(|mark| &mark.entity).collect();
+        names.dedup();
+        let less = |name: &Arc<str>| {
+            let newest = LoadMark::newest(marks.iter().filter(|mark| mark.entity == *name))?;
+            let bound = schema.find(name).map(|entity| self.context.bound(entity)).unwrap_or_default();
+            let holds = |system: &&Arc<str>| bound.contains(system) || self.system(system).is_err();
+            let settled: Vec<_> = newest.settled.iter().filter(holds).cloned().collect();
+            let state = LoadState::Skipped;
+            (settled.len() < newest.settled.len()).then(|| LoadMark {
+                bound,
+                settled,
+                state,
+                begun: now(),
+                ..newest.clone()
+            })
+        };
+        names.into_iter().filter_map(less).collect()
+    }
+
+    pub async fn first_run(self, due: Due) {
         let busy = self.busy.clone().lock_owned().await;
-        for Due { entity, counted, source, first } in due {
+        for mark in due.forgotten {
+            if self.context.mark(mark).await.is_err() {
+                return;
+            }
+        }
+        for DueLoad { entity, counted, source, first } in due.loads {
             let span = info_span!("load", entity = %counted.entity);
             load(&self.context, counted, entity, source, &LoadSpec::default(), Some(first)).instrument(span).await;
         }
@@ -287,8 +327,13 @@ impl Loads {
     }
 }
 
-/// A load that nobody asked for by a command.
+/// Loads that nobody asked for by a command, and marks that no longer hold.
 pub struct Due {
+    forgotten: Vec<LoadMark>,
+    loads: Vec<DueLoad>,
+}
+
+struct DueLoad {
     entity: EntityId,
     counted: Counted,
     source: Option<SystemId>,
@@ -298,6 +343,8 @@ pub struct Due {
 struct First {
     policy: LoadPolicy,
     resumed: Option<LoadMark>,
+    /// Systems whose rows need none; empty where the entity is new.
+    settled: Vec<Arc<str>>,
 }
 
 /// Loads one entity, to its end or until a person must act.
@@ -360,6 +407,64 @@ async fn verify(context: &Context, spec: &VerifySpec, entity: EntityId, mut coun
     }
 }
 
+/// How an entity is loaded.
+struct Begin {
+    /// Whose rows count.
+    authority: SystemId,
+    /// Whoever receives it is empty.
+    fresh: bool,
+    /// Systems that need none of it.
+    settled: Vec<Arc<str>>,
+    /// Systems without a row.
+    empty: Vec<Arc<str>>,
+}
+
+/// `None`: there is nothing to do, or it is decided against.
+async fn begin(
+    context: &Context,
+    counted: &Counted,
+    entity: EntityId,
+    order: &[SystemId],
+    first: Option<&First>,
+) -> Result<Option<Begin>> {
+    let name = |system: SystemId| context.config.system(system).name.clone();
+    let (bound, mut tables) = (context.bound(entity), Vec::new());
+    let resumed = first.and_then(|first| first.resumed.as_ref());
+    if resumed.is_none_or(|mark| mark.bound != bound) {
+        for system in order {
+            if let Some((plan, role)) = context.plan(*system, entity) {
+                let mut scanner = Scanner::connect(&context.config, *system).await?;
+                let empty = scanner.is_empty(&plan.binding.table.name).await?;
+                tables.push(Found::new(name(*system), role, empty));
+            }
+        }
+    }
+    let captured = tables.iter().find(|table| table.captures).map(|table| table.system.clone());
+    let (from, fresh, settled) = match first {
+        Some(First { resumed: Some(mark), .. }) if mark.bound == bound => {
+            (Some(mark.authority.clone()), mark.fresh, mark.settled.clone())
+        }
+        Some(First { resumed: None, settled, policy }) => match decide(&tables, settled, *policy) {
+            Decision::Load { authority, fresh, settled } => (Some(authority), fresh, settled),
+            decision => {
+                if decision == Decision::Unasked {
+                    warn!("{}", crate::setup::unasked(&counted.entity));
+                }
+                context.mark(LoadMark::settled(&counted.entity, bound, now())).await?;
+                return Ok(None);
+            }
+        },
+        // With another system in the file it begins anew, among all of them.
+        Some(First { resumed: Some(_), .. }) | None => {
+            let fresh = tables.iter().all(|table| table.empty || Some(&table.system) == captured.as_ref());
+            (captured, fresh, Vec::new())
+        }
+    };
+    let authority = order.iter().copied().find(|system| Some(name(*system)) == from);
+    let empty = tables.into_iter().filter(|table| table.empty).map(|table| table.system).collect();
+    Ok(authority.map(|authority| Begin { authority, fresh, settled, empty }))
+}
+
 /// `None`: there was nothing to do, or it was decided against.
 async fn load_entity(
     context: &Context,
@@ -369,48 +474,29 @@ async fn load_entity(
     spec: &LoadSpec,
     first: Option<&First>,
 ) -> Result<Option<String>> {
+    let name = |system: SystemId| context.config.system(system).name.clone();
+    let captures = |system: SystemId| context.plan(system, entity).is_some_and(|(_, role)| role.captures());
     let mut order: Vec<SystemId> = context.config.system_ids().collect();
     if let Some(source) = source {
+        if !captures(source) {
+            return Err(Error::stop(
+                format!("entity {:?} is not read from that system", counted.entity),
+                "--from a system that binds it with role both or source",
+            ));
+        }
         order.retain(|system| *system != source);
         order.insert(0, source);
     }
-    let captures = |system: &SystemId| context.plan(*system, entity).is_some_and(|(_, role)| role.captures());
-    let sources: Vec<SystemId> = order.iter().copied().filter(captures).collect();
-    let Some(authority) = sources.first().copied().filter(|s| source.is_none_or(|source| source == *s)) else {
-        return Err(Error::stop(
-            format!("entity {:?} is not read from that system", counted.entity),
-            "--from a system that binds it with role both or source",
-        ));
+    let Some(Begin { authority, fresh, settled, empty }) = begin(context, counted, entity, &order, first).await? else {
+        return Ok(None);
     };
-    let resumed = first.and_then(|first| first.resumed.as_ref());
-    let mut empty = BTreeMap::new();
-    for system in &order {
-        if let Some((plan, role)) = context.plan(*system, entity).filter(|_| resumed.is_none()) {
-            let is_empty = Scanner::connect(&context.config, *system).await?.is_empty(&plan.binding.table.name).await?;
-            empty.insert(*system, (is_empty, role));
-        }
-    }
-    let filled = |wanted: &dyn Fn(SystemId, Role) -> bool| {
-        empty.iter().any(|(system, (is_empty, role))| !is_empty && wanted(*system, *role))
-    };
-    if let Some(first) = first.filter(|first| first.resumed.is_none()) {
-        let others = filled(&|system, role| system != authority && role.receives());
-        let unasked = first.policy == LoadPolicy::IfEmpty && others;
-        if unasked || !filled(&|_, _| true) {
-            if unasked {
-                let way_out = format!("anechoic load --dry-run {}", counted.entity);
-                warn!(way_out, "rows were there before, in more than one system: they are not compared");
-            }
-            context.mark(skipped(context, counted, authority)).await?;
-            return Ok(None);
-        }
-    }
+    let (bound, resumed) = (context.bound(entity), first.and_then(|first| first.resumed.as_ref()));
+    let passed_over = |system: SystemId| settled.contains(&name(system));
     let begun = resumed.map_or_else(now, |mark| mark.begun);
-    let fresh = resumed.map_or_else(|| !filled(&|system, _| system != authority), |mark| mark.fresh);
-    let name = |system: SystemId| context.config.system(system).name.clone();
-    let sources: Vec<SystemId> = sources.into_iter().filter(|system| *system == authority || !fresh).collect();
+    let reads = |system: &SystemId| *system == authority || (!fresh && captures(*system));
+    let sources: Vec<SystemId> = order.iter().copied().filter(reads).collect();
     let mut done = Vec::new();
-    let mut resumes = resumed;
+    let mut resumes = resumed.filter(|mark| mark.bound == bound);
     for (at, system) in sources.iter().copied().enumerate() {
         let after = match resumes {
             // Finished before the restart.
@@ -423,9 +509,10 @@ async fn load_entity(
         };
         resumes = None;
         let (plan, _) = context.plan(system, entity).expect("only bound systems are sources");
-        let receivers = order.iter().filter(|other| **other != system).filter_map(|other| {
+        let others = order.iter().filter(|other| **other != system && !passed_over(**other));
+        let receivers = others.filter_map(|other| {
             let (plan, role) = context.plan(*other, entity)?;
-            let is_empty = fresh || empty.get(other).is_some_and(|(is_empty, _)| *is_empty);
+            let is_empty = fresh || empty.contains(&name(*other));
             // Of a system that receives nothing only whether it has a row matters.
             let higher = done.contains(other);
             (role.receives() || higher).then(|| Receiver::new(*other, name(*other), plan, is_empty, higher))
@@ -443,6 +530,8 @@ async fn load_entity(
             receivers: receivers.collect(),
             only_missing: resumed.map_or(spec.only_missing, |mark| mark.only_missing),
             authority: name(authority),
+            bound: bound.clone(),
+            settled: settled.clone(),
             next: sources.get(at + 1).map(|next| name(*next)),
             dry_run: spec.dry_run,
             fresh,
@@ -460,22 +549,6 @@ async fn load_entity(
         done.push(system);
     }
     Ok(Some(name(authority).to_string()))
-}
-
-fn skipped(context: &Context, counted: &Counted, authority: SystemId) -> LoadMark {
-    LoadMark {
-        entity: counted.entity.as_str().into(),
-        system: context.config.system(authority).name.clone(),
-        authority: context.config.system(authority).name.clone(),
-        only_missing: false,
-        fresh: false,
-        state: LoadState::Skipped,
-        begun: now(),
-        schema: context.model.schema.clone(),
-        key: bytes::Bytes::new(),
-        read: 0,
-        copied: 0,
-    }
 }
 
 /// By entity: how deep its tables refer to others, in whatever system they do most.

@@ -84,6 +84,9 @@ pub struct Pass<'a> {
     /// Whoever receives was empty when the load was begun.
     pub fresh: bool,
     /// Whose rows count most.
+    /// Systems that bind the entity, and those of them that need none of it.
+    pub bound: Vec<Arc<str>>,
+    pub settled: Vec<Arc<str>>,
     pub authority: Arc<str>,
     /// Whose rows are read after these.
     pub next: Option<Arc<str>>,
@@ -409,6 +412,8 @@ impl Pass<'_> {
             authority: self.authority.clone(),
             only_missing: self.only_missing,
             fresh: self.fresh,
+            bound: self.bound.clone(),
+            settled: if state == LoadState::Done { self.bound.clone() } else { self.settled.clone() },
             state,
             begun: self.begun,
             schema: self.plan.schema.clone(),

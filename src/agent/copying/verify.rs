@@ -306,6 +306,8 @@ impl<'a> Verification<'a> {
             dry_run: false,
             fresh: false,
             authority: authority.name.clone(),
+            bound: Vec::new(),
+            settled: Vec::new(),
             next: None,
             max_rate: None,
             begun: crate::status::now(),

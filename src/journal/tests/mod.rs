@@ -486,6 +486,8 @@ fn any_record() -> impl Strategy<Value = Record> {
     let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<(bool, bool, i64, u64, u64)>())
         .prop_map(|(entity, system, state, schema, key, (only_missing, fresh, begun, read, copied))| LoadMark {
             entity,
+            bound: vec![system.clone(), "shop".into()],
+            settled: vec![system.clone()],
             authority: system.clone(),
             system,
             only_missing,

@@ -1,0 +1,86 @@
+//! SIGHUP: the file is read again, and the agent works by it from then on.
+//!
+//! What would keep an agent from starting with it keeps this one with what it has. Else all
+//! flows are taken down in order and made anew from the journal, as at a restart; the port
+//! answers all the while.
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
+
+use crate::check::preflight;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::notify::Manager;
+
+pub struct Reload {
+    file: PathBuf,
+    hangup: Signal,
+    manager: Option<Manager>,
+}
+
+impl Reload {
+    /// From now on SIGHUP no longer ends the process.
+    pub fn on_hangup(file: PathBuf) -> Result<Self> {
+        Ok(Reload { file, hangup: signal(SignalKind::hangup())?, manager: Manager::from_env() })
+    }
+
+    /// Returns when it was asked for, with a file that the agent can work by.
+    pub async fn next(&mut self, running: &Config) -> Config {
+        loop {
+            if self.hangup.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            info!(file = %self.file.display(), "reading the file again");
+            self.tell("RELOADING=1");
+            match self.read(running).await {
+                Ok(config) => return config,
+                Err(error) => {
+                    error!(error = %error.full(), "the file is not taken: the agent goes on with what it has");
+                    self.tell("READY=1");
+                }
+            }
+        }
+    }
+
+    /// What was made anew is at work.
+    pub fn done(&self) {
+        self.tell("READY=1");
+    }
+
+    fn tell(&self, line: &str) {
+        if let Some(manager) = &self.manager {
+            manager.tell(&[line]);
+        }
+    }
+
+    async fn read(&self, running: &Config) -> Result<Config> {
+        let config = Config::load(&self.file).map_err(|mistakes| {
+            let list: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            Error::stop(list.join("\n"), "mend the file; `anechoic check` reads it, too")
+        })?;
+        fixed(running, &config)?;
+        let findings = preflight(&config).await.report(&config);
+        let errors: Vec<String> = findings.iter().filter(|f| f.is_error()).map(Finding::to_string).collect();
+        match errors.is_empty() {
+            true => Ok(config),
+            false => Err(Error::stop(errors.join("\n"), "the whole list: anechoic check")),
+        }
+    }
+}
+
+/// What others know the process by stays while it runs.
+fn fixed(running: &Config, next: &Config) -> Result<()> {
+    let (old, new) = (&running.agent, &next.agent);
+    let kept =
+        [("id", old.id == new.id), ("data_dir", old.data_dir == new.data_dir), ("listen", old.listen == new.listen)];
+    match kept.iter().find(|(_, kept)| !kept) {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::stop(
+            format!("[agent] {key} is another one"),
+            "restart the agent: that is not changed while it runs",
+        )),
+    }
+}

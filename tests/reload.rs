@@ -1,0 +1,247 @@
+//! The file changes while the agent runs: what is added is set up and loaded, what cannot be
+//! worked by is not taken, and nobody misses a row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::support::agent::http_get;
+use super::support::eventually;
+use super::support::servers::Kind;
+use super::support::world::{Entity, Type, World};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn contact() -> Entity {
+    Entity::new("contact").key("id", Type::Int).field("name", Type::Varchar(60)).renamed()
+}
+
+fn note() -> Entity {
+    Entity::new("note").key("id", Type::Int).field("words", Type::Text).option("load = \"first-run\"")
+}
+
+/// The configuration of the world without these systems and entities.
+fn without(world: &World, systems: &[&str], entities: &[&str]) -> String {
+    let mut config: toml::Table = std::fs::read_to_string(world.agent.config()).unwrap().parse().unwrap();
+    let named = |item: &toml::Value, names: &[&str]| names.contains(&item["name"].as_str().unwrap());
+    config["system"].as_array_mut().unwrap().retain(|system| !named(system, systems));
+    let listed = config["entity"].as_array_mut().unwrap();
+    listed.retain(|entity| !named(entity, entities));
+    for entity in listed {
+        entity["in"].as_table_mut().unwrap().retain(|system, _| !systems.contains(&system));
+    }
+    toml::to_string(&config).unwrap()
+}
+
+fn names(status: &serde_json::Value, of: &str) -> Vec<String> {
+    status[of].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The agent works by a file that has these systems and entities, and has loaded what was due.
+async fn until_it_works_by(world: &World, systems: &[&str], entities: &[&str]) {
+    eventually(LONG, async || {
+        let status = world.agent.status().await?;
+        let (has, ready) = ((names(&status, "systems"), names(&status, "entities")), world.agent.readiness().await?);
+        match has == (systems.iter().map(|s| s.to_string()).collect(), entities.iter().map(|e| e.to_string()).collect())
+        {
+            true if ready.0 => Ok(()),
+            _ => Err(format!("works by {has:?}, {}", ready.1)),
+        }
+    })
+    .await;
+}
+
+/// A row after the other in two systems, and the port asked all the while.
+fn life(world: &World, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<u64>> {
+    let writers = ["crm", "shop"].into_iter().enumerate().map(|(of, system)| {
+        let (server, database) = (world[system].server.clone(), world[system].name.clone());
+        let (user, stop) = (world[system].application.clone(), stop.clone());
+        let (table, id, name) = (
+            world.table("contact", system),
+            world.column("contact", "id", system),
+            world.column("contact", "name", system),
+        );
+        tokio::spawn(async move {
+            let mut session =
+                super::support::servers::Session::open_as(&server, &user, server.port, Some(&database)).await.unwrap();
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                let key = 100_000 * (of as u64 + 1) + n;
+                session.execute(&format!("INSERT INTO {table} ({id}, {name}) VALUES ({key}, 'row {n}')")).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            n
+        })
+    });
+    let (port, stop) = (world.agent.port, stop.clone());
+    let asked = tokio::spawn(async move {
+        let mut times = 0;
+        while !stop.load(Ordering::Relaxed) {
+            assert_eq!(http_get(port, "/live").await.map(|(code, _)| code), Ok(200));
+            times += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        times
+    });
+    writers.chain([asked]).collect()
+}
+
+#[derive(PartialEq)]
+enum By {
+    Hangup,
+    Restart,
+}
+
+async fn a_system_and_an_entity_are_added(by: By) {
+    let systems = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+    let mut world = World::of(&systems).entity(contact()).entity(note()).build().await;
+    let whole = std::fs::read_to_string(world.agent.config()).unwrap();
+    std::fs::write(world.agent.config(), without(&world, &["erp"], &["note"])).unwrap();
+    let fill = "INSERT INTO contact (id, name) SELECT n, concat('name ', n) FROM generate_series(1, 3000) AS s(n)";
+    world["crm"].execute(fill).await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+    world["crm"].execute("INSERT INTO note SELECT n, concat('words ', n) FROM generate_series(1, 2000) AS s(n)").await;
+    world["erp"].execute("INSERT INTO note VALUES (1, 'words 1'), (2, 'other'), (5000, 'only here')").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let life = if by == By::Hangup { life(&world, &stop) } else { Vec::new() };
+    let pid = world.agent.pid();
+
+    std::fs::write(world.agent.config(), whole).unwrap();
+    world["crm"].lend_ownership(true).await;
+    match by {
+        By::Hangup => world.agent.reload(),
+        By::Restart => {
+            world.agent.stop().await;
+            world.agent.start();
+        }
+    }
+    until_it_works_by(&world, &["crm", "shop", "erp"], &["contact", "note"]).await;
+
+    stop.store(true, Ordering::Relaxed);
+    for handle in life {
+        assert!(handle.await.unwrap() > 0);
+    }
+    world["erp"].execute("UPDATE contact_erp SET name_erp = 'changed in erp' WHERE id_erp = 7").await;
+    world.quiet().await;
+    world.compare().await.unwrap();
+    assert_eq!(by == By::Hangup, world.agent.pid() == pid);
+    let name = |system: &str| {
+        let (table, id, name) = (
+            world.table("contact", system),
+            world.column("contact", "id", system),
+            world.column("contact", "name", system),
+        );
+        format!("SELECT {name} FROM {table} WHERE {id} = 7")
+    };
+    assert_eq!(world["crm"].value(&name("crm")).await.as_deref(), Some("changed in erp"));
+    assert_eq!(world["shop"].value("SELECT words FROM note WHERE id = 5000").await.as_deref(), Some("only here"));
+    assert_eq!(world["erp"].value("SELECT words FROM note WHERE id = 2").await.as_deref(), Some("words 2"));
+}
+
+#[tokio::test]
+async fn a_system_and_an_entity_are_added_on_hangup_while_everybody_writes() {
+    a_system_and_an_entity_are_added(By::Hangup).await;
+}
+
+#[tokio::test]
+async fn a_system_and_an_entity_are_added_by_a_restart() {
+    a_system_and_an_entity_are_added(By::Restart).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_worked_by_is_not_taken() {
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(contact()).start().await;
+    let good = std::fs::read_to_string(world.agent.config()).unwrap();
+    let (pid, shop) = (world.agent.pid(), world.table("contact", "shop"));
+    let broken = [
+        (good.replace("[[entity]]", "[[entety]]"), "entety"),
+        (good.replace("table = \"contact\"", "table = \"contacts\""), "contacts"),
+        (good.replacen("data_dir", "# data_dir", 1), "data_dir"),
+        (String::new(), "the file is not taken"),
+    ];
+
+    for (n, (text, said)) in broken.into_iter().enumerate() {
+        assert_ne!(text, good);
+        let heard = world.agent.log().matches("the file is not taken").count();
+        std::fs::write(world.agent.config(), text).unwrap();
+        world.agent.reload();
+        eventually(LONG, async || match world.agent.log().matches("the file is not taken").count() > heard {
+            true => Ok(()),
+            false => Err(String::from("it says nothing of the file")),
+        })
+        .await;
+        assert!(world.agent.log().contains(said), "{said}: {}", world.agent.log());
+        world["crm"].execute(&format!("INSERT INTO contact VALUES ({n}, 'goes on')")).await;
+        eventually(LONG, async || match world["shop"].value(&format!("SELECT count(*) FROM {shop}")).await {
+            Some(count) if count == (n + 1).to_string() => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+
+    std::fs::write(world.agent.config(), good).unwrap();
+    world.agent.reload();
+    eventually(LONG, async || match world.agent.log().contains("the file is taken") {
+        true => Ok(()),
+        false => Err(String::from("not taken")),
+    })
+    .await;
+    world.agent.ready().await;
+    world.quiet().await;
+    world.compare().await.unwrap();
+    assert!(world.agent.is_running() && world.agent.pid() == pid);
+}
+
+#[tokio::test]
+async fn an_entity_that_was_out_of_the_file_is_compared_when_it_is_back() {
+    let world =
+        World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mariadb)]).entity(contact()).entity(note()).start().await;
+    world["crm"].execute("INSERT INTO note VALUES (1, 'one'), (2, 'two')").await;
+    world.quiet().await;
+    let whole = std::fs::read_to_string(world.agent.config()).unwrap();
+    std::fs::write(world.agent.config(), without(&world, &[], &["note"])).unwrap();
+    world["crm"].lend_ownership(true).await;
+    world.agent.reload();
+    until_it_works_by(&world, &["crm", "shop"], &["contact"]).await;
+    world["crm"].execute("UPDATE note SET words = 'changed meanwhile' WHERE id = 2").await;
+    world["crm"].execute("INSERT INTO note VALUES (3, 'written meanwhile')").await;
+    world.agent.wait_quiet().await;
+
+    std::fs::write(world.agent.config(), whole).unwrap();
+    world.agent.reload();
+    until_it_works_by(&world, &["crm", "shop"], &["contact", "note"]).await;
+
+    world.quiet().await;
+    world.compare().await.unwrap();
+    let words = world["shop"].value("SELECT group_concat(words ORDER BY id) FROM note").await;
+    assert_eq!(words.as_deref(), Some("one,changed meanwhile,written meanwhile"));
+}
+
+#[tokio::test]
+async fn a_system_that_is_taken_out_is_named_with_what_it_leaves_behind() {
+    let world = World::of(&[("crm", Kind::Mariadb), ("shop", Kind::Mysql), ("erp", Kind::Postgres17)])
+        .entity(contact())
+        .start()
+        .await;
+    std::fs::write(world.agent.config(), without(&world, &["erp"], &[])).unwrap();
+
+    world.agent.reload();
+    until_it_works_by(&world, &["crm", "shop"], &["contact"]).await;
+
+    let log = world.agent.log();
+    let named = log.lines().find(|line| line.contains("no longer in the file")).unwrap_or_else(|| panic!("{log}"));
+    let (_, sql) = named.split_once("SELECT ").unwrap();
+    let (sql, _) = sql.split_once(" AND database = current_database()").unwrap();
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+    assert_eq!(world["erp"].value(slots).await.as_deref(), Some("1"));
+    eventually(LONG, async || {
+        world["erp"].admin().await.try_execute(&format!("SELECT {sql} AND database = current_database()")).await
+    })
+    .await;
+    assert_eq!(world["erp"].value(slots).await.as_deref(), Some("0"));
+}
