@@ -505,6 +505,8 @@ pub struct LoadMark {
     /// Whose rows count most in this load.
     pub authority: Arc<str>,
     pub only_missing: bool,
+    /// What only receivers have is deleted there first.
+    pub delete_extra: bool,
     /// Whoever receives it was empty when it was begun.
     pub fresh: bool,
     /// Systems that bound the entity when it was begun; one that is not among them was added since.
@@ -533,6 +535,7 @@ impl LoadMark {
             system: first.clone(),
             authority: first,
             only_missing: false,
+            delete_extra: false,
             fresh: false,
             settled: bound.clone(),
             bound,

@@ -22,6 +22,9 @@ pub struct LoadSpec {
     pub only_missing: bool,
     /// At most so many rows read per second.
     pub max_rate: Option<u64>,
+    /// What the systems that receive have, and nobody above them, goes there.
+    #[serde(default)]
+    pub delete_extra: bool,
 }
 
 /// `anechoic verify`.
@@ -67,9 +70,36 @@ impl Classes {
         }
     }
 
+    /// Rows that were looked at in both; what was only there is not among them.
+    pub fn compared(&self) -> u64 {
+        self.equal + self.different + self.missing + self.held
+    }
+
     pub fn differences(&self) -> u64 {
         self.different + self.missing + self.extra
     }
+}
+
+/// What the newest comparison of an entity found; of all its rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub entity: String,
+    /// Whose rows were the measure.
+    pub against: String,
+    /// When it ended, µs.
+    pub ended: i64,
+    pub seconds: f64,
+    /// One of [`Verdict::OUTCOMES`].
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// By system. Where it failed: what the one before it found.
+    pub systems: BTreeMap<String, Classes>,
+}
+
+impl Verdict {
+    /// `repaired`: different, and then mended.
+    pub const OUTCOMES: [&str; 4] = ["same", "different", "repaired", "failed"];
 }
 
 /// One entity of a load, or of a comparison.
@@ -91,6 +121,9 @@ pub struct LoadProgress {
     pub lost: u64,
     /// Rows that have no canonical form, set aside.
     pub refused: u64,
+    /// Rows that only a receiver had.
+    #[serde(default)]
+    pub deleted: u64,
     pub seconds: f64,
     /// By system; of tables that were not empty.
     pub systems: BTreeMap<String, Classes>,

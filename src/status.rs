@@ -190,8 +190,16 @@ pub struct Status {
     pub desk_works: AtomicBool,
     /// Grows while it turns, also while it waits for a disk.
     pub desk_turns: Counter,
-    /// The newest comparison of each entity.
+    /// The newest comparison of each entity that a command asked for.
     pub verified: Mutex<Vec<crate::load::LoadProgress>>,
+    /// What the newest comparison of all rows of an entity found, whoever asked for it.
+    pub verdicts: Mutex<Vec<crate::load::Verdict>>,
+    /// The entity that is compared by itself now.
+    pub verifying: Mutex<Option<String>>,
+    /// When comparisons by themselves began and ended, µs: the next one (0: none is planned), and
+    /// the last that came to its end (0: none has).
+    pub verify_next: Gauge,
+    pub verify_ended: Gauge,
 }
 
 impl Status {
@@ -232,6 +240,10 @@ impl Status {
             desk_works: AtomicBool::default(),
             desk_turns: Counter::default(),
             verified: Mutex::default(),
+            verdicts: Mutex::default(),
+            verifying: Mutex::default(),
+            verify_next: Gauge::default(),
+            verify_ended: Gauge::default(),
         })
     }
 }

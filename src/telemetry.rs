@@ -117,4 +117,15 @@ pub mod metric {
     pub const ENTITY_REWRITTEN: &str = "anechoic_entity_rewritten_rows_total";
     pub const ENTITY_QUARANTINED: &str = "anechoic_entity_quarantined_keys";
     pub const ENTITY_LAST_CHANGE: &str = "anechoic_entity_last_change_time_seconds";
+
+    /// Of the newest comparison of an entity: how a system's rows compare with the authority's.
+    pub const VERIFY_COMPARED: &str = "anechoic_verify_compared_rows";
+    pub const VERIFY_MISSING: &str = "anechoic_verify_missing_rows";
+    pub const VERIFY_EXTRA: &str = "anechoic_verify_extra_rows";
+    pub const VERIFY_DIFFERENT: &str = "anechoic_verify_different_rows";
+    pub const VERIFY_HELD: &str = "anechoic_verify_quarantined_rows";
+    pub const VERIFY_LAST_RUN: &str = "anechoic_verify_last_run_time_seconds";
+    pub const VERIFY_DURATION: &str = "anechoic_verify_duration_seconds";
+    /// `outcome` is a label, the newest one is 1.
+    pub const VERIFY_OUTCOME: &str = "anechoic_verify_outcome";
 }

@@ -112,6 +112,7 @@ async fn turn_of(
 ) -> Result<()> {
     status.journal_head.set(operator.journal.head());
     status.journal_bytes.set(operator.journal.bytes());
+    copying::recall(&config, &status);
     let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
     let Some((plan, positions)) = prepared else { return Ok(()) };
     let agent = Agent { config, status, stop, leave, known: operator.journal.head() };
@@ -262,7 +263,8 @@ impl Agent {
         }
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);
-        tasks.spawn(loads.first_run(due));
+        tasks.spawn(loads.clone().first_run(due));
+        tasks.spawn(loads.by_itself());
         let watch = Watch::new(config.clone(), status.clone(), plan, fruitless);
         let mut watch = Box::pin(watch.run(noticed));
         let mut desk = tokio::task::spawn_blocking(move || desk.run(inbox));

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CheckOptions, Outcome, print, print_json};
+use super::{CheckOptions, Outcome, print, print_json, tell_of_keyless};
 use crate::check::grants::grants;
 use crate::check::{Preflight, preflight};
 use crate::config::{Config, ConfigError};
@@ -36,6 +36,7 @@ pub(super) async fn check(config: &Config, options: &CheckOptions) -> Result<Out
         print_json(&Report { ok, systems: asked(config, &preflight), findings: &findings });
     } else {
         human(config, &preflight, &findings);
+        tell_of_keyless(config, &[]);
     }
     Ok(if ok { Outcome::Done } else { Outcome::Broken })
 }

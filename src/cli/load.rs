@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use super::{LoadOptions, Outcome, print, print_json};
+use super::{LoadOptions, Outcome, print, print_json, tell_of_keyless};
 use crate::config::Config;
 use crate::control::{Answer, Client, Request};
 use crate::error::{Error, Result};
@@ -17,8 +17,9 @@ pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcom
     let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
         return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
     };
-    let LoadOptions { entities, from, dry_run, only_missing, max_rate, json } = options;
-    agent.ask(&Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate })).await?;
+    let LoadOptions { entities, from, dry_run, only_missing, delete_extra, max_rate, json } = options;
+    tell_of_keyless(config, &entities);
+    agent.ask(&Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate, delete_extra })).await?;
     let loads = look_on(&mut agent, json, |report| report.loads.clone()).await?;
     match json {
         true => print_json(&loads),
@@ -82,6 +83,9 @@ fn human(load: &LoadProgress) -> String {
     );
     if let Some(error) = &load.error {
         let _ = write!(text, "\n  {error}");
+    }
+    if load.deleted > 0 {
+        let _ = write!(text, ", {} deleted that only the others had", load.deleted);
     }
     if load.refused > 0 {
         let _ = write!(text, "\n  {} rows set aside: they cannot be carried", load.refused);

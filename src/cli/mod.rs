@@ -103,8 +103,11 @@ pub struct LoadOptions {
     /// Create what is missing, and leave rows that differ as they are
     #[arg(long)]
     pub only_missing: bool,
-    /// Rows read per second at most
-    #[arg(long, value_name = "ROWS")]
+    /// Delete what only the systems below the authority have
+    #[arg(long)]
+    pub delete_extra: bool,
+    /// Rows read per second at most: 2000, or "2000 rows/s"
+    #[arg(long, value_name = "ROWS", value_parser = rate)]
     pub max_rate: Option<u64>,
     /// Print JSON
     #[arg(long)]
@@ -125,12 +128,26 @@ pub struct VerifyOptions {
     /// Show the values that differ
     #[arg(long)]
     pub values: bool,
-    /// Rows read per second at most
-    #[arg(long, value_name = "ROWS")]
+    /// Rows read per second at most: 2000, or "2000 rows/s"
+    #[arg(long, value_name = "ROWS", value_parser = rate)]
     pub max_rate: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    crate::config::units::rate(text).ok_or_else(|| format!("{text:?} is no rate such as 2000 or \"2000 rows/s\""))
+}
+
+/// Entities without a key are not among those that are meant where none is named.
+fn tell_of_keyless(config: &Config, named: &[String]) {
+    for entity in config.entities.iter().filter(|entity| entity.key.is_empty() && named.is_empty()) {
+        complain(&format!(
+            "{}: has no key, so its rows cannot be told apart: neither loaded nor compared, only streamed",
+            entity.name
+        ));
+    }
 }
 
 /// `10%` or `10`.

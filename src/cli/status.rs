@@ -6,7 +6,7 @@ use super::{Outcome, Print, print, print_json};
 use crate::config::Config;
 use crate::control::{Answer, Client, Held, Request};
 use crate::error::{Error, Result};
-use crate::http::status::{CaptureReport, JournalReport, Report, SystemReport};
+use crate::http::status::{CaptureReport, JournalReport, PairReport, Report, SystemReport, VerdictReport};
 use crate::setup::{exists, operator};
 
 pub(super) async fn status(config: &Config, options: &Print) -> Result<Outcome> {
@@ -39,6 +39,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         entities: vec![],
         loads: vec![],
         verified: vec![],
+        verification: None,
     };
     if !exists(config) {
         return Ok((report, vec![]));
@@ -102,10 +103,27 @@ fn human(report: &Report, held: &[Held]) -> String {
             entity.name, entity.applied, entity.conflicts, entity.rejected, entity.quarantined
         );
     }
+    for verdict in report.verification.iter().flat_map(|verification| &verification.entities) {
+        text += &verified(verdict);
+    }
     for held in held {
         let _ = writeln!(text, "  in quarantine: {} {} {}: {}", held.system, held.entity, held.key, held.reason);
     }
     text.trim_end().to_owned()
+}
+
+/// One line, and one for each system that differs.
+fn verified(verdict: &VerdictReport) -> String {
+    let VerdictReport { entity, against, at, outcome, error, systems, .. } = verdict;
+    let at = at.as_deref().unwrap_or_default();
+    let mut text = format!("  {entity:<16} {outcome}, compared with {against} at {at}");
+    let _ = write!(text, "{}{}", if error.is_some() { ": " } else { "" }, error.as_deref().unwrap_or_default());
+    for (system, pair) in systems.iter().filter(|(_, pair)| pair.different + pair.missing + pair.extra > 0) {
+        let PairReport { different, missing, extra, .. } = pair;
+        let _ = write!(text, "\n      {system}: {different} different, {missing} missing, {extra} only there");
+    }
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::load::{look_on, text};
-use super::{Outcome, VerifyOptions, print, print_json};
+use super::{Outcome, VerifyOptions, print, print_json, tell_of_keyless};
 use crate::config::Config;
 use crate::control::{Client, Request};
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ pub(super) async fn verify(config: &Config, options: VerifyOptions) -> Result<Ou
         return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
     };
     let VerifyOptions { entities, sample, repair, values, max_rate, json } = options;
+    tell_of_keyless(config, &entities);
     agent.ask(&Request::Verify(VerifySpec { entities, sample_percent: sample, repair, values, max_rate })).await?;
     let found = look_on(&mut agent, json, |report| report.verified.clone()).await?;
     match json {

@@ -6,7 +6,7 @@
 
 mod address;
 mod raw;
-mod units;
+pub mod units;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use crate::schema::SystemId;
 pub struct Config {
     pub agent: AgentConfig,
     pub journal: JournalConfig,
+    /// Comparisons that nobody asks for; `None`: there are none.
+    pub verify: Option<VerifyConfig>,
     /// In order of authority.
     pub systems: Vec<SystemConfig>,
     pub entities: Vec<EntityConfig>,
@@ -42,6 +44,14 @@ pub struct AgentConfig {
 pub struct JournalConfig {
     pub retention: Duration,
     pub max_size: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// From the end of one to the beginning of the next.
+    pub every: Duration,
+    /// Rows read per second at most. Default 2000.
+    pub max_rate: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

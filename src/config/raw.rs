@@ -20,6 +20,7 @@ pub(super) struct At<T> {
 pub(super) struct RawConfig {
     pub agent: Option<RawAgent>,
     pub journal: RawJournal,
+    pub verify: Option<RawVerify>,
     pub systems: Vec<RawSystem>,
     pub entities: Vec<RawEntity>,
 }
@@ -39,6 +40,13 @@ pub(super) struct RawAgent {
 pub(super) struct RawJournal {
     pub retention: Option<At<String>>,
     pub max_size: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawVerify {
+    pub line: usize,
+    pub every: Option<At<String>>,
+    pub max_rate: Option<At<String>>,
 }
 
 /// No `Debug`: the URL may hold a password.
@@ -94,10 +102,11 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 7] = [
-    ("", &["agent", "journal", "system", "entity"]),
+pub(super) const KEYS: [(&str, &[&str]); 8] = [
+    ("", &["agent", "journal", "verify", "system", "entity"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
+    ("verify", &["every", "max_rate"]),
     ("system", &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog"]),
     ("entity", &["name", "key", "conflict", "scope", "load", "in"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
@@ -153,9 +162,10 @@ impl<'t> Reader<'t> {
         self.known_keys(&root, "");
         let agent = self.table(&root, "agent", "[agent]").map(|s| self.agent(&s));
         let journal = self.table(&root, "journal", "[journal]").map(|s| self.journal(&s)).unwrap_or_default();
+        let verify = self.table(&root, "verify", "[verify]").map(|s| self.verify(&s));
         let systems = self.tables(&root, "system").iter().map(|s| self.system(s)).collect();
         let entities = self.tables(&root, "entity").iter().map(|s| self.entity(s)).collect();
-        Some(RawConfig { agent, journal, systems, entities })
+        Some(RawConfig { agent, journal, verify, systems, entities })
     }
 
     fn agent(&mut self, section: &Section<'_, '_>) -> RawAgent {
@@ -174,6 +184,17 @@ impl<'t> Reader<'t> {
     fn journal(&mut self, section: &Section<'_, '_>) -> RawJournal {
         self.known_keys(section, "journal");
         RawJournal { retention: self.string(section, "retention"), max_size: self.string(section, "max_size") }
+    }
+
+    fn verify(&mut self, section: &Section<'_, '_>) -> RawVerify {
+        self.known_keys(section, "verify");
+        let max_rate = match section.table.get("max_rate").map(|value| (value, value.get_ref())) {
+            Some((value, DeValue::Integer(number))) if number.radix() == 10 => {
+                Some(At { value: number.as_str().to_owned(), line: self.line(value.span().start) })
+            }
+            _ => self.string(section, "max_rate"),
+        };
+        RawVerify { line: section.line, every: self.string(section, "every"), max_rate }
     }
 
     fn system(&mut self, section: &Section<'_, '_>) -> RawSystem {

@@ -1,4 +1,5 @@
-//! Durations (`30s`, `5m`, `2h`, `30d`) and sizes (`64KiB`, `1GiB`) as the file spells them.
+//! Durations (`30s`, `5m`, `2h`, `30d`), sizes (`64KiB`, `1GiB`) and rates (`2000 rows/s`, `2000`)
+//! as the file spells them.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, text[end..].trim_start()))
 }
 
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text.trim())?;
     let seconds = match unit {
         "s" => 1,
@@ -19,7 +20,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(seconds).map(Duration::from_secs)
 }
 
-pub(super) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text.trim())?;
     let power = match unit {
         "B" => 0,
@@ -30,6 +31,13 @@ pub(super) fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(1 << power)
+}
+
+/// Rows per second; none is no rate.
+pub fn rate(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let number = text.strip_suffix("rows/s").map_or(text, str::trim_end);
+    number.parse().ok().filter(|rate| *rate > 0)
 }
 
 #[cfg(test)]
@@ -44,6 +52,10 @@ mod tests {
         assert_eq!(duration("30d"), Some(Duration::from_secs(30 * 86_400)));
         assert_eq!(size("64KiB"), Some(65_536));
         assert_eq!(size("1GiB"), Some(1 << 30));
+        assert_eq!((rate("2000 rows/s"), rate("50rows/s"), rate("7")), (Some(2000), Some(50), Some(7)));
+        for text in ["", "0", "rows/s", "-1", "2000 rows", "2k"] {
+            assert_eq!(rate(text), None, "{text}");
+        }
         for text in ["", "30", "s", "-1s", "1.5h", "30 days", "999999999999999999d"] {
             assert_eq!(duration(text), None, "{text}");
         }

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, Reader};
+use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader};
 use super::{
     AgentConfig, BindingConfig, ColumnConfig, Config, Conflict, Engine, EntityConfig, JournalConfig, LoadPolicy,
-    PasswordSource, Scope, SystemConfig, address, nearest, table_name, units,
+    PasswordSource, Scope, SystemConfig, VerifyConfig, address, nearest, table_name, units,
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
@@ -33,13 +33,14 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
         }
     };
     let journal = journal(&raw.journal, reader);
+    let verify = raw.verify.as_ref().and_then(|raw| verify(raw, reader));
     let marker = marker(&raw.agent, reader);
     let systems = systems(&raw.systems, &marker, reader);
     let entities = entities(&raw.entities, &raw.systems, &systems, reader);
     if !reader.errors.is_empty() {
         return None;
     }
-    Some(Config { agent: agent?, journal, systems: systems.into_iter().collect::<Option<_>>()?, entities })
+    Some(Config { agent: agent?, journal, verify, systems: systems.into_iter().collect::<Option<_>>()?, entities })
 }
 
 fn agent(raw: &RawAgent, reader: &mut Reader<'_>) -> Option<AgentConfig> {
@@ -99,6 +100,27 @@ fn journal(raw: &RawJournal, reader: &mut Reader<'_>) -> JournalConfig {
     JournalConfig { retention, max_size }
 }
 
+fn verify(raw: &RawVerify, reader: &mut Reader<'_>) -> Option<VerifyConfig> {
+    const PLACE: &str = "[verify]";
+    let given = required(&raw.every, "every", raw.line, PLACE, reader);
+    let every = given.and_then(|at| units::duration(&at.value)).filter(|every| !every.is_zero());
+    if let (Some(at), None) = (given, every) {
+        let message = format!("every {:?} is not a duration such as \"30m\", \"1h\" or \"1d\"", at.value);
+        reader.error(at.line, PLACE, message);
+    }
+    let mut max_rate = 2000;
+    if let Some(at) = &raw.max_rate {
+        match units::rate(&at.value) {
+            Some(rate) => max_rate = rate,
+            None => {
+                let message = format!("max_rate {:?} is not a rate such as \"2000 rows/s\"", at.value);
+                reader.error(at.line, PLACE, message);
+            }
+        }
+    }
+    Some(VerifyConfig { every: every?, max_rate })
+}
+
 fn duration(raw: &Option<At<String>>, key: &str, default: Duration, place: &str, reader: &mut Reader<'_>) -> Duration {
     let Some(at) = raw else { return default };
     units::duration(&at.value).unwrap_or_else(|| {
@@ -118,6 +140,7 @@ fn required<'a>(
     if raw.is_none() {
         let example = match key {
             "id" => "hq",
+            "every" => "1h",
             "url" => "postgresql://user@host:5432/database",
             "table" => "public.contacts",
             _ => "crm",

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::health::readiness;
 use super::status::{Report, apply_lag, capture_lag, seconds, worst};
+use crate::load::{Classes, Verdict};
 use crate::status::{EntityStatus, State, Status, SystemStatus};
 use crate::telemetry::metric;
 
@@ -17,6 +18,7 @@ pub fn render(status: &Status, max_lag: Duration, now: i64) -> String {
     capture(&mut page, &status.systems, now);
     apply(&mut page, status, now);
     entities(&mut page, &status.entities);
+    verified(&mut page, &status.verdicts.lock().expect("never held across a panic"));
     page.text
 }
 
@@ -168,6 +170,49 @@ fn entities(page: &mut Page, entities: &[EntityStatus]) {
     page.gauge(metric::ENTITY_LAST_CHANGE, "Commit time of the last change; absent before the first");
     for entity in entities.iter().filter(|e| e.last_change.get() != 0) {
         page.sample(metric::ENTITY_LAST_CHANGE, &[("entity", &entity.name)], seconds(entity.last_change.get()));
+    }
+}
+
+/// Of what was never compared there is nothing to tell.
+fn verified(page: &mut Page, verdicts: &[Verdict]) {
+    if verdicts.is_empty() {
+        return;
+    }
+    type Read = fn(&Classes) -> u64;
+    let gauges: [(&str, &str, Read); 5] = [
+        (
+            metric::VERIFY_COMPARED,
+            "Rows of the authority that were compared, of the newest comparison",
+            Classes::compared,
+        ),
+        (metric::VERIFY_MISSING, "Of these: not there", |c| c.missing),
+        (metric::VERIFY_DIFFERENT, "Of these: different there", |c| c.different),
+        (metric::VERIFY_HELD, "Of these: different there, and in quarantine", |c| c.held),
+        (metric::VERIFY_EXTRA, "Rows that the authority does not have", |c| c.extra),
+    ];
+    for (name, help, read) in gauges {
+        page.gauge(name, help);
+        for verdict in verdicts {
+            for (system, classes) in &verdict.systems {
+                let labels = [("entity", &*verdict.entity), ("system", system), ("against", &verdict.against)];
+                page.sample(name, &labels, float(read(classes)));
+            }
+        }
+    }
+    page.gauge(metric::VERIFY_LAST_RUN, "End of the newest comparison, seconds since 1970");
+    for verdict in verdicts {
+        page.sample(metric::VERIFY_LAST_RUN, &[("entity", &verdict.entity)], seconds(verdict.ended));
+    }
+    page.gauge(metric::VERIFY_DURATION, "How long the newest comparison took");
+    for verdict in verdicts {
+        page.sample(metric::VERIFY_DURATION, &[("entity", &verdict.entity)], verdict.seconds);
+    }
+    page.gauge(metric::VERIFY_OUTCOME, "1 for what the newest comparison came to");
+    for verdict in verdicts {
+        for outcome in Verdict::OUTCOMES {
+            let value = f64::from(u8::from(outcome == verdict.outcome));
+            page.sample(metric::VERIFY_OUTCOME, &[("entity", &verdict.entity), ("outcome", outcome)], value);
+        }
     }
 }
 

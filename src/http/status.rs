@@ -1,8 +1,10 @@
 //! `/status`: the running agent at a glance, as a value that `status` prints too.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::load::LoadProgress;
+use crate::load::{Classes, LoadProgress, Verdict};
 use crate::status::{ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
 use crate::value::{MICROS_PER_DAY, civil_from_days};
 
@@ -19,9 +21,47 @@ pub struct Report {
     pub entities: Vec<EntityReport>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loads: Vec<LoadProgress>,
-    /// The newest comparison of each entity.
+    /// The newest comparison of each entity that a command asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<LoadProgress>,
+    /// What was found of all rows, last; where anything was, or will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Box<VerificationReport>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerificationReport {
+    /// The entity that is compared by itself now.
+    pub comparing: Option<String>,
+    /// When the next comparison by itself is due; `null` where none is.
+    pub next: Option<String>,
+    pub entities: Vec<VerdictReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerdictReport {
+    pub entity: String,
+    /// Whose rows were the measure.
+    pub against: String,
+    pub at: Option<String>,
+    pub seconds: f64,
+    /// `same`, `different`, `repaired`, `failed`.
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub systems: BTreeMap<String, PairReport>,
+}
+
+/// One system beside the authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairReport {
+    pub compared: u64,
+    pub different: u64,
+    pub missing: u64,
+    pub extra: u64,
+    pub quarantined: u64,
+    /// Fields in which rows differ, and in how many.
+    pub fields: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +147,37 @@ impl Report {
             entities: status.entities.iter().map(EntityReport::of).collect(),
             loads: status.loads.lock().expect("never held across a panic").clone(),
             verified: status.verified.lock().expect("never held across a panic").clone(),
+            verification: VerificationReport::of(status).map(Box::new),
         }
+    }
+}
+
+impl VerificationReport {
+    fn of(status: &Status) -> Option<Self> {
+        let verdicts = status.verdicts.lock().expect("never held across a panic");
+        let next = timestamp(status.verify_next.get());
+        (next.is_some() || !verdicts.is_empty()).then(|| VerificationReport {
+            comparing: status.verifying.lock().expect("never held across a panic").clone(),
+            next,
+            entities: verdicts.iter().map(VerdictReport::of).collect(),
+        })
+    }
+}
+
+impl VerdictReport {
+    fn of(verdict: &Verdict) -> Self {
+        let Verdict { entity, against, ended, seconds, outcome, error, systems } = verdict.clone();
+        let pair = |(system, classes): (String, Classes)| (system, PairReport::of(classes));
+        let systems = systems.into_iter().map(pair).collect();
+        VerdictReport { entity, against, at: timestamp(ended), seconds, outcome, error, systems }
+    }
+}
+
+impl PairReport {
+    fn of(classes: Classes) -> Self {
+        let compared = classes.compared();
+        let Classes { different, missing, extra, held, fields, .. } = classes;
+        PairReport { compared, different, missing, extra, quarantined: held, fields }
     }
 }
 
@@ -264,6 +334,10 @@ pub(crate) mod tests {
             journal_syncs: Counter::default(),
             loads: Default::default(),
             verified: Default::default(),
+            verdicts: Default::default(),
+            verifying: Default::default(),
+            verify_next: Gauge::default(),
+            verify_ended: Gauge::default(),
             journal_error: std::sync::Mutex::default(),
             desk_works: true.into(),
             desk_turns: Counter::default(),

@@ -233,7 +233,7 @@ fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
     put_str(out, &mark.entity);
     put_str(out, &mark.system);
     put_str(out, &mark.authority);
-    out.push(u8::from(mark.only_missing));
+    out.push(u8::from(mark.only_missing) | u8::from(mark.delete_extra) << 1);
     out.push(u8::from(mark.fresh));
     put_names(out, &mark.bound);
     put_names(out, &mark.settled);
@@ -595,11 +595,17 @@ impl<'a> Decoder<'a> {
     }
 
     fn load(&mut self) -> Decoded<LoadMark> {
+        let (entity, system, authority) = (self.name()?, self.name()?, self.name()?);
+        let options = self.u8()?;
+        if options > 3 {
+            return Err(Malformed::Content("has a load with unknown options"));
+        }
         Ok(LoadMark {
-            entity: self.name()?,
-            system: self.name()?,
-            authority: self.name()?,
-            only_missing: self.bool()?,
+            entity,
+            system,
+            authority,
+            only_missing: options & 1 != 0,
+            delete_extra: options & 2 != 0,
             fresh: self.bool()?,
             bound: self.names()?,
             settled: self.names()?,

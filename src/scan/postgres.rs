@@ -36,19 +36,21 @@ pub struct PgScanner {
     client: Client,
     prepared: HashMap<(EntityId, Kind), Statement>,
     running: Vec<u32>,
+    begun: bool,
 }
 
 impl PgScanner {
     pub async fn connect(config: &ConnectConfig, agent: &str) -> Result<Self> {
         let client = connect(config, &format!("anechoic/{agent} scan")).await?;
         client.batch_execute(SESSION).await.map_err(|e| error(&e))?;
-        Ok(PgScanner { client, prepared: HashMap::new(), running: Vec::new() })
+        Ok(PgScanner { client, prepared: HashMap::new(), running: Vec::new(), begun: false })
     }
 
     pub async fn begin(&mut self) -> Result<()> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
         self.client.batch_execute(BEGIN).await.map_err(|e| error(&e))?;
+        self.begun = true;
         let row = self.client.query_one(SNAPSHOT, &[]).await.map_err(|e| error(&e))?;
         self.running = running(row.get(0));
         Ok(())
@@ -115,7 +117,9 @@ impl PgScanner {
     }
 
     pub async fn finish(&mut self) -> Result<Position> {
-        self.client.batch_execute("COMMIT").await.map_err(|e| error(&e))?;
+        if std::mem::take(&mut self.begun) {
+            self.client.batch_execute("COMMIT").await.map_err(|e| error(&e))?;
+        }
         let row = self.client.query_one(LOG_END, &[]).await.map_err(|e| error(&e))?;
         let lsn = row.get::<_, &str>(0).parse().map_err(Error::retry)?;
         Ok(Position::Postgres { lsn })

@@ -4,8 +4,10 @@
 //! whose rows count, then from every other one that writes it, for rows which only that one has.
 //! Where it stands is in the journal, so that a load goes on after a restart.
 
+mod background;
 mod compare;
 mod pass;
+mod surplus;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -21,13 +23,15 @@ use super::desk::Message;
 use crate::change::{Changes, LoadMark, LoadState, Quarantined};
 use crate::config::{Config, LoadPolicy};
 use crate::error::{Error, Recovery, Result, backoff};
-use crate::load::{Classes, Decision, Found, LoadProgress, LoadSpec, VerifySpec, decide};
+use crate::load::{Classes, Decision, Found, LoadProgress, LoadSpec, Verdict, VerifySpec, decide};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
 use crate::position::Position;
 use crate::scan::{PageSize, Plan, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::{Status, now};
+use background::Claim;
+pub use background::recall;
 use pass::{Pass, Receiver};
 use verify::Verification;
 
@@ -96,13 +100,21 @@ pub struct Counted {
     pub copied: u64,
     pub lost: u64,
     pub refused: u64,
+    pub deleted: u64,
     pub systems: BTreeMap<String, Classes>,
     total: Option<u64>,
     started: Instant,
     told: Instant,
     status: Arc<Status>,
-    /// A comparison, not a load.
-    verifies: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Load,
+    Verify,
+    /// A comparison that nobody asked for, and nobody looks on.
+    Background,
 }
 
 impl Counted {
@@ -114,12 +126,13 @@ impl Counted {
             copied: 0,
             lost: 0,
             refused: 0,
+            deleted: 0,
             systems: BTreeMap::new(),
             total: None,
             started: now,
             told: now,
             status,
-            verifies: false,
+            kind: Kind::Load,
         }
     }
 
@@ -140,16 +153,21 @@ impl Counted {
             copied: self.copied,
             lost: self.lost,
             refused: self.refused,
+            deleted: self.deleted,
             seconds: self.started.elapsed().as_secs_f64(),
             systems: self.systems.clone(),
         };
         if self.told.elapsed() >= TOLD_EVERY && state == "running" {
             self.told = Instant::now();
             let rate = progress.rate() as u64;
-            let doing = if self.verifies { "comparing" } else { "loading" };
+            let doing = if self.kind == Kind::Load { "loading" } else { "comparing" };
             info!(entity = %self.entity, from, rows = self.read, rows_per_second = rate, "{doing}");
         }
-        let shown = if self.verifies { &self.status.verified } else { &self.status.loads };
+        let shown = match self.kind {
+            Kind::Load => &self.status.loads,
+            Kind::Verify => &self.status.verified,
+            Kind::Background => return,
+        };
         let mut loads = shown.lock().expect("never held across a panic");
         match loads.iter_mut().find(|load| load.entity == progress.entity) {
             Some(load) => *load = progress,
@@ -164,20 +182,20 @@ pub struct Loads {
     context: Arc<Context>,
     /// One at a time.
     busy: Arc<Mutex<()>>,
+    /// Ends a comparison that runs by itself.
+    background: Arc<std::sync::Mutex<Option<CancellationToken>>>,
 }
 
 impl Loads {
     pub fn new(context: Context) -> Self {
-        Loads { context: Arc::new(context), busy: Arc::default() }
+        Loads { context: Arc::new(context), busy: Arc::default(), background: Arc::default() }
     }
 
     /// Begins a load; how it goes stands in the status.
     pub fn start(&self, spec: LoadSpec) -> Result<()> {
         let entities = self.entities(&spec.entities)?;
         let source = spec.from.as_deref().map(|name| self.system(name)).transpose()?;
-        let Ok(busy) = self.busy.clone().try_lock_owned() else {
-            return Err(Error::stop("a load is under way", "anechoic status shows it; wait until it is over"));
-        };
+        let claim = self.claim().ok_or_else(under_way)?;
         self.context.status.loads.lock().expect("never held across a panic").clear();
         let mut waiting: Vec<(Counted, EntityId)> = Vec::new();
         for entity in entities {
@@ -188,12 +206,13 @@ impl Loads {
         }
         let context = self.context.clone();
         tokio::spawn(async move {
+            let place = Claim::place(claim).await;
             for (counted, entity) in waiting {
                 let name = counted.entity.clone();
                 let span = info_span!("load", entity = %name);
                 load(&context, counted, entity, source, &spec, None).instrument(span).await;
             }
-            drop(busy);
+            drop(place);
         });
         Ok(())
     }
@@ -201,28 +220,24 @@ impl Loads {
     /// Begins a comparison of all systems; how it goes, and what it found, stands in the status.
     pub fn verify(&self, spec: VerifySpec) -> Result<()> {
         let entities = self.entities(&spec.entities)?;
-        let Ok(busy) = self.busy.clone().try_lock_owned() else {
-            return Err(Error::stop(
-                "a load or a comparison is under way",
-                "anechoic status shows it; wait until it is over",
-            ));
-        };
+        let claim = self.claim().ok_or_else(under_way)?;
         self.context.status.verified.lock().expect("never held across a panic").clear();
         let mut waiting: Vec<(Counted, EntityId)> = Vec::new();
         for entity in entities {
             let name = &self.context.model.schema.entity(entity).name;
             let mut counted = Counted::new(name, self.context.status.clone());
-            counted.verifies = true;
+            counted.kind = Kind::Verify;
             counted.report("", "waiting", None);
             waiting.push((counted, entity));
         }
         let context = self.context.clone();
         tokio::spawn(async move {
+            let place = Claim::place(claim).await;
             for (counted, entity) in waiting {
                 let span = info_span!("verify", entity = %counted.entity);
                 verify(&context, &spec, entity, counted).instrument(span).await;
             }
-            drop(busy);
+            drop(place);
         });
         Ok(())
     }
@@ -248,7 +263,7 @@ impl Loads {
             if schema.entity(entity).key_len == 0 {
                 return Err(Error::stop(
                     format!("entity {name:?} has no key, so its rows cannot be told apart"),
-                    "copy them by hand, or give the entity a key",
+                    "entities without a key are only streamed: copy what was there before by hand, or give the entity a key",
                 ));
             }
             found.push(entity);
@@ -385,7 +400,13 @@ async fn load(
     }
 }
 
-async fn verify(context: &Context, spec: &VerifySpec, entity: EntityId, mut counted: Counted) {
+/// What was found of each system; `None` where the comparison did not come to its end.
+async fn verify(
+    context: &Context,
+    spec: &VerifySpec,
+    entity: EntityId,
+    mut counted: Counted,
+) -> Option<BTreeMap<String, Classes>> {
     let outcome = match Verification::open(context, spec, entity, &mut counted).await {
         Ok(mut verification) => {
             let authority = verification.authority();
@@ -393,18 +414,45 @@ async fn verify(context: &Context, spec: &VerifySpec, entity: EntityId, mut coun
         }
         Err(error) => Err(error),
     };
-    match outcome {
+    let mut verdict = Verdict {
+        entity: counted.entity.clone(),
+        ended: now(),
+        seconds: counted.started.elapsed().as_secs_f64(),
+        ..Verdict::default()
+    };
+    let found = match outcome {
         Ok(authority) => {
             let differences: u64 = counted.systems.values().map(Classes::differences).sum();
             info!(rows = counted.read, differences, "compared");
             counted.report(&authority, "done", None);
+            verdict.outcome = match (differences, spec.repair) {
+                (0, _) => "same",
+                (_, true) => "repaired",
+                (_, false) => "different",
+            }
+            .to_owned();
+            verdict.against = authority.to_string();
+            verdict.systems = counted.systems.clone();
+            Some(counted.systems)
         }
-        Err(_) if context.stop.is_cancelled() => {}
+        Err(_) if context.stop.is_cancelled() => return None,
         Err(error) => {
             warn!(error = %error.full(), "the comparison failed");
             counted.report("", "failed", Some(error.full()));
+            verdict.outcome = "failed".to_owned();
+            verdict.error = Some(error.full());
+            None
         }
+    };
+    // A sample tells nothing of the others.
+    if spec.sample_percent.is_none() {
+        context.judged(verdict);
     }
+    found
+}
+
+fn under_way() -> Error {
+    Error::stop("a load or a comparison is under way", "anechoic status shows it; wait until it is over")
 }
 
 /// How an entity is loaded.
@@ -493,8 +541,30 @@ async fn load_entity(
     let (bound, resumed) = (context.bound(entity), first.and_then(|first| first.resumed.as_ref()));
     let passed_over = |system: SystemId| settled.contains(&name(system));
     let begun = resumed.map_or_else(now, |mark| mark.begun);
+    let delete_extra = resumed.map_or(spec.delete_extra, |mark| mark.delete_extra);
+    let receives = |system: SystemId| context.plan(system, entity).is_some_and(|(_, role)| role.receives());
     let reads = |system: &SystemId| *system == authority || (!fresh && captures(*system));
-    let sources: Vec<SystemId> = order.iter().copied().filter(reads).collect();
+    let mut sources: Vec<SystemId> = order.iter().copied().filter(reads).collect();
+    let mut witnesses = Vec::new();
+    if delete_extra {
+        if !receives(authority) && sources.iter().any(|system| *system != authority && receives(*system)) {
+            return Err(Error::stop(
+                format!(
+                    "{} receives nothing of {:?}, so it lacks whatever others write",
+                    name(authority),
+                    counted.entity
+                ),
+                "without --delete-extra; or --from a system with role both",
+            ));
+        }
+        // Where nothing can be deleted counts like the authority, and is read next.
+        sources.sort_by_key(|system| *system != authority && receives(*system));
+        sources.retain(|system| !spec.dry_run || *system == authority || !receives(*system));
+        witnesses.extend(sources.iter().copied().filter(|system| *system != authority && !receives(*system)));
+    }
+    // Once for each load: not where it goes on behind that.
+    let mut deletes = delete_extra
+        && resumed.is_none_or(|mark| mark.bound != bound || (*mark.system == *name(authority) && mark.key.is_empty()));
     let mut done = Vec::new();
     let mut resumes = resumed.filter(|mark| mark.bound == bound);
     for (at, system) in sources.iter().copied().enumerate() {
@@ -529,6 +599,7 @@ async fn load_entity(
             plan,
             receivers: receivers.collect(),
             only_missing: resumed.map_or(spec.only_missing, |mark| mark.only_missing),
+            delete_extra,
             authority: name(authority),
             bound: bound.clone(),
             settled: settled.clone(),
@@ -545,6 +616,14 @@ async fn load_entity(
             lost: Default::default(),
             started: Instant::now(),
         };
+        if std::mem::take(&mut deletes) {
+            let witness = |system: &SystemId| {
+                let (plan, _) = context.plan(*system, entity).expect("only bound systems are sources");
+                Receiver::new(*system, name(*system), plan, false, true)
+            };
+            pass.mark(LoadState::Running, &[]).await?;
+            pass.delete_extra(&mut witnesses.iter().map(witness).collect::<Vec<_>>()).await?;
+        }
         pass.run(after).await?;
         done.push(system);
     }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::compare::{Class, compare, names};
 use super::{Context, Counted};
 use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
-use crate::change::{Change, ChangeWriter, Changes, LoadMark, LoadState, Op};
+use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
 use crate::control::text;
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::failpoint;
@@ -59,16 +59,48 @@ impl Receiver {
         Receiver { system, name, plan, empty, higher, scanner: None }
     }
 
-    async fn look_up(&mut self, context: &Context, keys: &[Row<'_>]) -> Result<Page> {
-        let scanner = match &mut self.scanner {
-            Some(scanner) => scanner,
-            none => none.insert(Scanner::connect(&context.config, self.system).await?),
-        };
-        let found = scanner.by_keys(&self.plan, keys).await;
-        if found.is_err() {
+    pub async fn look_up(&mut self, context: &Context, keys: &[Row<'_>]) -> Result<Page> {
+        let plan = self.plan.clone();
+        let found = self.scanner(context).await?.by_keys(&plan, keys).await;
+        self.or_anew(found)
+    }
+
+    pub async fn page(&mut self, context: &Context, after: Option<&[u8]>, rows: usize) -> Result<Page> {
+        let plan = self.plan.clone();
+        let page = self.scanner(context).await?.page(&plan, after, rows).await;
+        self.or_anew(page)
+    }
+
+    /// Everything that was committed there before is captured.
+    pub async fn until_captured(&mut self, context: &Context) -> Result<()> {
+        let end = self.scanner(context).await?.finish().await;
+        let end = self.or_anew(end)?;
+        let mut taken = context.taken[self.system.index()].clone();
+        if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, taken.wait_for(|at| at.reached(&end))).await {
+            return reached.map(drop).map_err(|_| super::gone());
+        }
+        // An idle log may end before the position that the server tells.
+        let nudged = self.scanner(context).await?.nudge().await;
+        self.or_anew(nudged)?;
+        match tokio::time::timeout(CAPTURED_WITHIN, taken.wait_for(|at| at.reached(&end))).await {
+            Ok(reached) => reached.map(drop).map_err(|_| super::gone()),
+            Err(_) => Err(Error::retry(format!("the capture of {} has not come to {end}", self.name))),
+        }
+    }
+
+    async fn scanner(&mut self, context: &Context) -> Result<&mut Scanner> {
+        if self.scanner.is_none() {
+            self.scanner = Some(Scanner::connect(&context.config, self.system).await?);
+        }
+        Ok(self.scanner.as_mut().expect("just connected"))
+    }
+
+    /// What failed on a connection is tried again on another one.
+    fn or_anew<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
             self.scanner = None;
         }
-        found.map_err(|error| error.context(format!("in {}", self.name)))
+        result.map_err(|error| error.context(format!("in {}", self.name)))
     }
 }
 
@@ -79,6 +111,8 @@ pub struct Pass<'a> {
     pub plan: Plan,
     pub receivers: Vec<Receiver>,
     pub only_missing: bool,
+    /// What only receivers had is gone, and was counted.
+    pub delete_extra: bool,
     /// Nothing is written.
     pub dry_run: bool,
     /// Whoever receives was empty when the load was begun.
@@ -134,7 +168,7 @@ impl Pass<'_> {
         self.mark(LoadState::Done, &[]).await
     }
 
-    async fn retry(&mut self, error: Error, attempt: &mut u32) -> Result<()> {
+    pub(super) async fn retry(&mut self, error: Error, attempt: &mut u32) -> Result<()> {
         self.scanner = None;
         if error.recovery != Recovery::Retry {
             return Err(error);
@@ -152,32 +186,13 @@ impl Pass<'_> {
         self.read_lost_again().await?;
         let opened = self.open().await?;
         let chunk = opened.chunk;
-        match self.surplus(&opened.position, keys).await {
+        match self.surplus(&opened.position, keys, None, &mut []).await {
             Ok((page, parts)) => self.lay_in(chunk, &page, parts).await.map(drop),
             Err(error) => {
                 self.context.lay(Copying::Drop { chunk }).await?;
                 Err(error)
             }
         }
-    }
-
-    /// Deletes of rows that are there, and not here.
-    async fn surplus(&mut self, low: &Position, keys: &[Vec<u8>]) -> Result<(Page, Parts)> {
-        let here = self.read(low, &Read::Keys(keys)).await?;
-        let known: HashSet<u128> = here.all().map(|change| change.key_hash).collect();
-        let keys: Vec<Row<'_>> = keys.iter().map(|key| Row(key)).collect();
-        let mut parts = Parts::new();
-        for receiver in &mut self.receivers {
-            let there = receiver.look_up(self.context, &keys).await?;
-            let mut writer = ChangeWriter::default();
-            for change in Changes::new(&there.rows).filter(|change| !known.contains(&change.key_hash)) {
-                writer.push_change(&Change { op: Op::Delete, before: change.after, after: None, ..change });
-            }
-            if !writer.is_empty() {
-                parts.push((Some(vec![receiver.name.clone()]), writer.take().into()));
-            }
-        }
-        Ok((Page { running: here.running, ..Page::default() }, parts))
     }
 
     async fn read_lost_again(&mut self) -> Result<()> {
@@ -221,13 +236,13 @@ impl Pass<'_> {
         }
     }
 
-    async fn open(&self) -> Result<Opened> {
+    pub(super) async fn open(&self) -> Result<Opened> {
         let (reply, answer) = oneshot::channel();
         self.context.lay(Copying::Open { system: self.source, entity: self.plan.entity, reply }).await?;
         answer.await.map_err(|_| super::gone())
     }
 
-    async fn scanner(&mut self) -> Result<&mut Scanner> {
+    pub(super) async fn scanner(&mut self) -> Result<&mut Scanner> {
         if self.scanner.is_none() {
             self.scanner = Some(Scanner::connect(&self.context.config, self.source).await?);
         }
@@ -235,7 +250,7 @@ impl Pass<'_> {
     }
 
     /// What is there, all of it captured by now or behind what is read.
-    async fn read(&mut self, low: &Position, what: &Read<'_>) -> Result<Page> {
+    pub(super) async fn read(&mut self, low: &Position, what: &Read<'_>) -> Result<Page> {
         let (plan, rows, deadline) = (self.plan.clone(), self.size.rows(), Instant::now() + VISIBLE_WITHIN);
         let context = self.context;
         let scanner = self.scanner().await?;
@@ -259,7 +274,7 @@ impl Pass<'_> {
         Ok(page)
     }
 
-    async fn wait_until_captured(&mut self, high: &Position) -> Result<()> {
+    pub(super) async fn wait_until_captured(&mut self, high: &Position) -> Result<()> {
         let mut taken = self.context.taken[self.source.index()].clone();
         let reached = taken.wait_for(|at| at.reached(high));
         if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, reached).await {
@@ -296,7 +311,7 @@ impl Pass<'_> {
     }
 
     /// `false`: it has to be read again.
-    async fn lay_in(&mut self, chunk: u64, page: &Page, parts: Parts) -> Result<bool> {
+    pub(super) async fn lay_in(&mut self, chunk: u64, page: &Page, parts: Parts) -> Result<bool> {
         let Page { rows, seen, refused, running, .. } = page;
         let set_aside = refused.len() as u64;
         let rows_in = Rows {
@@ -354,7 +369,7 @@ impl Pass<'_> {
             if classes().any(|(receiver, class)| receiver.higher && has(class)) {
                 continue;
             }
-            if classes().any(|(receiver, _)| receiver.higher) {
+            if classes().any(|(receiver, _)| receiver.higher) && !self.delete_extra {
                 let own = self.counted.systems.entry(self.name.to_string()).or_default();
                 own.extra += 1;
                 own.sample("extra", || shown(keys[at]));
@@ -398,7 +413,7 @@ impl Pass<'_> {
         Ok(parts.into_iter().map(|(to, mut writer)| (named(to), writer.take().into())).collect())
     }
 
-    async fn mark(&self, state: LoadState, key: &[u8]) -> Result<()> {
+    pub async fn mark(&self, state: LoadState, key: &[u8]) -> Result<()> {
         self.mark_of(&self.name, state, key).await
     }
 
@@ -411,6 +426,7 @@ impl Pass<'_> {
             system: system.clone(),
             authority: self.authority.clone(),
             only_missing: self.only_missing,
+            delete_extra: self.delete_extra,
             fresh: self.fresh,
             bound: self.bound.clone(),
             settled: if state == LoadState::Done { self.bound.clone() } else { self.settled.clone() },
@@ -444,9 +460,9 @@ impl Pass<'_> {
 }
 
 /// Encoded changes by whom they are for; `None`: all others.
-type Parts = Vec<(Option<Vec<Arc<str>>>, Bytes)>;
+pub type Parts = Vec<(Option<Vec<Arc<str>>>, Bytes)>;
 
-enum Read<'a> {
+pub enum Read<'a> {
     Behind(Option<&'a [u8]>),
     Keys(&'a [Vec<u8>]),
 }

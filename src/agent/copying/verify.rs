@@ -43,11 +43,12 @@ struct Party {
     scanner: Scanner,
 }
 
-/// A key that did not look the same everywhere: its row in each system, as last seen.
-#[derive(Default)]
+/// A key that did not look the same everywhere.
 struct Candidate {
     key: Vec<u8>,
-    rows: Option<Vec<Option<Bytes>>>,
+    /// Of its rows in all systems, as last seen: what many of them take must not depend on their
+    /// width.
+    seen: Option<u128>,
 }
 
 pub struct Verification<'a> {
@@ -60,7 +61,6 @@ pub struct Verification<'a> {
     candidates: HashMap<u128, Candidate>,
     /// Keys that surely differ.
     confirmed: HashMap<u128, Vec<u8>>,
-    started: Instant,
 }
 
 impl<'a> Verification<'a> {
@@ -91,7 +91,6 @@ impl<'a> Verification<'a> {
             parties,
             candidates: HashMap::new(),
             confirmed: HashMap::new(),
-            started: Instant::now(),
         })
     }
 
@@ -117,21 +116,25 @@ impl<'a> Verification<'a> {
     async fn read(&mut self, reader: usize) -> Result<()> {
         let (mut size, mut after) = (PageSize::default(), None::<Vec<u8>>);
         let name = self.parties[reader].name.clone();
+        let rate = self.spec.max_rate.filter(|rate| *rate > 0);
         loop {
+            let began = Instant::now();
+            // Little at a time, rather than much and then nothing for long.
+            let rows = rate.map_or(size, |rate| size.at_most(rate.div_ceil(2) as usize)).rows();
             let party = &mut self.parties[reader];
-            let page = party.scanner.page(&party.plan, after.as_deref(), size.rows()).await?;
+            let page = party.scanner.page(&party.plan, after.as_deref(), rows).await?;
             size.learn(&page);
             self.counted.read += page.seen;
             self.counted.refused += page.refused.len() as u64;
             after = page.last.clone().or(after);
             self.compare_page(reader, &page).await?;
             self.counted.report(&name, "running", None);
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(page.seen as f64 / rate as f64);
+                self.context.pause(due.saturating_sub(began.elapsed())).await?;
+            }
             if page.end {
                 return Ok(());
-            }
-            if let Some(rate) = self.spec.max_rate.filter(|rate| *rate > 0) {
-                let due = Duration::from_secs_f64(self.counted.read as f64 / rate as f64);
-                self.context.pause(due.saturating_sub(self.started.elapsed())).await?;
             }
         }
     }
@@ -155,7 +158,7 @@ impl<'a> Verification<'a> {
                     Class::Different(_) if reader > 0 => {}
                     Class::Different(_) | Class::Missing => {
                         let key = change.key(key_len).to_vec();
-                        self.candidates.entry(change.key_hash).or_insert(Candidate { key, rows: None });
+                        self.candidates.entry(change.key_hash).or_insert(Candidate { key, seen: None });
                     }
                 }
             }
@@ -192,7 +195,7 @@ impl<'a> Verification<'a> {
                     }
                 }
                 for (hash, rows) in found {
-                    self.judge(hash, rows);
+                    self.judge(hash, &rows);
                 }
             }
         }
@@ -202,7 +205,7 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
-    fn judge(&mut self, hash: u128, rows: Vec<Option<Bytes>>) {
+    fn judge(&mut self, hash: u128, rows: &[Option<Bytes>]) {
         let classes: Vec<Class> = (1..self.parties.len())
             .map(|at| class_of(rows[0].as_deref().map(Row), rows[at].as_deref().map(Row), &self.parties[at].plan))
             .collect();
@@ -214,12 +217,12 @@ impl<'a> Verification<'a> {
             self.candidates.remove(&hash);
             return;
         }
-        if candidate.rows.as_ref() != Some(&rows) {
-            candidate.rows = Some(rows);
+        let seen = Some(print_of(rows));
+        if candidate.seen != seen {
+            candidate.seen = seen;
             return;
         }
         let candidate = self.candidates.remove(&hash).expect("looked up above");
-        let rows = &rows;
         let entity = self.parties[0].plan.schema.entity(self.entity).clone();
         let held = self.context.held(hash);
         for (at, class) in classes.iter().enumerate().filter(|(_, class)| !same(class)) {
@@ -303,6 +306,7 @@ impl<'a> Verification<'a> {
             plan: authority.plan.clone(),
             receivers,
             only_missing: false,
+            delete_extra: false,
             dry_run: false,
             fresh: false,
             authority: authority.name.clone(),
@@ -327,6 +331,16 @@ impl<'a> Verification<'a> {
         info!(entity = %self.counted.entity, rows = self.counted.copied, "repaired");
         Ok(())
     }
+}
+
+/// Of one key's rows in all systems.
+fn print_of(rows: &[Option<Bytes>]) -> u128 {
+    let mut print = xxhash_rust::xxh3::Xxh3::new();
+    for row in rows {
+        print.update(&row.as_ref().map_or(u64::MAX, |row| row.len() as u64).to_le_bytes());
+        print.update(row.as_deref().unwrap_or_default());
+    }
+    print.digest128()
 }
 
 /// The page, or a part of it chosen by key; `None` where nothing is left.

@@ -483,15 +483,16 @@ fn any_record() -> impl Strategy<Value = Record> {
             reason,
         });
     let state = prop_oneof![Just(LoadState::Running), Just(LoadState::Done), Just(LoadState::Skipped)];
-    let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<(bool, bool, i64, u64, u64)>())
-        .prop_map(|(entity, system, state, schema, key, (only_missing, fresh, begun, read, copied))| LoadMark {
+    let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<([bool; 3], i64, u64, u64)>())
+        .prop_map(|(entity, system, state, schema, key, (options, begun, read, copied))| LoadMark {
             entity,
             bound: vec![system.clone(), "shop".into()],
             settled: vec![system.clone()],
             authority: system.clone(),
             system,
-            only_missing,
-            fresh,
+            only_missing: options[0],
+            delete_extra: options[1],
+            fresh: options[2],
             state,
             begun,
             schema,
