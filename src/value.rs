@@ -355,8 +355,30 @@ pub fn key_hash<'a>(seed: u64, key: impl Iterator<Item = Datum<'a>>, scratch: &m
     xxhash_rust::xxh3::xxh3_128_with_seed(scratch, seed)
 }
 
-/// Year, month, day of a day number (days since 1970-01-01, proleptic Gregorian).
+/// Day numbers from here on stand for dates of MySQL and MariaDB that no calendar has: 2024-00-10, 2024-10-00,
+/// 2024-02-31. They lie before every date of PostgreSQL, also as microseconds.
+const DATE_PARTIAL: i32 = -100_000_000;
+const DATE_PARTIAL_END: i32 = DATE_PARTIAL + 10_000 * 13 * 32;
+
+/// Without a month or a day, or with a day that its month has not.
+pub fn is_partial(days: i32) -> bool {
+    (DATE_PARTIAL..DATE_PARTIAL_END).contains(&days)
+}
+
+/// Day number of a date as MySQL has them, partial ones too; zero is none of these.
+pub fn days_from_mysql(year: i32, month: u32, day: u32) -> Option<i32> {
+    days_from_civil(year, month, day).or_else(|| {
+        let possible = (1..=9999).contains(&year) && month <= 12 && day <= 31;
+        possible.then(|| DATE_PARTIAL + (year * 13 + month as i32) * 32 + day as i32)
+    })
+}
+
+/// Year, month, day of a day number (days since 1970-01-01, proleptic Gregorian, or partial).
 pub fn civil_from_days(days: i32) -> (i32, u32, u32) {
+    if is_partial(days) {
+        let code = days - DATE_PARTIAL;
+        return (code / 32 / 13, (code / 32 % 13) as u32, (code % 32) as u32);
+    }
     let z = i64::from(days) + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);
@@ -461,6 +483,13 @@ mod tests {
         }
         assert_eq!(civil_from_days(-719_162), (1, 1, 1));
         assert_eq!(civil_from_days(2_932_896), (9999, 12, 31));
+        for (y, m, d) in [(2024, 0, 10), (2024, 10, 0), (1, 0, 0), (9999, 2, 31), (2023, 2, 29)] {
+            let days = days_from_mysql(y, m, d).unwrap();
+            assert!(is_partial(days) && i64::from(days).checked_mul(MICROS_PER_DAY).is_some());
+            assert_eq!((civil_from_days(days), days_from_civil(y, m, d)), ((y, m, d), None));
+        }
+        assert_eq!(days_from_mysql(2024, 2, 29), days_from_civil(2024, 2, 29));
+        assert_eq!(days_from_mysql(0, 0, 1), None);
         assert_eq!(days_from_civil(2023, 2, 29), None);
         assert_eq!(days_from_civil(2024, 13, 1), None);
     }

@@ -440,7 +440,7 @@ async fn a_server_without_gtids_is_read_by_file_and_offset() {
     assert!(error.full().contains("another server"), "{}", error.full());
 }
 
-/// The zero date is a value; a date that is none but in part sets its row aside, and the flow goes on.
+/// The zero date is a value, and so is a date without a month; one without a year sets its row aside.
 #[tokio::test]
 async fn a_date_that_does_not_exist_refuses_its_row_only() {
     for kind in KINDS {
@@ -453,8 +453,8 @@ async fn a_date_that_does_not_exist_refuses_its_row_only() {
         source
             .db
             .execute(
-                "SET sql_mode = ''; INSERT INTO t VALUES (1, '2024-00-10', NULL, NULL), \
-                 (2, '0000-00-00', '0000-00-00', '0000-00-00')",
+                "SET sql_mode = ''; INSERT INTO t VALUES (1, '0000-00-10', NULL, NULL), \
+                 (2, '0000-00-00', '0000-00-00', '0000-00-00'), (3, '2024-00-10', NULL, NULL)",
             )
             .await;
 
@@ -468,6 +468,9 @@ async fn a_date_that_does_not_exist_refuses_its_row_only() {
         let zero =
             [Value::Int(2), Value::Date(DATE_ZERO), Value::DateTime(INSTANT_ZERO), Value::Timestamp(INSTANT_ZERO)];
         assert_eq!(recorded.lines[2], format!("insert 0 - => {}", image(Some(&zero.map(Datum::Value)))));
+        let partial = Value::Date(anechoic::value::days_from_mysql(2024, 0, 10).unwrap());
+        let row = [Datum::Value(Value::Int(3)), Datum::Value(partial), Datum::Null, Datum::Null];
+        assert_eq!(recorded.lines[3], format!("insert 0 - => {}", image(Some(&row))));
     }
 }
 

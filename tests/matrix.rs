@@ -274,7 +274,7 @@ means the same value: the same characters, bytes, bits or digits; *converted* sa
 - Geometry is SRID (four bytes, low one first) and WKB, as MySQL and MariaDB store it.
 - Text is in the column's own character set: every single-byte set but swe7, UTF-8, UTF-16, UTF-32, ucs2.
 - `0000-00-00` and infinity go where they exist; `zero_date`, `infinity` and `minus_infinity` of a column say what stands for them elsewhere.
-  Dates such as 2024-00-10 are quarantined where they were written.
+  Dates such as 2024-00-10 and 2024-02-31 go between MySQL and MariaDB as they are; for PostgreSQL they are quarantined until they are completed.
 - `-0` is `0` to MariaDB, which has no other.
 - A field has one kind in all systems: a `tinyint(1)` that is `boolean` in one of them holds 0 and 1.
 ";

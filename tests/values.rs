@@ -253,6 +253,7 @@ async fn what_a_target_cannot_hold_is_set_aside_there_and_mended_by_the_next_cha
         ("m = 'NaN'", "crm", &["shop", "erp"], "NaN and Infinity do not exist as decimals"),
         ("day = 'infinity'", "crm", &["shop", "erp"], "infinity does not exist in MySQL"),
         ("day = '0000-00-00'", "erp", &["crm"], "the zero date 0000-00-00 does not exist in PostgreSQL"),
+        ("day = '2024-00-10'", "erp", &["crm"], "complete it where it was written"),
         ("d = '-Infinity'", "crm", &["shop", "erp"], "NaN and Infinity do not exist"),
         ("d = 0.1", "crm", &["erp"], "not exact in single precision"),
         ("v = 'längere'", "crm", &["shop"], "7 characters into a column of at most 5"),
@@ -328,8 +329,8 @@ async fn what_a_source_cannot_say_is_set_aside_and_the_rest_goes_on() {
         let mut session = world[system].session().await;
         session.execute("SET SESSION sql_mode = ''").await;
         session.execute(&format!("INSERT INTO thing (id, flag) VALUES ({base}, 2)")).await;
-        session.execute(&format!("INSERT INTO thing (id, day) VALUES ({}, '2024-10-00')", base + 1)).await;
-        session.execute(&format!("INSERT INTO thing (id, at) VALUES ({}, '2024-02-00 00:00:00')", base + 2)).await;
+        session.execute(&format!("INSERT INTO thing (id, day) VALUES ({}, '0000-10-00')", base + 1)).await;
+        session.execute(&format!("INSERT INTO thing (id, at) VALUES ({}, '0000-02-00 00:00:00')", base + 2)).await;
         // a good and a bad row in one transaction
         session.execute(&format!("INSERT INTO thing (id, flag) VALUES ({}, 1), ({}, 3)", base + 3, base + 4)).await;
     }

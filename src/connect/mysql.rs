@@ -32,7 +32,7 @@ impl Flavour {
 
 /// What every session of ours relies on. NO_AUTO_VALUE_ON_ZERO: a key 0 stays 0.
 const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
-    sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO', wait_timeout = 86400";
+    sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', wait_timeout = 86400";
 
 /// A session for statements.
 pub async fn connect(config: &ConnectConfig) -> Result<Conn> {

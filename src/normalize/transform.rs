@@ -14,7 +14,7 @@ use crate::catalog::{ColumnType, DecimalLimits};
 use crate::config::Engine;
 use crate::value::{
     DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, Kind,
-    MICROS_PER_DAY, Value, civil_from_days, is_special_decimal, write_inet6,
+    MICROS_PER_DAY, Value, civil_from_days, is_partial, is_special_decimal, write_inet6,
 };
 
 /// Why a value cannot be carried; completes "field … : ".
@@ -411,6 +411,7 @@ fn date_fits(days: i32, mysql: bool) -> Result<(), Refusal> {
         DATE_INFINITY | DATE_MINUS_INFINITY => return Ok(()),
         DATE_ZERO if mysql => return Ok(()),
         DATE_ZERO => return Err(no_zero()),
+        days if !mysql && is_partial(days) => return Err(no_partial()),
         _ => {}
     }
     // 4713-11-24 BC and 5874897-12-31: the ends of PostgreSQL's date.
@@ -432,12 +433,21 @@ fn no_zero() -> Refusal {
         .into()
 }
 
+fn no_partial() -> Refusal {
+    "dates such as 2024-00-10 and 2024-10-00 do not exist in PostgreSQL: complete it where it was written, and the row goes \
+     on"
+        .into()
+}
+
 fn instant_fits(micros: i64, digits: u8, mysql: bool) -> Result<(), Refusal> {
     match micros {
         INSTANT_INFINITY | INSTANT_MINUS_INFINITY if mysql => return Err(no_infinity()),
         INSTANT_INFINITY | INSTANT_MINUS_INFINITY => return Ok(()),
         INSTANT_ZERO if mysql => return Ok(()),
         INSTANT_ZERO => return Err(no_zero()),
+        micros if !mysql && i32::try_from(micros.div_euclid(MICROS_PER_DAY)).is_ok_and(is_partial) => {
+            return Err(no_partial());
+        }
         _ => {}
     }
     // PostgreSQL's begins at 4713-11-24 BC and ends beyond our microseconds.

@@ -8,7 +8,7 @@
 
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
-use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, civil_from_days};
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, civil_from_days, is_partial};
 
 /// Where a literal stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
             out.extend_from_slice(b"'0000-00-00 00:00:00'");
         }
         (ColumnType::Date, Value::Date(days)) => {
-            out.extend_from_slice(b"DATE'");
+            // Neither is one of a partial date.
+            out.extend_from_slice(if is_partial(days) { b"'" } else { b"DATE'" });
             date(column, days, out)?;
             out.push(b'\'');
         }
@@ -71,7 +72,7 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
         (ColumnType::DateTime { .. }, Value::DateTime(micros))
         | (ColumnType::Timestamp { .. }, Value::Timestamp(micros)) => {
             let days = i32::try_from(micros.div_euclid(MICROS_PER_DAY)).map_err(|_| out_of_range(column))?;
-            out.extend_from_slice(b"TIMESTAMP'");
+            out.extend_from_slice(if is_partial(days) { b"'" } else { b"TIMESTAMP'" });
             date(column, days, out)?;
             out.push(b' ');
             clock(micros.rem_euclid(MICROS_PER_DAY), out);

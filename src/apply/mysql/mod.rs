@@ -59,7 +59,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION autocommit = 1, innodb_lock_wait_timeout = 30, lock_wait_timeout = 30, foreign_key_checks = 1, \
     unique_checks = 1, completion_type = 'NO_CHAIN', sql_safe_updates = 0, sql_auto_is_null = 0, \
-    sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO', @anechoic_applying = 1";
+    sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', @anechoic_applying = 1";
 
 pub struct MyTarget {
     connect: ConnectConfig,

@@ -5,7 +5,7 @@ use mysql_async::Value as Raw;
 
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
-use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, days_from_civil};
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, MICROS_PER_DAY, Value, days_from_mysql};
 
 /// A value exactly as capture would have yielded it.
 pub fn decode<'a>(column: &Column, raw: &'a Raw) -> Result<Datum<'a>> {
@@ -41,7 +41,7 @@ pub fn decode<'a>(column: &Column, raw: &'a Raw) -> Result<Datum<'a>> {
         (ColumnType::Uuid, Raw::Bytes(v)) => Value::Uuid(uuid(text(v)?).ok_or_else(unexpected)?),
         (ColumnType::Date, Raw::Date(0, 0, 0, ..)) => Value::Date(DATE_ZERO),
         (ColumnType::Date, Raw::Date(year, month, day, ..)) => {
-            Value::Date(days_from_civil((*year).into(), (*month).into(), (*day).into()).ok_or_else(no_date)?)
+            Value::Date(days_from_mysql((*year).into(), (*month).into(), (*day).into()).ok_or_else(no_date)?)
         }
         (ColumnType::DateTime { .. }, Raw::Date(..)) => Value::DateTime(instant(raw).ok_or_else(no_date)?),
         (ColumnType::Timestamp { .. }, Raw::Date(..)) => Value::Timestamp(instant(raw).ok_or_else(no_date)?),
@@ -61,7 +61,7 @@ fn instant(raw: &Raw) -> Option<i64> {
     if *raw == Raw::Date(0, 0, 0, 0, 0, 0, 0) {
         return Some(INSTANT_ZERO);
     }
-    let days = days_from_civil((*year).into(), (*month).into(), (*day).into())?;
+    let days = days_from_mysql((*year).into(), (*month).into(), (*day).into())?;
     let seconds = (i64::from(*hour) * 60 + i64::from(*minute)) * 60 + i64::from(*second);
     Some(i64::from(days) * MICROS_PER_DAY + seconds * 1_000_000 + i64::from(*micros))
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_dates_are_values_and_partial_ones_are_refused_by_name() {
+    fn zero_dates_and_partial_ones_are_values_and_those_of_the_year_0_are_refused_by_name() {
         let zero = Raw::Date(0, 0, 0, 0, 0, 0, 0);
         let digits = ColumnType::DateTime { digits: 0 };
         assert_eq!(
@@ -104,7 +104,14 @@ mod tests {
         let read = decode(&column("d", digits, "datetime"), &zero).unwrap();
         assert_eq!(read, Datum::Value(Value::DateTime(INSTANT_ZERO)));
 
-        let partial = Raw::Date(2024, 0, 10, 0, 0, 0, 0);
+        let partial = Raw::Date(2024, 0, 10, 12, 0, 0, 0);
+        let read = decode(&column("d", ColumnType::Date, "date"), &partial).unwrap();
+        assert_eq!(read, Datum::Value(Value::Date(days_from_mysql(2024, 0, 10).unwrap())));
+        let read = decode(&column("d", ColumnType::DateTime { digits: 0 }, "datetime"), &partial).unwrap();
+        let noon = i64::from(days_from_mysql(2024, 0, 10).unwrap()) * MICROS_PER_DAY + MICROS_PER_DAY / 2;
+        assert_eq!(read, Datum::Value(Value::DateTime(noon)));
+
+        let partial = Raw::Date(0, 0, 10, 0, 0, 0, 0);
         let error = decode(&column("joined", ColumnType::Date, "date"), &partial).unwrap_err();
         assert_eq!(error.recovery, crate::error::Recovery::Quarantine);
         assert!(error.message.contains("joined"));

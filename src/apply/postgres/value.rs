@@ -8,7 +8,8 @@
 use crate::catalog::{Column, ColumnType};
 use crate::error::{Error, Result};
 use crate::value::{
-    DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, Datum, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO, Value,
+    DATE_INFINITY, DATE_MINUS_INFINITY, DATE_ZERO, Datum, INSTANT_INFINITY, INSTANT_MINUS_INFINITY, INSTANT_ZERO,
+    Value, is_partial,
 };
 
 /// PostgreSQL counts from 2000-01-01.
@@ -242,6 +243,7 @@ fn encode(wire: Wire, column: &Column, value: Value<'_>, out: &mut Vec<u8>) -> R
         (Wire::Float8, Value::Float64(v)) => out.extend_from_slice(&v.to_bits().to_be_bytes()),
         (Wire::Date, Value::Date(v @ (DATE_INFINITY | DATE_MINUS_INFINITY))) => out.extend_from_slice(&v.to_be_bytes()),
         (Wire::Date, Value::Date(DATE_ZERO)) => return Err(out_of_range()),
+        (Wire::Date, Value::Date(days)) if is_partial(days) => return Err(out_of_range()),
         (Wire::Date, Value::Date(v)) => {
             // The largest and smallest are PostgreSQL's infinities.
             let days = v.checked_sub(EPOCH_DAYS).filter(|d| *d != i32::MIN).ok_or_else(out_of_range)?;

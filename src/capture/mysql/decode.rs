@@ -2,7 +2,7 @@
 //!
 //! Text and bytes stay where they are, in the event; what has to be written out (decimals,
 //! JSON, padding, text of other character sets) goes to a scratch that is reused from row to
-//! row. A value that has no canonical form, such as 2024-00-10, neither stops the flow nor is
+//! row. A value that has no canonical form, such as 0000-00-10, neither stops the flow nor is
 //! altered: the row carries the reason instead, and goes to quarantine.
 //!
 //! Protocol: MySQL `Rows_event`, field formats of `rpl_utility` and `my_time`.
@@ -17,7 +17,7 @@ use super::bytes::{Bytes, bit};
 use super::table_map::{Layout, LogColumn, LogType, Reading};
 use super::{jsonb, jsondiff};
 use crate::charset::Charset;
-use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, Value, days_from_civil, write_inet6};
+use crate::value::{DATE_ZERO, Datum, INSTANT_ZERO, Value, days_from_mysql, write_inet6};
 
 /// A datum on its way: text that was written out is still a range of the scratch.
 #[derive(Debug, Clone)]
@@ -211,16 +211,16 @@ fn value<'a>(column: &LogColumn, bytes: &mut Bytes<'a>, scratch: &mut Scratch) -
         }
         LogType::Date => {
             let packed = bytes.uint(3)? as u32;
-            Some(match days_from_civil((packed >> 9) as i32, packed >> 5 & 15, packed & 31) {
+            Some(match days_from_mysql((packed >> 9) as i32, packed >> 5 & 15, packed & 31) {
                 Some(days) => Decoded::Cell(Cell::Value(Value::Date(days))),
                 None if packed == 0 => Decoded::Cell(Cell::Value(Value::Date(DATE_ZERO))),
-                None => Decoded::Refused("is a date that does not exist, such as 2024-00-10"),
+                None => Decoded::Refused("is a date that does not exist, of the year 0"),
             })
         }
         LogType::Time { digits } => plain(Value::Time(time(bytes, *digits)?)),
         LogType::DateTime { digits } => Some(match datetime(bytes, *digits)? {
             Some(micros) => Decoded::Cell(Cell::Value(Value::DateTime(micros))),
-            None => Decoded::Refused("is a date that does not exist, such as 2024-00-10 00:00:00"),
+            None => Decoded::Refused("is a date that does not exist, of the year 0"),
         }),
         LogType::Timestamp { digits } => {
             let seconds = bytes.uint_be(4)? as i64;
@@ -491,7 +491,7 @@ fn datetime(bytes: &mut Bytes<'_>, digits: u8) -> Option<Option<i64>> {
     }
     let (date, time) = (packed >> 17, packed & 0x1_ffff);
     let (month_count, day) = (date >> 5, date & 31);
-    let civil = days_from_civil((month_count / 13) as i32, (month_count % 13) as u32, day as u32);
+    let civil = days_from_mysql((month_count / 13) as i32, (month_count % 13) as u32, day as u32);
     let (hour, minute, second) = (time >> 12, time >> 6 & 63, time & 63);
     Some(
         civil
@@ -626,13 +626,15 @@ mod tests {
 
     #[test]
     fn dates_that_do_not_exist_refuse_their_row() {
-        assert!(value_of(LogType::Date, &[0x20, 0xd0, 0x0f]).contains("does not exist"), "2024-01-00");
+        assert!(value_of(LogType::Date, &[0x0a, 0, 0]).contains("does not exist"), "0000-00-10");
         assert!(value_of(LogType::DateTime { digits: 0 }, &[0x80, 0, 1, 0, 0]).contains("does not exist"));
         assert!(value_of(LogType::Sized { prefix: 1, binary: false }, &[1, 0xff]).contains("no character"));
     }
 
     #[test]
     fn the_zero_dates_are_values_of_their_own() {
+        let partial = days_from_mysql(2024, 1, 0).unwrap();
+        assert_eq!(value_of(LogType::Date, &[0x20, 0xd0, 0x0f]), format!("Date({partial})"), "2024-01-00");
         assert_eq!(value_of(LogType::Date, &[0, 0, 0]), format!("Date({DATE_ZERO})"));
         assert_eq!(
             value_of(LogType::DateTime { digits: 6 }, &[0x80, 0, 0, 0, 0, 0, 0, 0]),
