@@ -625,3 +625,90 @@ async fn partitions_that_come_and_go_are_told_of_and_nothing_is_misread() {
     let log = world.agent.log();
     assert!(log.contains("ALTER TABLE \"public\".\"note_3\" REPLICA IDENTITY FULL;"), "{log}");
 }
+
+/// A bound table that is dropped takes its rows along without naming them: nothing of that is guessed
+/// at elsewhere, and the system stands still, saying so.
+async fn dropped(a: (&'static str, Kind), b: (&'static str, Kind)) {
+    let mut world = items(a, b).await;
+    let (of_a, a, b) = (a.1, a.0, b.0);
+    world[a].execute("INSERT INTO item (id, name, qty, state) VALUES (1, 'a', 1, 'new'), (2, 'b', 2, 'old')").await;
+    Items { world: &world, a, b }.equal().await;
+    let create = match of_a.is_postgres() {
+        true => "CREATE TABLE item (id bigint PRIMARY KEY, name varchar(20), qty int, state st)".to_owned(),
+        false => world[a].rows("SHOW CREATE TABLE item").await[0][1].clone().unwrap(),
+    };
+    let of_b = |sql: &str| Items { world: &world, a, b }.of_b(sql);
+    let count = of_b("SELECT count(*) FROM item");
+
+    world[a].execute("DROP TABLE item").await;
+    world[b].execute(&of_b("UPDATE item SET name = 'c' WHERE id = 1")).await;
+    let says: &[&str] =
+        if of_a.is_postgres() { &["there is no table public.item"] } else { &["TRUNCATE", "DROP TABLE", "begin anew"] };
+    stopped(&world, a, says).await;
+    assert_eq!(world[b].value(&count).await.as_deref(), Some("2"), "what was dropped there is kept here");
+
+    // another one under the name
+    world[a].execute(&create).await;
+    world[a].execute("INSERT INTO item (id, name, qty, state) VALUES (7, 'unseen', 7, 'new')").await;
+    if !of_a.is_postgres() {
+        world.agent.stop().await;
+        world.agent.start();
+        stopped(&world, a, says).await;
+        assert_eq!(world[b].value(&count).await.as_deref(), Some("2"));
+        return;
+    }
+    stopped(&world, a, &["was replaced by another one", "ADD TABLE \"public\".\"item\""]).await;
+    world[a].execute("ALTER TABLE item REPLICA IDENTITY FULL").await;
+    let publish = format!("ALTER PUBLICATION anechoic_{} ADD TABLE item", world.agent.id);
+    world[a].admin().await.execute(&publish).await;
+    world[a].execute("UPDATE item SET qty = qty").await;
+    flowing(&world).await;
+    world[b].execute(&of_b("UPDATE item SET qty = 22 WHERE id = 2")).await;
+    let both = of_b("SELECT id, name, qty, state FROM item");
+    Items { world: &world, a, b }.equal().await;
+    assert_eq!(rows(&world, b, &both).await.len(), 3, "1 and 2 were written since, 7 was said once more");
+}
+
+#[tokio::test]
+async fn a_dropped_table_stops_postgres_until_another_one_is_published() {
+    dropped(PG, MY).await;
+}
+
+#[tokio::test]
+async fn a_dropped_table_stops_mysql() {
+    dropped(MY, MARIA).await;
+}
+
+#[tokio::test]
+async fn a_dropped_table_stops_mariadb() {
+    dropped(MARIA, PG15).await;
+}
+
+/// What was carried by its name and is gone is an error to `run`, so it is one to `check`, which reads
+/// what was decided, and writes nothing.
+#[tokio::test]
+async fn check_judges_tables_as_the_next_start_would() {
+    let note = Entity::new("note").key("id", Type::Int).field("text", Type::Varchar(40)).field("x", Type::Int);
+    let mut world = World::of(&[PG, MY]).entity(note).start().await;
+    world.agent.stop().await;
+    world[PG.0].execute("ALTER TABLE note DROP COLUMN x").await;
+    let says = "column \"x\" is gone from the table and was carried until now";
+    let decided = world.agent.data_dir().join("columns.json");
+    let kept = std::fs::read(&decided).unwrap();
+
+    let output = world.agent.command(&["check"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stdout).contains(says), "{output:?}");
+    assert_eq!(std::fs::read(&decided).unwrap(), kept);
+    world.agent.start();
+    assert_ne!(world.agent.exited(LOOKED_AGAIN).await.code(), Some(0));
+    assert!(world.agent.log().contains(says), "{}", world.agent.log());
+
+    std::fs::write(&decided, "half").unwrap();
+    let output = world.agent.command(&["check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("judged as at a first start"), "{output:?}");
+    std::fs::remove_dir_all(world.agent.data_dir()).unwrap();
+    assert_eq!(world.agent.command(&["check"]).await.status.code(), Some(0), "there need not be any");
+    assert!(!world.agent.data_dir().exists(), "nor is it made");
+}

@@ -454,6 +454,15 @@ async fn risks_that_a_person_should_know() {
             &format!("--server-id={}", same_server_id(server)),
         ]))
         .case(Case::new("one server_id twice").warning().born_broken().about("server_id")),
+        two(Kind::Mysql).case(
+            Case::new("triggers in two systems")
+                .note()
+                .about("answer each other")
+                .admin("crm", "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL;END'")
+                .admin("crm", "CREATE TRIGGER t AFTER INSERT ON contact FOR EACH ROW EXECUTE FUNCTION f()")
+                .admin("shop", "CREATE TRIGGER t AFTER INSERT ON contact FOR EACH ROW SET @x = 1")
+                .by_hand(case::Step::Admin("shop".into(), "DROP TRIGGER t".into())),
+        ),
         my(Case::new("another installation").after_setup()
             .admin("crm", "INSERT INTO {marker}.marker SELECT 'branch', lane, journal, epoch, seq, part, origin, txid, applied_at, format FROM {marker}.marker")
             .admin("shop", "INSERT INTO {marker}.marker SELECT 'branch', lane, journal, epoch, seq, part, origin, txid, applied_at, format FROM {marker}.marker")),

@@ -110,3 +110,37 @@ async fn large_and_rolled_back_ones_leave_the_books_in_balance() {
         Books::read(&world.agent).await.assert_balanced(&["crm", "shop"]);
     }
 }
+
+/// Prepared as one kind of value, committed when the tables have another: read as what it became.
+#[tokio::test]
+async fn what_is_prepared_is_carried_as_the_tables_are_when_it_is_committed() {
+    for kind in MYSQLS {
+        let item = Entity::new("item").key("id", Type::Int).field("name", Type::Text).field("qty", Type::Int);
+        let mut world =
+            World::of(&[("crm", Kind::Postgres17), ("shop", kind)]).private("shop").entity(item).start().await;
+        world["shop"].execute("INSERT INTO item VALUES (1, 'one', 1)").await;
+        let mut session = world["shop"].session().await;
+        prepare(
+            &mut session,
+            "a",
+            "INSERT INTO item VALUES (10, 'of a', 2147483647); UPDATE item SET qty = 2 WHERE id = 1",
+        )
+        .await;
+        caught_up(&world).await;
+
+        world["crm"].execute("ALTER TABLE item ALTER qty TYPE numeric(20)").await;
+        assert_eq!(world.agent.stop().await.code(), Some(0));
+        world.agent.start();
+        world.agent.ready().await;
+        world["crm"].execute("INSERT INTO item VALUES (2, 'two', 22)").await;
+        caught_up(&world).await;
+        session.execute("XA COMMIT 'a'").await;
+        caught_up(&world).await;
+
+        let rows = world["crm"].rows("SELECT id, qty FROM item ORDER BY id").await;
+        let rows: Vec<String> =
+            rows.iter().map(|row| row.iter().flatten().cloned().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(rows, ["1 2", "2 22", "10 2147483647"], "{}", kind.name());
+        world.quiet().await;
+    }
+}

@@ -18,19 +18,24 @@ fn path(config: &Config) -> PathBuf {
 }
 
 pub fn load(config: &Config) -> Decided {
-    let path = path(config);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Decided::default(),
-        Err(error) => {
-            warn!(path = %path.display(), %error, "cannot read which columns were carried; taken as the tables are now");
-            return Decided::default();
-        }
+    let (decided, unread) = read(config);
+    if let Some(error) = unread {
+        warn!(path = %path(config).display(), error, "cannot read which columns were carried; taken as the tables are now");
+    }
+    decided
+}
+
+/// And why it could not be read, where there is something.
+pub fn read(config: &Config) -> (Decided, Option<String>) {
+    let found = match std::fs::read(path(config)) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Decided::default()),
+        Err(error) => Err(error.to_string()),
     };
-    serde_json::from_slice(&text).unwrap_or_else(|error| {
-        warn!(path = %path.display(), %error, "cannot read which columns were carried; taken as the tables are now");
-        Decided::default()
-    })
+    match found {
+        Ok(decided) => (decided, None),
+        Err(why) => (Decided::default(), Some(why)),
+    }
 }
 
 /// On disk before a row is read by it.

@@ -15,7 +15,7 @@
 
 mod chunks;
 mod copying;
-mod decided;
+pub mod decided;
 mod desk;
 mod herald;
 mod look;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
+use super::decided;
 use crate::check::preflight;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -62,7 +63,7 @@ impl Reload {
             Error::stop(list.join("\n"), "mend the file; `anechoic check` reads it, too")
         })?;
         fixed(running, &config)?;
-        let findings = preflight(&config).await.report(&config);
+        let findings = preflight(&config, &decided::load(&config)).await.report(&config);
         let errors: Vec<String> = findings.iter().filter(|f| f.is_error()).map(Finding::to_string).collect();
         match errors.is_empty() {
             true => Ok(config),

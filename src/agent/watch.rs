@@ -68,6 +68,8 @@ pub struct Watch {
     stopped: BTreeMap<(SystemId, Half), Notice>,
     /// What the last look found in the way.
     in_the_way: Vec<Finding>,
+    /// Captured tables that are not there any more: in PostgreSQL no log tells.
+    missing: Vec<(SystemId, String)>,
     /// What it showed and nothing waits for.
     noted: Vec<Finding>,
 }
@@ -80,7 +82,16 @@ pub struct Renewal {
 
 impl Watch {
     pub fn new(config: Arc<Config>, status: Arc<Status>, plan: Plan, fruitless: u32) -> Self {
-        Watch { config, status, plan, fruitless, stopped: BTreeMap::new(), in_the_way: Vec::new(), noted: Vec::new() }
+        Watch {
+            config,
+            status,
+            plan,
+            fruitless,
+            stopped: BTreeMap::new(),
+            in_the_way: Vec::new(),
+            missing: Vec::new(),
+            noted: Vec::new(),
+        }
     }
 
     /// Until the wiring has to be made anew.
@@ -139,6 +150,7 @@ impl Watch {
             Ok(_) => return self.stay(findings),
             Err(found) => {
                 findings.extend(found.into_iter().filter(Finding::is_error));
+                self.missing = self.gone(&catalogs);
                 return self.stay(findings);
             }
         };
@@ -163,6 +175,15 @@ impl Watch {
         }
         let plan = Plan { model: Arc::new(model), catalogs, seen, decided };
         Some(Renewal { plan, fruitless })
+    }
+
+    fn gone(&self, catalogs: &[Catalog]) -> Vec<(SystemId, String)> {
+        let bindings = self.config.entities.iter().flat_map(|entity| &entity.bindings);
+        let gone = bindings.filter(|binding| {
+            let shown = catalogs[binding.system.index()].get(&binding.table);
+            binding.role.captures() && shown.is_some_and(Option::is_none)
+        });
+        gone.map(|binding| (binding.system, binding.table.to_string())).collect()
     }
 
     /// Told once, and taken in.
@@ -192,7 +213,10 @@ impl Watch {
         for finding in &findings {
             // A table out of the stream is missed by nobody else.
             let system = self.config.system_ids().find(|system| *self.config.system(*system).name == *finding.system);
-            if let Some(system) = system.filter(|_| finding.entity.is_empty()) {
+            let unheard = |system: &SystemId| {
+                finding.entity.is_empty() || self.missing.contains(&(*system, finding.table.clone()))
+            };
+            if let Some(system) = system.filter(unheard) {
                 self.show(system, Half::Capture, finding.to_string());
             }
         }

@@ -10,6 +10,7 @@
 //!                        neighbours · sensitive
 //! ```
 
+mod answers;
 mod cascades;
 mod clocks;
 pub mod grants;
@@ -36,7 +37,8 @@ use crate::catalog::{self, ReplicaIdentity, Table, TableName};
 use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::normalize::resolve::{Catalog, bound, resolve};
+use crate::normalize::follow::Decided;
+use crate::normalize::resolve::{Catalog, bound, resolve_after};
 use crate::schema::SystemId;
 use crate::setup::{self, Step};
 
@@ -96,7 +98,9 @@ impl Preflight {
 }
 
 /// Connects to every system at once and asks everything.
-pub async fn preflight(config: &Config) -> Preflight {
+///
+/// `decided`: of bindings by name, when the agent ran.
+pub async fn preflight(config: &Config, decided: &Decided) -> Preflight {
     let answers = join_all(config.system_ids().map(|system| survey(config, system))).await;
     let (mut surveys, mut findings) = (Vec::new(), Vec::new());
     for (answer, system) in answers.into_iter().zip(&config.systems) {
@@ -113,7 +117,7 @@ pub async fn preflight(config: &Config) -> Preflight {
     }
     findings.extend(shared_markers(config).await);
     let catalogs = catalogs(config, &surveys);
-    findings.extend(fit(config, &surveys, &catalogs));
+    findings.extend(fit(config, &surveys, &catalogs, decided));
     findings.extend(together(config, &surveys, &catalogs));
     Preflight { surveys, findings }
 }
@@ -165,8 +169,8 @@ fn catalogs(config: &Config, surveys: &[Option<Survey>]) -> Vec<Catalog> {
 
 /// How the types and keys of the tables fit together. What is said of a system that could not be
 /// asked, or of a table that its survey has missed, is known already.
-fn fit(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog]) -> Vec<Finding> {
-    let findings = match resolve(config, catalogs) {
+fn fit(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog], decided: &Decided) -> Vec<Finding> {
+    let findings = match resolve_after(config, catalogs, decided) {
         Ok(model) => model.warnings,
         Err(findings) => findings,
     };
@@ -189,6 +193,7 @@ pub fn together(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog
     findings.extend(numbering::findings(config, surveys, &bound));
     findings.extend(sensitive::findings(config, &bound));
     findings.extend(clocks::findings(config, surveys));
+    findings.extend(answers::findings(config, &bound));
     findings.extend(neighbours::findings(config, surveys));
     findings
 }

@@ -200,6 +200,14 @@ pub fn layout(head: Head<'_>, wanted: &WantedTable, seen: bool, unnamed: Unnamed
     let Some((mut described, named, nullable)) = describe(head.rest, head.flavour) else {
         return Err(Error::stop(format!("the table map of {} is malformed", wanted.name), "report this as a bug"));
     };
+    if let Err(field) = named {
+        return Err(Error::stop(
+            format!("the table map of {} says something of its columns that is not known (field {field})", wanted.name),
+            "the server is newer than this version of the agent knows: take a newer one, or set binlog_row_metadata as it \
+             was before",
+        ));
+    }
+    let named = named == Ok(true);
     let logged = Logged { wanted, seen };
     if !named {
         name(&mut described, nullable, logged, unnamed)?;
@@ -273,8 +281,11 @@ fn name<'a>(described: &mut [Described<'a>], nullable: &[u8], logged: Logged<'a>
     Ok(())
 }
 
+/// Whether the columns have names; else the number of a field that may change how they are read.
+type Named = std::result::Result<bool, u8>;
+
 /// Columns, whether they have names, and which may be NULL.
-fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>>, bool, &[u8])> {
+fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>>, Named, &[u8])> {
     let count = usize::try_from(bytes.lenenc()?).ok()?;
     let kinds = bytes.take(count)?;
     let mut metadata = Bytes(bytes.sized()?);
@@ -301,11 +312,12 @@ fn describe(mut bytes: Bytes<'_>, flavour: Flavour) -> Option<(Vec<Described<'_>
             6 => labels(&mut columns, ENUM, &mut value)?,
             10 => default_charset(&mut columns, |column| column.is_labelled(), &mut value)?,
             11 => charsets(&mut columns, |column| column.is_labelled(), &mut value)?,
-            // Geometry, keys, visibility: not needed.
-            _ => {}
+            // Kinds of geometry, keys, visibility, dimensions of vectors: they change no value.
+            7..=9 | 12 | 13 => {}
+            unknown => return Some((columns, Err(unknown), nullable)),
         }
     }
-    Some((columns, named || count == 0, nullable))
+    Some((columns, Ok(named || count == 0), nullable))
 }
 
 fn signedness(columns: &mut [Described<'_>], bits: &[u8]) {
@@ -710,6 +722,8 @@ pub mod tests {
         assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 63]).contains("another type"));
         assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c")], &[2, 1, 28]).contains("another type"));
         assert!(stop(&[(3, &[], "id"), (15, &[80, 0], "c"), (99, &[], "x")], &[2, 1, 45]).contains("not known"));
+        let fine: &[(u8, &[u8], &str)] = &[(3, &[], "id"), (15, &[80, 0], "c")];
+        assert!(stop(fine, &[2, 1, 45, 14, 1, 0]).contains("is not known (field 14)"));
     }
 
     #[test]
