@@ -204,6 +204,37 @@ async fn a_load_goes_on_after_a_kill_where_it_was() {
     assert!(read < rows, "{read} rows were read again");
 }
 
+/// Killed while it looks for what only the shop has, and again while it copies: the load that goes
+/// on deletes it still, and brings none of it into the authority.
+#[tokio::test]
+async fn a_load_that_deletes_goes_on_as_such_after_a_kill() {
+    let rows = 3_000;
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(contact()).build().await;
+    world["crm"].execute(&fill(&world, "crm", 1, rows)).await;
+    world["shop"].execute(&fill(&world, "shop", 101, rows)).await;
+    world.setup().await;
+    for point in ["after-extra-page:2", "after-load-chunk:2"] {
+        world.agent.set_env("ANECHOIC_KILL_AT", point);
+        world.agent.start();
+        if point.starts_with("after-extra") {
+            world.agent.ready().await;
+            let asked = world.agent.command(&["load", "--delete-extra"]).await;
+            assert!(!asked.status.success());
+        }
+        eventually(LONG, || {
+            std::future::ready(if world.agent.is_running() { Err("still running".to_owned()) } else { Ok(()) })
+        })
+        .await;
+        world.agent.kill();
+        world.agent.kill_nowhere();
+    }
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+    world.quiet().await;
+
+    assert_eq!((count(&world, "crm").await, count(&world, "shop").await), (rows, rows));
+}
+
 /// Somebody who changes and deletes rows that are being loaded, until told to stop.
 fn meddle(world: &World, system: &str, rows: u64, mut random: StdRng, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     let db = &world[system];

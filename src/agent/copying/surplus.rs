@@ -17,6 +17,7 @@ use super::pass::{Parts, Pass, Read, Receiver, shown};
 use crate::agent::chunks::Copying;
 use crate::change::{Change, ChangeWriter, Changes, Op};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::position::Position;
 use crate::scan::{Page, PageSize};
 use crate::value::Row;
@@ -36,6 +37,7 @@ impl Pass<'_> {
                     Ok((last, false)) => {
                         after = last.or(after);
                         attempt = 0;
+                        failpoint::pass("after-extra-page");
                     }
                     Err(error) => self.retry(error, &mut attempt).await?,
                 }
