@@ -473,6 +473,18 @@ async fn a_log_without_names_is_read_by_the_catalog_or_not_at_all() {
         let recorded = source.read().await;
         assert_eq!(recorded.lines, ["begin", &row(5), "commit"], "{}", kind.name());
 
+        // Altered since the catalog was read, and before the reader's start.
+        source.db.execute("ALTER TABLE t RENAME COLUMN a TO tmp, RENAME COLUMN c TO a").await;
+        source.spec.start = source.end().await;
+        source.db.execute(&insert(6)).await;
+        let error = source.read_to_error().await;
+        assert!(anechoic::capture::is_unseen(&error), "{}: {}", kind.name(), error.full());
+        source.db.execute("ALTER TABLE t RENAME COLUMN a TO c, RENAME COLUMN tmp TO a").await;
+        source.look().await;
+        source.spec.start = source.end().await;
+        source.db.execute(&insert(7)).await;
+        assert_eq!(source.read().await.lines, ["begin", &row(7), "commit"], "{}", kind.name());
+
         // A catalog that is not the log's is noticed by any of its columns.
         for wrong in [
             |now: &mut TableNow| drop(now.shape.pop()),

@@ -14,6 +14,7 @@ use super::super::statement;
 use super::super::table_map::Unnamed;
 use super::Reader;
 use crate::capture::WantedTable;
+use crate::position::Position;
 
 /// Statements that may have altered a wanted table, by its place.
 #[derive(Debug, Default)]
@@ -51,7 +52,11 @@ impl Reader {
 
     /// Reads tables without names by their catalogs, but for what alters them in between.
     pub fn reads_unnamed(mut self, ahead: Vec<u32>) -> Self {
-        self.altered.behind = vec![false; ahead.len()];
+        // Between the catalog and a start behind it, who knows.
+        let start = self.position();
+        let past = |end: &Position| !end.reached(&start);
+        let behind = |table: &WantedTable| table.now.iter().flat_map(|now| &now.at).any(past);
+        self.altered.behind = self.tables.iter().map(behind).collect();
         self.altered.ahead = Some(ahead);
         self
     }
