@@ -712,3 +712,21 @@ async fn check_judges_tables_as_the_next_start_would() {
     assert_eq!(world.agent.command(&["check"]).await.status.code(), Some(0), "there need not be any");
     assert!(!world.agent.data_dir().exists(), "nor is it made");
 }
+
+/// In PostgreSQL no log tells of it, and nobody else need write to it: the next look at the tables does.
+#[tokio::test]
+async fn a_dropped_table_of_postgres_is_told_of_without_a_write() {
+    let world = items(PG, MY).await;
+    let (a, b) = (PG.0, MY.0);
+    // while something is held, the tables are looked at every few seconds
+    world[a].execute("ALTER TABLE item ALTER name TYPE varchar(200)").await;
+    let long = "x".repeat(150);
+    world[a].execute(&format!("INSERT INTO item (id, name, qty, state) VALUES (1, '{long}', 1, 'new')")).await;
+    until_held(&world, 1).await;
+
+    world[a].execute("DROP TABLE item").await;
+
+    stopped(&world, a, &["there is no table public.item"]).await;
+    let count = Items { world: &world, a, b }.of_b("SELECT count(*) FROM item");
+    assert_eq!(world[b].value(&count).await.as_deref(), Some("0"));
+}
