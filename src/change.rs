@@ -562,6 +562,41 @@ pub enum LoadState {
     Skipped,
 }
 
+/// How far a system whose log position was lost has come with a new one. The newest is live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResyncMark {
+    pub system: Arc<str>,
+    pub state: ResyncState,
+    /// When it was asked for: names the run.
+    pub begun: Micros,
+    /// Once placed: the marker that the system had when its new position was made, and the
+    /// journal's head then.
+    pub marker: Seq,
+    pub head: Seq,
+    /// The journal tells everything that the system had not seen: its rows are judged by that.
+    /// Else only authority can decide.
+    pub causal: bool,
+    /// Its tables are from a backup: what it wrote itself since may be missing there.
+    pub restored: bool,
+    /// Rows that only the others have were deleted there, and go.
+    pub delete_extra: bool,
+    /// Why it is needed.
+    pub reason: String,
+    /// Entities that were compared.
+    pub done: Vec<Arc<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResyncState {
+    /// Nothing flows until somebody asks for it.
+    Needed,
+    /// Asked for: a new position is being made.
+    Begun,
+    /// Its log is read from there; rows are compared, and nothing is applied yet.
+    Placed,
+    Done,
+}
+
 /// One durable record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -593,6 +628,7 @@ pub enum Record {
         base: Seq,
     },
     Load(LoadMark),
+    Resync(ResyncMark),
 }
 
 /// `over` where it is sent, else `under`.

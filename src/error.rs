@@ -17,6 +17,13 @@ pub enum Recovery {
     Stop,
 }
 
+/// Code of errors that say: a system's log cannot be read from our position on, or its rows and
+/// the journal contradict each other. No time mends that.
+const LOST: &str = "lost";
+
+/// What mends it; the system's name follows.
+pub const RESYNC: &str = "anechoic load --resync";
+
 /// One sentence, lower case: what could not be done, to which named object, at which
 /// position. The cause stays in `source()`, the way out is the hint.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +59,25 @@ impl Error {
     /// Needs a person: `hint` says what to do.
     pub fn stop(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(Recovery::Stop, message).hint(hint)
+    }
+
+    /// A system's position is lost: `before` is what to do, or to know, before the command that
+    /// makes a new one.
+    pub fn lost(message: impl Into<String>, before: &str) -> Self {
+        Self::stop(message, format!("{before}: {RESYNC}")).code(LOST)
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.code.as_deref() == Some(LOST)
+    }
+
+    /// The command names the system. Captures do not know what theirs is called.
+    #[must_use]
+    pub fn of_system(mut self, name: &str) -> Self {
+        if self.hint.ends_with(RESYNC) {
+            self.hint = format!("{} {name}", self.hint);
+        }
+        self
     }
 
     #[must_use]

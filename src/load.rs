@@ -27,6 +27,16 @@ pub struct LoadSpec {
     pub delete_extra: bool,
 }
 
+/// `anechoic load --resync SYSTEM`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncSpec {
+    pub system: String,
+    /// Its tables are from a backup.
+    pub restored: bool,
+    /// Rows that only the others have were deleted there: delete them everywhere.
+    pub delete_extra: bool,
+}
+
 /// `anechoic verify`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct VerifySpec {

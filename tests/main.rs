@@ -31,6 +31,7 @@ mod quarantine;
 mod reload;
 mod replicate;
 mod restart;
+mod resync;
 mod service;
 mod side_effects;
 mod tls;

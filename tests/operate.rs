@@ -122,7 +122,7 @@ async fn a_slot_that_the_journal_does_not_know_stops_setup() {
 
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("crm: slot") && text.contains("anechoic teardown"), "{text}");
+    assert!(text.contains("crm: slot") && text.contains("anechoic load --resync crm"), "{text}");
     assert!(text.contains("belongs to another journal"), "{text}");
 }
 

@@ -113,6 +113,8 @@ struct Followed {
     pending_from: Seq,
     position: Option<Position>,
     identity: Arc<str>,
+    /// All of this is told already: what older records say of it is past.
+    settled: bool,
 }
 
 impl Followed {
@@ -203,7 +205,8 @@ impl Arbiter {
         let systems = topology.systems.len();
         let entities = topology.schema.entities.iter().zip(&topology.entities);
         let layouts = entities.map(|(entity, t)| Layout::new(entity, t, systems, bugs.one_slot)).collect();
-        let unknown = Followed { seen: 0, addressed: 0, pending_from: 0, position: None, identity: "".into() };
+        let unknown =
+            Followed { seen: 0, addressed: 0, pending_from: 0, position: None, identity: "".into(), settled: false };
         Arbiter {
             layouts,
             store,
@@ -216,10 +219,21 @@ impl Arbiter {
         }
     }
 
+    /// Before the replay: how far a system's log was read, and the marker that it had shown. An
+    /// older record may say more, of a log that was lost or of tables that were restored since.
+    pub fn follow(&mut self, system: SystemId, position: Position, base: Seq, identity: Arc<str>) {
+        let followed = &mut self.systems[system.index()];
+        followed.seen = base;
+        followed.position = Some(position);
+        followed.identity = identity;
+        followed.settled = true;
+    }
+
     /// Ends the replay. `head` counts where the oldest records are gone; the position records
     /// that the journal knows then are replayed like any other, before this.
     pub fn resume(&mut self, head: Seq) {
         self.head = self.head.max(head);
+        self.systems.iter_mut().for_each(|followed| followed.settled = false);
         self.holds.wake();
     }
 
@@ -283,7 +297,8 @@ impl Arbiter {
         match record {
             Record::Entry(entry) => self.replay_entry(entry, bodies)?,
             Record::Position { system, position, base, identity } => {
-                if let Some(system) = self.topology.find(system) {
+                if let Some(system) = self.topology.find(system).filter(|system| !self.systems[system.index()].settled)
+                {
                     let followed = &mut self.systems[system.index()];
                     followed.identity = identity.clone();
                     followed.position = Some(position.clone());
@@ -304,14 +319,15 @@ impl Arbiter {
             }
             Record::Prepared(Prepared { system, position, base, .. })
             | Record::Decided { system, position, base, .. } => {
-                if let Some(system) = self.topology.find(system) {
+                if let Some(system) = self.topology.find(system).filter(|system| !self.systems[system.index()].settled)
+                {
                     let followed = &mut self.systems[system.index()];
                     followed.position = Some(position.clone());
                     followed.seen = followed.seen.max(*base);
                     self.forget()?;
                 }
             }
-            Record::Refused(_) | Record::Load(_) => {}
+            Record::Refused(_) | Record::Load(_) | Record::Resync(_) => {}
         }
         Ok(())
     }
@@ -322,8 +338,10 @@ impl Arbiter {
             return self.replay_copy(entry, source, bodies);
         }
         let origin = entry.origin.system().and_then(|name| self.topology.find(name));
-        if let (Some(system), Some(position)) = (origin, &entry.position) {
-            let followed = &mut self.systems[system.index()];
+        if let (Some(system), Some(position)) = (origin, &entry.position)
+            && let followed = &mut self.systems[system.index()]
+            && !followed.settled
+        {
             followed.position = Some(position.clone());
             followed.seen = followed.seen.max(entry.base);
         }

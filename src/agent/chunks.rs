@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::admit::Bodies;
-use crate::change::{Body, Captured, Changes, LoadMark, Micros, Refused};
+use crate::change::{Body, Captured, Changes, LoadMark, Micros, Refused, ResyncMark};
 use crate::error::Result;
 use crate::position::{Position, Seq};
 use crate::schema::{EntityId, Schema, SystemId};
@@ -32,12 +32,27 @@ pub enum Copying {
         rows: Rows,
         reply: oneshot::Sender<Outcome>,
     },
+    /// What a system's lost log would have told: as if it were captured now. Encoded changes of
+    /// one entity; those of keys that its log has changed since the low watermark are left out.
+    /// Answered after the sync.
+    Written {
+        chunk: u64,
+        txid: Arc<str>,
+        changes: Bytes,
+        running: Vec<u32>,
+        reply: oneshot::Sender<Outcome>,
+    },
     Drop {
         chunk: u64,
     },
     /// Answered after the sync.
     Mark {
         mark: LoadMark,
+        reply: oneshot::Sender<()>,
+    },
+    /// Answered after the sync.
+    Resync {
+        mark: ResyncMark,
         reply: oneshot::Sender<()>,
     },
 }

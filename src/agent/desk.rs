@@ -245,8 +245,9 @@ impl Desk {
         let unseen = seen.min().unwrap_or(archive.journal.head()) + 1;
         // What a held key lowers can go back further than its live record says.
         let from = if held.is_empty() { unseen.max(archive.journal.oldest()) } else { archive.journal.oldest() };
-        for system in &systems {
-            arbiter.replay(&system.record(), &archive)?;
+        for (index, system) in systems.iter().enumerate() {
+            let PositionRecord { position, base, identity } = system.at.clone();
+            arbiter.follow(SystemId(index as u8), position, base, identity);
         }
         for record in held {
             arbiter.replay(&Record::Quarantine(record), &archive)?;
@@ -445,6 +446,11 @@ impl Desk {
                 Ok(())
             }
             Copying::Rows { chunk, rows, reply } => self.copied(chunk, rows, reply),
+            Copying::Written { chunk, txid, changes, running, reply } => {
+                let outcome = self.written(chunk, txid, &changes, &running)?;
+                self.waiting.push(Waiting::Copied(reply, outcome));
+                Ok(())
+            }
             Copying::Drop { chunk } => {
                 self.close(chunk, &[]);
                 Ok(())
@@ -454,7 +460,40 @@ impl Desk {
                 self.waiting.push(Waiting::Marked(reply));
                 Ok(())
             }
+            Copying::Resync { mark, reply } => {
+                self.append(vec![Record::Resync(mark)])?;
+                self.waiting.push(Waiting::Marked(reply));
+                Ok(())
+            }
         }
+    }
+
+    /// Nothing is applied in that system meanwhile, so its base is what all of these have seen.
+    fn written(&mut self, chunk: u64, txid: Arc<str>, changes: &[u8], running: &[u32]) -> Result<Outcome> {
+        let Some(Read { system, changed, .. }) = self.close(chunk, running) else { return Ok(Outcome::Again) };
+        let mut kept = ChangeWriter::default();
+        Changes::new(changes).filter(|change| !changed.contains(&change.key_hash)).for_each(|c| kept.push_change(&c));
+        if kept.is_empty() {
+            return Ok(Outcome::Taken { taken: 0, lost: Vec::new(), seq: 0 });
+        }
+        let taken = kept.count;
+        let PositionRecord { position, base, .. } = self.systems[system.index()].at.clone();
+        let captured = Captured {
+            system,
+            position,
+            base,
+            txid,
+            committed_at: now(),
+            schema: self.archive.schema.clone(),
+            changes: taken,
+            body: Body::Inline(kept.take().into()),
+            refused: Vec::new(),
+        };
+        let capture = &self.status.systems[system.index()].capture;
+        capture.transactions.add(1);
+        capture.changes.add(taken);
+        self.captured(system, captured, None)?;
+        Ok(Outcome::Taken { taken, lost: Vec::new(), seq: self.arbiter.head() })
     }
 
     fn close(&mut self, chunk: u64, running: &[u32]) -> Option<Read> {

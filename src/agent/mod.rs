@@ -17,9 +17,11 @@ mod chunks;
 mod copying;
 pub mod decided;
 mod desk;
+mod gate;
 mod herald;
 mod look;
 mod prepare;
+mod placing;
 mod probe;
 mod reload;
 mod retained;
@@ -30,14 +32,14 @@ mod watch;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::admit::{Arbiter, DiskStore, Policy, Topology};
-use crate::change::LoadMark;
+use crate::change::{LoadMark, ResyncMark, ResyncState};
 use crate::config::Config;
 use crate::control::{self, Socket};
 use crate::error::{Error, Result};
@@ -49,8 +51,10 @@ use crate::position::Seq;
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
 use crate::status::{State, Status, SystemStatus};
-use copying::{Context, Loads};
+use copying::{Context, Loads, Resync};
 use desk::{Desk, Message, SystemDesk};
+use gate::{Gate, Lever};
+use placing::{Asked, Placing};
 use prepare::Plan;
 use probe::AgentProbe;
 pub use reload::Reload;
@@ -139,21 +143,28 @@ impl Agent {
         positions: Vec<PositionRecord>,
         socket: Arc<Socket>,
     ) -> Result<()> {
+        let (ask, mut asked) = mpsc::channel(1);
         let mut wiring = self.open(&plan.model, operator, positions)?;
         let probe = Arc::new(AgentProbe {
             config: self.config.clone(),
             status: self.status.clone(),
             stop: self.leave.clone(),
             wiring: Mutex::new(Arc::new(self.probed(&plan.model, &wiring))),
+            ask,
         });
         let answering = tokio::spawn(control::serve(socket, probe.clone(), self.stop.clone()));
         *self.status.state.lock().expect("never held across a panic") = "running";
         info!("running");
         let mut renewal = Renewal { plan, fruitless: 0 };
-        while let Some(next) = self.work(wiring, renewal).await? {
+        while let Some((next, asked_for)) = self.work(wiring, renewal, &mut asked).await? {
             decided::save(&self.config, &next.plan.decided)?;
             self.status.systems.iter().for_each(connecting);
-            let operator = setup::operator(&self.config)?;
+            let mut operator = setup::operator(&self.config)?;
+            if let Some(asked_for) = asked_for {
+                asked_for.write(&mut operator)?;
+                drop(operator);
+                operator = setup::operator(&self.config)?;
+            }
             let positions = self.positions(&operator)?;
             wiring = self.open(&next.plan.model, operator, positions)?;
             probe.renew(self.probed(&next.plan.model, &wiring));
@@ -185,6 +196,18 @@ impl Agent {
             self.status.clone(),
             config.journal.clone(),
         )?;
+        let resyncs: Vec<Option<ResyncMark>> = config
+            .systems
+            .iter()
+            .map(|system| recovered.resyncs.iter().find(|mark| mark.system == system.name).cloned())
+            .collect();
+        let absent: Vec<bool> = resyncs.iter().map(|mark| mark.as_ref().is_some_and(is_absent)).collect();
+        let comparing = |mark: &ResyncMark| mark.state == ResyncState::Placed && mark.causal;
+        let gates: Vec<Lever> = resyncs
+            .iter()
+            .map(|mark| Gate { comparing: mark.as_ref().is_some_and(comparing), ..Gate::default() })
+            .map(Lever::new)
+            .collect();
         let (sender, inbox) = mpsc::channel(INBOX);
         let stop = self.stop.child_token();
         let loads = Loads::new(Context {
@@ -194,17 +217,24 @@ impl Agent {
             desk: sender.downgrade(),
             taken: desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
             quarantine: desk.quarantine(),
+            journal: journal.clone(),
+            absent,
+            gates: gates.iter().map(Lever::subscribe).collect(),
             stop: stop.clone(),
         });
-        Ok(Wiring { journal, desk, sender, inbox, stop, loads, marks: recovered.loads })
+        // What the journal asks for comes before what a command may.
+        let reserved = loads.reserve();
+        Ok(Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks: recovered.loads, resyncs, gates })
     }
 
     fn positions(&self, operator: &Operator) -> Result<Vec<PositionRecord>> {
-        let of = |name: &Arc<str>| {
+        let of = |system: SystemId| {
+            let name = &self.config.system(system).name;
             let lost = || Error::stop(format!("the journal has no position of {name}"), "report this as a bug");
-            operator.recovered.positions.get(name).cloned().ok_or_else(lost)
+            let found = operator.recovered.positions.get(name).cloned();
+            found.or_else(|| prepare::unplaced(&self.config, system, operator)).ok_or_else(lost)
         };
-        self.config.systems.iter().map(|system| of(&system.name)).collect()
+        self.config.system_ids().map(of).collect()
     }
 
     fn probed(&self, model: &Model, wiring: &Wiring) -> probe::Wiring {
@@ -219,15 +249,30 @@ impl Agent {
 
     /// Runs until `stop`; `Some`: until the tables ask for another model, and everything of this
     /// one has ended.
-    async fn work(&self, wiring: Wiring, renewal: Renewal) -> Result<Option<Renewal>> {
+    async fn work(
+        &self,
+        wiring: Wiring,
+        renewal: Renewal,
+        asked: &mut mpsc::Receiver<ResyncMark>,
+    ) -> Result<Option<(Renewal, Option<Asked>)>> {
         let Agent { config, status, known, .. } = self;
-        let Wiring { journal, desk, sender, inbox, stop, loads, marks } = wiring;
+        let Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks, resyncs, gates } = wiring;
         let Renewal { plan, fruitless } = renewal;
+        let (now, absent) = (plan.clone(), |system: &SystemId| resyncs[system.index()].as_ref().is_some_and(is_absent));
         let model = plan.model.clone();
         let (notices, noticed) = mpsc::channel(INBOX);
         let (refused, mut refusals) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        for system in config.system_ids().filter(|system| receives(&model, *system)) {
+        let (placed, mut placings) = mpsc::channel(1);
+        for (system, mark) in config.system_ids().zip(&resyncs).filter(|(system, _)| absent(system)) {
+            let mark = mark.clone().expect("what is absent has a mark");
+            let name = mark.system.clone();
+            let (config, status, journal) = (config.clone(), status.clone(), journal.clone());
+            let before = desk.systems()[system.index()].at.clone();
+            let placing = Placing { config, system, status, journal, before, mark, placed: placed.clone() };
+            tasks.spawn(placing.run(stop.clone()).instrument(info_span!("resync", system = %name)));
+        }
+        for system in config.system_ids().filter(|system| receives(&model, *system) && !absent(system)) {
             let applying = Applying {
                 config: config.clone(),
                 system,
@@ -237,12 +282,13 @@ impl Agent {
                 status: status.clone(),
                 desk: sender.clone(),
                 refused: refused.clone(),
+                gate: gates[system.index()].clone(),
                 notices: notices.clone(),
             };
             let name = &config.system(system).name;
             tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
         }
-        for system in config.system_ids() {
+        for system in config.system_ids().filter(|system| !absent(system)) {
             let name = config.system(system).name.clone();
             let of_desk = &desk.systems()[system.index()];
             let source = Source {
@@ -256,6 +302,7 @@ impl Agent {
                 full: desk.full(),
                 quarantine: desk.quarantine(),
                 seen: of_desk.seen.subscribe(),
+                gate: gates[system.index()].clone(),
                 notices: notices.clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
@@ -263,7 +310,14 @@ impl Agent {
         }
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);
-        tasks.spawn(loads.clone().first_run(due));
+        let placed_anew = |mark: &&ResyncMark| mark.state == ResyncState::Placed;
+        let comparing: Vec<ResyncMark> = resyncs.iter().flatten().filter(placed_anew).cloned().collect();
+        let (resync, first_run) = (Resync::new(&loads, comparing, gates), loads.clone());
+        tasks.spawn(async move {
+            resync.run().await;
+            drop(reserved);
+            first_run.first_run(due).await;
+        });
         tasks.spawn(loads.by_itself());
         let watch = Watch::new(config.clone(), status.clone(), plan, fruitless);
         let mut watch = Box::pin(watch.run(noticed));
@@ -271,7 +325,9 @@ impl Agent {
 
         let verdict = tokio::select! {
             () = stop.cancelled() => Ok(None),
-            renewal = &mut watch => Ok(Some(renewal)),
+            renewal = &mut watch => Ok(Some((renewal, None))),
+            Some(mark) = asked.recv() => Ok(Some((Renewal { plan: now, fruitless }, Some(Asked { mark, new: None })))),
+            Some(placed) = placings.recv() => Ok(Some((Renewal { plan: now, fruitless }, Some(placed)))),
             // Two agents must not share an id, so this one ends, whole.
             Some(error) = refusals.recv() => {
                 self.leave.cancel();
@@ -323,8 +379,19 @@ struct Wiring {
     /// Ends what was wired with it.
     stop: CancellationToken,
     loads: Loads,
+    /// No other load begins before it is let go.
+    reserved: OwnedMutexGuard<()>,
     /// What the journal knows of loads.
     marks: Vec<LoadMark>,
+    /// By system: those whose position was lost.
+    resyncs: Vec<Option<ResyncMark>>,
+    /// By system: what its applier waits for.
+    gates: Vec<Lever>,
+}
+
+/// Its log has no position: nothing is read or applied there.
+fn is_absent(mark: &ResyncMark) -> bool {
+    matches!(mark.state, ResyncState::Needed | ResyncState::Begun)
 }
 
 /// Anything is applied there.

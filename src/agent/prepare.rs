@@ -10,22 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::decided;
 use super::look::{look, of_partitions, out_of_stream};
+use super::{decided, is_absent};
 use crate::catalog::{Table, TableName};
+use crate::change::{ResyncMark, ResyncState};
 use crate::check::{self, Survey, needs::Needs};
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::finding::Finding;
 use crate::journal::PositionRecord;
 use crate::normalize::follow::{Decided, Seen, judge};
 use crate::normalize::resolve::{Catalog, Model, resolve_after};
-use crate::position::Position;
+use crate::position::{Lsn, Position};
 use crate::schema::SystemId;
 use crate::setup::{self, Operator};
-use crate::status::{State, Status};
+use crate::status::{State, Status, now};
 
 /// How long an unreachable system is waited for before its last known tables are used.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -186,6 +187,9 @@ async fn position(
 ) -> Result<Option<PositionRecord>> {
     let name = config.system(system).name.clone();
     let mut attempt = 0;
+    if let Some(unplaced) = unplaced(config, system, operator) {
+        return Ok(Some(operator.recovered.positions.get(&name).cloned().unwrap_or(unplaced)));
+    }
     loop {
         let known = operator.known(&name);
         // What is created may have to wait for long transactions; what is there is just looked at.
@@ -212,6 +216,25 @@ async fn position(
                     None => return Err(Error::stop(format!("{name} has no bound tables"), "remove it, or bind it")),
                 }
             }
+            // The others flow, and the command that mends it needs a running agent.
+            Err(error) if error.is_lost() => {
+                error!(system = %name, error = %error.full(), "stopped: a person must act");
+                let mark = ResyncMark {
+                    system: name.clone(),
+                    state: ResyncState::Needed,
+                    begun: now(),
+                    marker: 0,
+                    head: 0,
+                    causal: false,
+                    restored: false,
+                    delete_extra: false,
+                    reason: error.full(),
+                    done: Vec::new(),
+                };
+                operator.resync(&mark)?;
+                operator.recovered.resyncs.push(mark);
+                return Ok(unplaced(config, system, operator));
+            }
             Err(error) if error.recovery == Recovery::Stop => return Err(error.context(&name)),
             Err(error) => error,
         };
@@ -228,6 +251,19 @@ async fn position(
             () = stop.cancelled() => return Ok(None),
         }
     }
+}
+
+/// Of a system that has no position until somebody asks for a resync: where nothing is read from.
+pub fn unplaced(config: &Config, system: SystemId, operator: &Operator) -> Option<PositionRecord> {
+    let system = config.system(system);
+    operator.recovered.resyncs.iter().find(|mark| mark.system == system.name && is_absent(mark))?;
+    let position = match system.engine {
+        Engine::Postgres => Position::Postgres { lsn: Lsn(0) },
+        Engine::Mysql => {
+            Position::Mysql { gtids: Default::default(), binlog: Default::default(), server_uuid: String::new() }
+        }
+    };
+    Some(PositionRecord { position, base: operator.journal.head(), identity: "".into() })
 }
 
 /// A server that stalls after it has let us in is one that cannot be reached.

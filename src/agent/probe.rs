@@ -2,26 +2,27 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::copying::Loads;
 use crate::capture;
-use crate::change::Quarantined;
+use crate::change::{Quarantined, ResyncMark, ResyncState};
 use crate::config::{Config, Engine};
 use crate::control::{Held, Probe};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::load::{LoadSpec, VerifySpec};
+use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
-use crate::status::Status;
+use crate::status::{Status, now};
 
 pub struct AgentProbe {
     pub config: Arc<Config>,
     pub status: Arc<Status>,
     pub stop: CancellationToken,
     pub wiring: Mutex<Arc<Wiring>>,
+    pub ask: mpsc::Sender<ResyncMark>,
 }
 
 /// What is made anew with the flows; until then the former one answers.
@@ -90,6 +91,23 @@ impl Probe for AgentProbe {
 
     fn load(&self, spec: LoadSpec) -> Result<()> {
         self.wiring().loads.start(spec)
+    }
+
+    fn resync(&self, spec: ResyncSpec) -> Result<()> {
+        let mark = ResyncMark {
+            system: spec.system.into(),
+            state: ResyncState::Begun,
+            begun: now(),
+            marker: 0,
+            head: 0,
+            causal: false,
+            restored: spec.restored,
+            delete_extra: spec.delete_extra,
+            reason: String::new(),
+            done: Vec::new(),
+        };
+        self.wiring().loads.announce(&mark)?;
+        self.ask.try_send(mark).map_err(|_| Error::retry("another resync is just being begun"))
     }
 
     fn stop(&self) {

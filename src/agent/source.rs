@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::desk::{Message, Resumed};
+use super::gate::{self, Lever};
 use super::watch::{Half, Notice};
 use crate::capture::mysql::MyCapture;
 use crate::capture::postgres::PgCapture;
@@ -46,6 +47,8 @@ pub struct Source {
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
     /// Highest marker that the log has shown.
     pub seen: watch::Receiver<Seq>,
+    /// Of the applier of the same system.
+    pub gate: Lever,
     pub notices: mpsc::Sender<Notice>,
 }
 
@@ -57,8 +60,14 @@ impl Source {
         while !stop.is_cancelled() {
             let error = match self.stream(&stop, &mut attempt).await {
                 Ok(()) => return,
-                Err(error) => error,
+                Err(error) => error.of_system(&self.config.system(self.system).name),
             };
+            match error.is_lost() {
+                true => gate::set(&self.gate, |gate| gate.lost = true),
+                // What is not understood is still in the log.
+                false if error.recovery == Recovery::Stop => gate::set(&self.gate, |gate| gate.placed = true),
+                false => {}
+            }
             if is_unseen(&error) {
                 info!(error = %error.message, "the log is ahead of what is known of a table");
                 *state.lock().expect("never held across a panic") = State::Retrying(error.full());
@@ -91,7 +100,10 @@ impl Source {
 
     /// One connection, from where the desk is.
     async fn stream(&self, stop: &CancellationToken, attempt: &mut u32) -> Result<()> {
-        self.wait_while_full(stop).await;
+        // The applier, that lets the journal shrink, waits for the first connection.
+        if self.gate.borrow().placed {
+            self.wait_while_full(stop).await;
+        }
         let Resumed { at, prepared } = self.resume().await?;
         let system = self.config.system(self.system);
         let spec = CaptureSpec {
@@ -117,6 +129,10 @@ impl Source {
             () = stop.cancelled() => return Ok(()),
         };
         info!(position = %at.position, base = at.base, "capture streams");
+        // A server of the other kind may refuse its log after it has let us in.
+        if system.engine == Engine::Postgres {
+            gate::set(&self.gate, |gate| gate.placed = true);
+        }
         let status = &self.status.systems[self.system.index()].capture;
         *status.state.lock().expect("never held across a panic") = State::Streaming;
         let mut normalizer = Normalizer::new(
@@ -128,6 +144,9 @@ impl Source {
             self.status.clone(),
         );
         while !stop.is_cancelled() {
+            if self.gate.borrow().lost {
+                return Err(Error::lost("its rows are not those that the journal knows", "nothing is read until"));
+            }
             if self.must_pause() {
                 return Err(Error::retry("the journal is full: nothing is read until a system takes what is in it"));
             }
@@ -135,7 +154,10 @@ impl Source {
                 Either::Postgres(capture) => capture.read(&mut normalizer).await?,
                 Either::Mysql(capture) => capture.read(&mut normalizer).await?,
             }
-            *attempt = 0;
+            if *attempt > 0 || !self.gate.borrow().placed {
+                *attempt = 0;
+                gate::set(&self.gate, |gate| gate.placed = true);
+            }
             let items: Vec<Collected> = normalizer.drain().collect();
             let now = crate::status::now();
             status.heard.set(now);

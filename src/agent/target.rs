@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::chunks::Copying;
 use super::desk::Message;
+use super::gate::{self, Gate, Lever};
 use super::watch::{Half, Notice};
 use crate::apply::applier::Applier;
 use crate::apply::batch::Routes;
@@ -15,6 +17,7 @@ use crate::apply::postgres::PgTarget;
 use crate::apply::steps::Limits;
 use crate::apply::{TableRows, Target, TargetSpec, instance, is_locked};
 use crate::capture::mysql::prove_marker;
+use crate::change::{ResyncMark, ResyncState};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
@@ -23,7 +26,7 @@ use crate::normalize::binding::Binding;
 use crate::normalize::resolve::Model;
 use crate::position::Seq;
 use crate::schema::SystemId;
-use crate::status::{State, Status};
+use crate::status::{State, Status, now};
 use crate::value::Row;
 
 /// What one applier works with.
@@ -38,12 +41,82 @@ pub struct Applying {
     pub desk: mpsc::Sender<Message>,
     /// Ends the agent: another one of its id is at work.
     pub refused: mpsc::Sender<Error>,
+    pub gate: Lever,
     pub notices: mpsc::Sender<Notice>,
 }
 
 impl Applying {
     /// Runs until `stop`. What needs a person ends the flow into this system alone.
     pub async fn run(self, stop: CancellationToken) {
+        let mut gate = self.gate.subscribe();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = opened(&mut gate) => {}
+                () = stop.cancelled() => return,
+            }
+            let halt = stop.child_token();
+            let mut applying = Box::pin(self.applied(&halt));
+            let ended = tokio::select! {
+                ended = &mut applying => ended,
+                // It finishes the batch in hand.
+                () = shut(&mut gate) => {
+                    halt.cancel();
+                    applying.await
+                }
+            };
+            if let Err(error) = ended {
+                return self.stand(error, &stop).await;
+            }
+            let state = &self.status.systems[self.system.index()].apply.state;
+            *state.lock().expect("never held across a panic") = State::Connecting;
+        }
+    }
+
+    /// Until what it met is mended, and the flows are made anew.
+    async fn stand(&self, error: Error, stop: &CancellationToken) {
+        let state = &self.status.systems[self.system.index()].apply.state;
+        if is_schema(self.config.system(self.system).engine, &error) {
+            warn!(error = %error.full(), "apply stands still: the table is not as it was");
+            *state.lock().expect("never held across a panic") = State::Retrying(error.full());
+            let notice = Notice { system: self.system, half: Half::Apply, unseen: true, error };
+            // Without a watch the agent is going down.
+            let _ = self.notices.send(notice).await;
+            return stop.cancelled().await;
+        }
+        error!(error = %error.full(), "apply stopped: a person must act");
+        *state.lock().expect("never held across a panic") = State::Stopped(error.full());
+        if is_locked(&error) {
+            // The first refusal is enough.
+            let _ = self.refused.try_send(error);
+        } else if error.is_lost() {
+            self.note_lost(&error).await;
+            gate::set(&self.gate, |gate| gate.lost = true);
+        }
+        stop.cancelled().await;
+    }
+
+    /// In the journal: by the time the agent starts again its own head may hide what is seen now.
+    async fn note_lost(&self, error: &Error) {
+        let (reply, answer) = oneshot::channel();
+        let mark = ResyncMark {
+            system: self.config.system(self.system).name.clone(),
+            state: ResyncState::Needed,
+            begun: now(),
+            marker: 0,
+            head: 0,
+            causal: false,
+            restored: true,
+            delete_extra: false,
+            reason: error.full(),
+            done: Vec::new(),
+        };
+        if self.desk.send(Message::Copying(Copying::Resync { mark, reply })).await.is_ok() {
+            let _ = answer.await; // or the agent is going down
+        }
+    }
+
+    /// One run of the applier.
+    async fn applied(&self, stop: &CancellationToken) -> Result<()> {
         let system = self.config.system(self.system);
         let spec = TargetSpec {
             agent: self.config.agent.id.clone(),
@@ -54,31 +127,12 @@ impl Applying {
             instance: instance(),
         };
         let connect = system.connect.clone();
-        let ended = match system.engine {
-            Engine::Postgres => self.apply(PgTarget::new(connect, spec), &stop).await,
+        match system.engine {
+            Engine::Postgres => self.apply(PgTarget::new(connect, spec), stop).await,
             Engine::Mysql => {
                 let target = MyTarget::new(connect, spec);
-                self.apply(Proving { target, config: self.config.clone(), system: self.system }, &stop).await
+                self.apply(Proving { target, config: self.config.clone(), system: self.system }, stop).await
             }
-        };
-        if let Err(error) = ended {
-            let state = &self.status.systems[self.system.index()].apply.state;
-            if is_schema(system.engine, &error) {
-                warn!(error = %error.full(), "apply stands still: the table is not as it was");
-                *state.lock().expect("never held across a panic") = State::Retrying(error.full());
-                let notice = Notice { system: self.system, half: Half::Apply, unseen: true, error };
-                // Without a watch the agent is going down.
-                let _ = self.notices.send(notice).await;
-                stop.cancelled().await;
-                return;
-            }
-            error!(error = %error.full(), "apply stopped: a person must act");
-            *state.lock().expect("never held across a panic") = State::Stopped(error.full());
-            if is_locked(&error) {
-                // The first refusal is enough.
-                let _ = self.refused.try_send(error);
-            }
-            stop.cancelled().await;
         }
     }
 
@@ -89,6 +143,15 @@ impl Applying {
         let (journal, desk, status) = (self.journal.clone(), self.desk.clone(), self.status.clone());
         Applier::new(target, routes, Limits::default(), journal, desk, status).known(self.known).run(stop.clone()).await
     }
+}
+
+async fn opened(gate: &mut watch::Receiver<Gate>) {
+    // We hold a lever ourselves, so it does not go away.
+    let _ = gate.wait_for(Gate::is_open).await;
+}
+
+async fn shut(gate: &mut watch::Receiver<Gate>) {
+    let _ = gate.wait_for(|gate| !gate.is_open()).await;
 }
 
 /// The server knows no such table or column, or one of another type: the catalog has changed.

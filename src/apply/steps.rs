@@ -406,10 +406,8 @@ impl Steps {
         };
         if let Some(why) = wrong {
             let name = &self.routes.name;
-            return self.stop(Error::stop(
-                format!("system {name:?} or the journal is from a backup: {why}"),
-                format!("anechoic load --resync {name}"),
-            ));
+            let error = Error::lost(format!("system {name:?} or the journal is from a backup: {why}"), "compare them");
+            return self.stop(error.of_system(name));
         }
         // A commit whose outcome was unknown: the marker tells.
         if !self.work.entries.is_empty() && marker.seq >= self.work.to() {

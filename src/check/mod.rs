@@ -35,7 +35,7 @@ use crate::capture::mysql::identity;
 use crate::capture::postgres::{application_name, publication_name, slot_name};
 use crate::catalog::{self, ReplicaIdentity, Table, TableName};
 use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
-use crate::error::Result;
+use crate::error::{RESYNC, Result};
 use crate::finding::Finding;
 use crate::normalize::follow::Decided;
 use crate::normalize::resolve::{Catalog, bound, resolve_after};
@@ -69,8 +69,10 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// What keeps it from starting. What a running agent mends does not.
     pub fn errors(&self) -> Vec<Finding> {
-        self.findings.iter().filter(|finding| finding.is_error()).cloned().collect()
+        let bars = |finding: &&Finding| finding.is_error() && !finding.mend.contains(RESYNC);
+        self.findings.iter().filter(bars).cloned().collect()
     }
 }
 

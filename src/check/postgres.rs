@@ -12,7 +12,7 @@ use super::needs::{Needs, TableNeed};
 use crate::apply::sql::{quoted, quoted_table};
 use crate::catalog::{ReplicaIdentity, TableName};
 use crate::connect::postgres::error;
-use crate::error::Result;
+use crate::error::{RESYNC, Result};
 use crate::finding::Finding;
 
 #[derive(Debug, Clone, Default)]
@@ -403,13 +403,9 @@ fn slot_finding(system: &str, facts: &Facts, slot: &Slot, name: &str) -> Option<
         )
     } else if slot.wal_status == "lost" || slot.invalidated.is_some() {
         let reason = slot.invalidated.as_deref().unwrap_or("wal_removed");
-        (
-            format!("slot {name:?} is lost ({reason}): what was committed since is not in step"),
-            format!(
-                "-- {}; then anechoic teardown, anechoic setup, and bring the tables into step",
-                crate::capture::postgres::keeps_slots(reason)
-            ),
-        )
+        let what = format!("slot {name:?} is lost ({reason}): what was committed since is not in step");
+        let mend = format!("# {}, then\n{RESYNC} {system}", crate::capture::postgres::keeps_slots(reason));
+        return Some(Finding::error(system, what).mend(mend));
     } else {
         return None;
     };

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::control::{Answer, Client, Request};
 use crate::error::{Error, Result};
 use crate::http::status::Report;
-use crate::load::{Classes, LoadProgress, LoadSpec};
+use crate::load::{Classes, LoadProgress, LoadSpec, ResyncSpec};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -17,9 +17,15 @@ pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcom
     let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
         return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
     };
-    let LoadOptions { entities, from, dry_run, only_missing, delete_extra, max_rate, json } = options;
-    tell_of_keyless(config, &entities);
-    agent.ask(&Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate, delete_extra })).await?;
+    let LoadOptions { entities, from, resync, restored, dry_run, only_missing, delete_extra, max_rate, json } = options;
+    let request = match resync {
+        Some(system) => Request::Resync(ResyncSpec { system, restored, delete_extra }),
+        None => {
+            tell_of_keyless(config, &entities);
+            Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate, delete_extra })
+        }
+    };
+    agent.ask(&request).await?;
     let loads = look_on(&mut agent, json, |report| report.loads.clone()).await?;
     match json {
         true => print_json(&loads),

@@ -97,13 +97,19 @@ pub struct LoadOptions {
     /// Whose rows count; by default the first system that writes the entity
     #[arg(long, value_name = "SYSTEM")]
     pub from: Option<String>,
+    /// The position in that system's log is lost: make a new one, and bring it into step by difference
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["entities", "from", "dry_run", "only_missing", "max_rate"])]
+    pub resync: Option<String>,
+    /// With --resync: its tables are from a backup, and may lack what was written there since
+    #[arg(long, requires = "resync")]
+    pub restored: bool,
     /// Count what is equal, different and missing, and write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Create what is missing, and leave rows that differ as they are
     #[arg(long)]
     pub only_missing: bool,
-    /// Delete what only the systems below the authority have
+    /// Delete what only the systems below the authority have; with --resync what only the others have
     #[arg(long)]
     pub delete_extra: bool,
     /// Rows read per second at most: 2000, or "2000 rows/s"

@@ -19,7 +19,7 @@ pub use self::held::{Held, Image, image, text};
 pub use self::server::{Socket, serve};
 use crate::error::Result;
 use crate::http::status::Report;
-use crate::load::{LoadSpec, VerifySpec};
+use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::Status;
@@ -35,6 +35,8 @@ pub enum Request {
     Quarantine,
     /// Begins a load; how it goes is in the status.
     Load(LoadSpec),
+    /// Makes a new log position and compares; how it goes is in the status.
+    Resync(ResyncSpec),
     /// Begins a comparison; how it goes is in the status.
     Verify(VerifySpec),
     /// As SIGTERM.
@@ -73,6 +75,9 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Begins a load.
     fn load(&self, spec: LoadSpec) -> Result<()>;
+
+    /// Begins a resync.
+    fn resync(&self, spec: ResyncSpec) -> Result<()>;
 
     /// Begins a comparison.
     fn verify(&self, spec: VerifySpec) -> Result<()>;

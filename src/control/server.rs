@@ -109,6 +109,10 @@ async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Ans
             Ok(()) => Answer::Loading,
             Err(Error { message, hint, .. }) => Answer::Error { message, hint },
         },
+        Ok(Request::Resync(spec)) => match probe.resync(spec) {
+            Ok(()) => Answer::Loading,
+            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
+        },
         Ok(Request::Verify(spec)) => match probe.verify(spec) {
             Ok(()) => Answer::Loading,
             Err(Error { message, hint, .. }) => Answer::Error { message, hint },

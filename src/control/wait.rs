@@ -209,6 +209,10 @@ pub(super) mod tests {
             Ok(())
         }
 
+        fn resync(&self, _: crate::load::ResyncSpec) -> Result<()> {
+            Ok(())
+        }
+
         fn load(&self, _: crate::load::LoadSpec) -> Result<()> {
             Ok(())
         }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::change::{
-    Address, Body, Decision, Entry, LoadMark, LoadState, Origin, Prepared, Quarantined, Record, Refused, SpoolRef,
-    Verdict,
+    Address, Body, Decision, Entry, LoadMark, LoadState, Origin, Prepared, Quarantined, Record, Refused, ResyncMark,
+    ResyncState, SpoolRef, Verdict,
 };
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position, Seq};
 use crate::schema::{EntitySchema, Field, Schema};
@@ -30,6 +30,7 @@ const RELEASED: u8 = 5;
 const PREPARED: u8 = 6;
 const DECIDED: u8 = 7;
 const LOAD: u8 = 8;
+const RESYNC: u8 = 9;
 
 /// Why bytes could not be read as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub fn schema_of(record: &Record) -> Option<&Arc<Schema>> {
         Record::Refused(refused) => Some(&refused.schema),
         Record::Prepared(prepared) => Some(&prepared.schema),
         Record::Load(mark) => Some(&mark.schema),
-        Record::Position { .. } | Record::Released { .. } | Record::Decided { .. } => None,
+        Record::Position { .. } | Record::Released { .. } | Record::Decided { .. } | Record::Resync(_) => None,
     }
 }
 
@@ -105,6 +106,7 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_u64(out, *base);
         }
         Record::Load(mark) => put_load(out, mark),
+        Record::Resync(mark) => put_resync(out, mark),
     }
     let len = (out.len() - start - 4) as u32;
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -245,6 +247,21 @@ fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
     put_u64(out, mark.copied);
 }
 
+fn put_resync(out: &mut Vec<u8>, mark: &ResyncMark) {
+    out.push(RESYNC);
+    put_str(out, &mark.system);
+    out.push(mark.state as u8);
+    put_i64(out, mark.begun);
+    put_u64(out, mark.marker);
+    put_u64(out, mark.head);
+    out.push(u8::from(mark.causal));
+    out.push(u8::from(mark.restored));
+    out.push(u8::from(mark.delete_extra));
+    put_str(out, &mark.reason);
+    put_u64(out, mark.done.len() as u64);
+    mark.done.iter().for_each(|entity| put_str(out, entity));
+}
+
 fn put_optional_position(out: &mut Vec<u8>, position: Option<&Position>) {
     match position {
         None => out.push(0),
@@ -348,6 +365,11 @@ impl<'a> Decoder<'a> {
         schemas: &'a dyn Fn(u64) -> Option<Arc<Schema>>,
     ) -> Self {
         Decoder { bytes, at, names, schemas }
+    }
+
+    /// Everything is read.
+    pub fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
     }
 
     pub fn at(&self) -> usize {
@@ -468,6 +490,7 @@ impl<'a> Decoder<'a> {
                 base: self.u64()?,
             },
             LOAD => Record::Load(self.load()?),
+            RESYNC => Record::Resync(self.resync()?),
             _ => return Err(Malformed::Content("is of an unknown kind")),
         };
         match self.at == end {
@@ -621,6 +644,31 @@ impl<'a> Decoder<'a> {
             read: self.u64()?,
             copied: self.u64()?,
         })
+    }
+
+    fn resync(&mut self) -> Decoded<ResyncMark> {
+        let mut mark = ResyncMark {
+            system: self.name()?,
+            state: match self.u8()? {
+                0 => ResyncState::Needed,
+                1 => ResyncState::Begun,
+                2 => ResyncState::Placed,
+                3 => ResyncState::Done,
+                _ => return Err(Malformed::Content("has a resync in an unknown state")),
+            },
+            begun: self.i64()?,
+            marker: self.u64()?,
+            head: self.u64()?,
+            causal: self.bool()?,
+            restored: self.bool()?,
+            delete_extra: self.bool()?,
+            reason: self.str()?.to_owned(),
+            done: Vec::new(),
+        };
+        for _ in 0..self.count()? {
+            mark.done.push(self.name()?);
+        }
+        Ok(mark)
     }
 
     pub fn position(&mut self) -> Decoded<Position> {

@@ -230,6 +230,6 @@ fn now() -> Micros {
 fn too_old(from: Seq, oldest: Seq) -> Error {
     Error::stop(
         format!("the journal no longer holds entry {from}; it begins at {oldest}"),
-        "copy the rows anew: anechoic load --resync",
+        "copy the rows anew: anechoic load --resync SYSTEM",
     )
 }

@@ -20,7 +20,7 @@ use super::spool::Spool;
 use super::state::{PositionRecord, State};
 use super::writer::{self, Writer};
 use super::{Journal, Mark, Options, Segment, Shared, now};
-use crate::change::{LoadMark, Prepared, Quarantined};
+use crate::change::{LoadMark, Prepared, Quarantined, ResyncMark};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::Schema;
@@ -40,6 +40,8 @@ pub struct Recovered {
     pub prepared: Vec<Prepared>,
     /// The newest mark of each entity and system that is, or was, loaded.
     pub loads: Vec<LoadMark>,
+    /// Systems without a log position, or that are being compared behind a new one.
+    pub resyncs: Vec<ResyncMark>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     pub torn: Option<Torn>,
@@ -82,6 +84,7 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
         quarantined: tail.state.quarantined().cloned().collect(),
         prepared: tail.state.prepared().cloned().collect(),
         loads: tail.state.loads().cloned().collect(),
+        resyncs: tail.state.resyncs().cloned().collect(),
         refused: tail.state.refused,
         torn: tail.torn.clone(),
     };

@@ -265,7 +265,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub fn damaged(path: &Path, offset: u64, what: &str) -> Error {
     Error::stop(
         format!("the journal is damaged in {} at offset {offset}: {what}", path.display()),
-        "check the disk; restore agent.data_dir from a copy, or move it away and run: anechoic load --resync",
+        "check the disk; restore agent.data_dir from a copy, or move it away, start the agent and run, for each system: anechoic load --resync SYSTEM",
     )
 }
 

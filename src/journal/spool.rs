@@ -106,7 +106,7 @@ impl Spool {
         let file = File::open(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::stop(
                 format!("spool file {} is gone", path.display()),
-                "the journal no longer reaches back to it; run: anechoic load --resync",
+                "the journal no longer reaches back to it; run: anechoic load --resync SYSTEM",
             ),
             _ => Err::<(), _>(error).on_disk("open", &path).expect_err("made of an error"),
         })?;

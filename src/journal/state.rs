@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{Decoder, Malformed, Names, put_i64, put_position, put_record, put_schema, put_str, put_u64};
-use crate::change::{Body, Changes, Entry, LoadMark, Origin, Prepared, Quarantined, Record};
+use crate::change::{Body, Changes, Entry, LoadMark, Origin, Prepared, Quarantined, Record, ResyncMark, ResyncState};
 use crate::position::{Position, Seq};
 use crate::schema::Schema;
 
@@ -34,6 +34,8 @@ pub struct State {
     quarantined: BTreeMap<HeldKey, Quarantined>,
     /// By entity and system that is read.
     loads: BTreeMap<(Arc<str>, Arc<str>), LoadMark>,
+    /// By system; those that are not over.
+    resyncs: BTreeMap<Arc<str>, ResyncMark>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     /// By system and xid.
@@ -72,6 +74,8 @@ impl State {
                 let mark = LoadMark { key: Bytes::copy_from_slice(&mark.key), ..mark.clone() };
                 self.loads.insert((mark.entity.clone(), mark.system.clone()), mark);
             }
+            Record::Resync(mark) if mark.state == ResyncState::Done => drop(self.resyncs.remove(&mark.system)),
+            Record::Resync(mark) => drop(self.resyncs.insert(mark.system.clone(), mark.clone())),
             Record::Decided { system, xid, position, base } => {
                 self.reach(system, position, *base);
                 self.prepared.remove(&(system.clone(), xid.clone()));
@@ -115,6 +119,11 @@ impl State {
 
     pub fn loads(&self) -> impl Iterator<Item = &LoadMark> {
         self.loads.values()
+    }
+
+    /// Systems that have no log position, or whose rows are being compared behind a new one.
+    pub fn resyncs(&self) -> impl Iterator<Item = &ResyncMark> {
+        self.resyncs.values()
     }
 
     pub fn quarantined(&self) -> impl Iterator<Item = &Quarantined> {
@@ -175,6 +184,8 @@ impl State {
             put_i64(&mut out, *segment as i64 - last_segment);
             (last_id, last_segment) = (*id, *segment as i64);
         }
+        put_u64(&mut out, self.resyncs.len() as u64);
+        self.resyncs.values().for_each(|mark| put_record(&mut out, &Record::Resync(mark.clone())));
         out
     }
 
@@ -218,6 +229,12 @@ impl State {
             id += decoder.u64()?;
             segment += decoder.i64()?;
             state.spools.insert(id, segment as u64);
+        }
+        // A checkpoint of an older version ends here.
+        let resyncs = if decoder.is_at_end() { 0 } else { decoder.count()? };
+        for _ in 0..resyncs {
+            let record = decoder.record(0)?;
+            state.apply(&record, 0);
         }
         Ok((state, schemas))
     }

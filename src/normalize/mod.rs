@@ -448,16 +448,21 @@ impl Normalizer {
                 Some(Record::Entry(entry)) => echo.expect(watch, entry),
                 Some(_) => {}
                 None => {
-                    let (name, head) = (&self.name, self.journal.head());
-                    return Err(Error::stop(
-                        format!("the log of {name} holds a marker at seq {to}, beyond the journal's head {head}"),
-                        format!("the journal or the system is from a backup: anechoic load --resync {name}"),
-                    ));
+                    let head = self.journal.head();
+                    return Err(self.ahead(to, head));
                 }
             }
         }
         self.applied = Some(reader);
         Ok(echo.complete(watch, &chunks(&self.journal))?.then_some(echo))
+    }
+
+    fn ahead(&self, seq: Seq, head: Seq) -> Error {
+        Error::lost(
+            format!("the log of {} holds a marker at seq {seq}, beyond the journal's head {head}", self.name),
+            "the journal or the system is from a backup",
+        )
+        .of_system(&self.name)
     }
 
     /// Leaves of what an echo's rows became only the side effects.
@@ -738,15 +743,19 @@ impl Sink for Normalizer {
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()> {
         self.echo = None;
         if marker.journal != self.journal.id() {
-            return Err(Error::stop(
+            return Err(Error::lost(
                 format!(
                     "the log of {} holds a marker of agent {:?} that another journal wrote",
                     self.name, marker.agent
                 ),
-                "two agents use one id, or the journal or the system is from a backup: give each installation its \
-                 own id; after a restore begin anew: anechoic teardown, anechoic setup",
+                "two agents use one id: give each installation its own; or the journal or the system is from a backup",
             )
+            .of_system(&self.name)
             .at(position));
+        }
+        // What is in a target was durable in the journal before: this one is older.
+        if marker.seq > self.journal.head() {
+            return Err(self.ahead(marker.seq, self.journal.head()).at(position));
         }
         self.base = self.base.max(marker.seq);
         self.tally.echoes += 1;

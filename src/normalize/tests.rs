@@ -15,7 +15,7 @@ struct World {
     normalizer: Normalizer,
     status: Arc<Status>,
     journal: Journal,
-    _writer: journal::Writer,
+    writer: journal::Writer,
     _dir: tempfile::TempDir,
 }
 
@@ -90,7 +90,7 @@ columns = {{ name = "name" }}
     let status = Status::new(&config);
     let normalizer =
         Normalizer::new(SystemId(0), &model, journal.clone(), 3, watch::channel(Vec::new()).1, status.clone());
-    World { normalizer, status, journal, _writer: writer, _dir: dir }
+    World { normalizer, status, journal, writer, _dir: dir }
 }
 
 fn at(index: u64) -> Position {
@@ -108,6 +108,28 @@ fn born(id: &'static str, name: &'static str, born: &'static str) -> Image {
 }
 
 impl World {
+    /// So many entries.
+    fn journaled(&mut self, entries: u64) {
+        for seq in 1..=entries {
+            let entry = crate::change::Entry {
+                seq,
+                origin: crate::change::Origin::Agent,
+                position: None,
+                base: 0,
+                txid: "1".into(),
+                committed_at: 0,
+                to: crate::change::Address::Others,
+                schema: Schema::new(Vec::new()),
+                changes: 0,
+                body: Body::Inline(Bytes::new()),
+                decisions: Vec::new(),
+                replacements: Bytes::new(),
+            };
+            self.writer.append(&Record::Entry(entry)).unwrap();
+        }
+        self.writer.sync().unwrap();
+    }
+
     /// One transaction of these contacts (before, after), and what came of it.
     fn commit(&mut self, rows: &[(Option<Image>, Option<Image>)]) -> Vec<Collected> {
         self.try_commit(rows).unwrap_or_else(|e| panic!("{e}"))
@@ -197,6 +219,7 @@ fn a_transaction_knows_where_it_stands_and_what_its_writer_had_seen() {
     };
 
     let ours = world.journal.id();
+    world.journaled(12);
     world.normalizer.echo(&marker(12, ours), at(1)).unwrap();
     world.normalizer.echo(&marker(11, ours), at(2)).unwrap(); // another lane
     world.normalizer.passed(at(3)).unwrap();
@@ -211,6 +234,9 @@ fn a_transaction_knows_where_it_stands_and_what_its_writer_had_seen() {
     assert_eq!(world.status.systems[0].capture.echoes.get(), 2);
     let stranger = world.normalizer.echo(&marker(13, 99), at(4)).unwrap_err();
     assert_eq!(stranger.recovery, Recovery::Stop);
+    // Applied, and not in the journal: this one is older than what is there.
+    let ahead = world.normalizer.echo(&marker(13, ours), at(4)).unwrap_err();
+    assert!(ahead.is_lost() && ahead.hint.ends_with("anechoic load --resync crm"), "{ahead:?}");
 }
 
 #[test]

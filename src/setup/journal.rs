@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::{Known, NewPosition};
-use crate::change::Record;
+use crate::change::{Record, ResyncMark};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Options, Recovered, Writer};
@@ -63,6 +63,25 @@ impl Operator {
         })?;
         self.writer.sync()?;
         Ok(())
+    }
+
+    /// What is to be known of a system whose position was lost.
+    pub fn resync(&mut self, mark: &ResyncMark) -> Result<()> {
+        self.writer.append(&Record::Resync(mark.clone()))?;
+        self.writer.sync().map(drop)
+    }
+
+    /// Its log begins anew. What was prepared in the old one is decided by now: a new position is
+    /// made only where nothing is.
+    pub fn replace(&mut self, mark: &ResyncMark, new: &NewPosition) -> Result<()> {
+        let (system, base) = (mark.system.clone(), new.base);
+        for prepared in self.recovered.prepared.iter().filter(|prepared| prepared.system == system) {
+            let (xid, position) = (prepared.xid.clone(), new.position.clone());
+            self.writer.append(&Record::Decided { system: system.clone(), xid, position, base })?;
+        }
+        let (position, identity) = (new.position.clone(), new.identity.as_str().into());
+        self.writer.append(&Record::Position { system, position, base, identity })?;
+        self.resync(mark)
     }
 
     /// After a teardown its positions and seqs stand for nothing any more: it is set aside

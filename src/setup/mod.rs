@@ -7,10 +7,12 @@
 
 mod journal;
 pub mod mysql;
+mod place;
 pub mod postgres;
 mod rows;
 
 pub use self::journal::{Operator, exists, operator, options};
+pub use self::place::{Placed, place};
 pub use self::rows::{decide_loads, unasked};
 use crate::check::Survey;
 use crate::check::needs::Needs;
@@ -102,11 +104,11 @@ fn in_the_way(survey: &Survey) -> Vec<Finding> {
 /// The marker row says which journal wrote to a system last.
 fn foreign_marker(config: &Config, system: SystemId, journal: &str) -> Error {
     let name = &config.system(system).name;
-    Error::stop(
+    Error::lost(
         format!("the marker of agent {:?} in {name} belongs to another journal ({journal})", config.agent.id),
-        "data_dir was replaced, or another installation has this id; \
-         to begin anew: anechoic teardown, anechoic setup, and bring the tables into step",
+        "another installation has this id, or data_dir was replaced: start the agent, then",
     )
+    .of_system(name)
 }
 
 /// A position is created once. Where its slot is there and the journal knows nothing of it,
@@ -121,9 +123,10 @@ fn orphaned_slot(config: &Config, system: SystemId, slot: &str, reader: Option<i
             ),
             "stop the other agent, or give this one an id of its own",
         ),
-        None => Error::stop(
+        None => Error::lost(
             format!("slot {slot:?} exists in {name}, but the journal in data_dir has no position for it"),
-            "data_dir was replaced, or setup was interrupted; to begin anew: anechoic teardown, anechoic setup",
-        ),
+            "data_dir was replaced, or setup was interrupted: start the agent, then",
+        )
+        .of_system(name),
     }
 }

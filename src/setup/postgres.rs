@@ -208,6 +208,15 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
     Ok(done)
 }
 
+/// Our slot, that cannot be read from any more; says what went.
+pub(super) async fn drop_own_slot(config: &Config, system: SystemId) -> Result<Option<String>> {
+    let (agent, connect_config) = (config.agent.id.as_str(), &config.system(system).connect);
+    let client = connect(connect_config, &application_name(agent)).await?;
+    let slot = slot_name(agent, &connect_config.database);
+    let dropped = drop_slot(&client, &slot, &application_name(agent)).await?;
+    Ok(dropped.then(|| format!("slot {slot:?} dropped")))
+}
+
 /// Ends our own walsender, if one is left, and nobody else's.
 async fn drop_slot(client: &Client, name: &str, ours: &str) -> Result<bool> {
     let find = "SELECT s.active_pid, a.application_name = $2 \

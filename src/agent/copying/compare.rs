@@ -45,7 +45,7 @@ pub fn class_of(here: Option<Row<'_>>, there: Option<Row<'_>>, plan: &Plan) -> C
 }
 
 /// Fields that both rows carry and that differ.
-fn differing(here: Row<'_>, there: Row<'_>, plan: &Plan) -> u128 {
+pub fn differing(here: Row<'_>, there: Row<'_>, plan: &Plan) -> u128 {
     let pairs = here.iter().zip(there.iter()).enumerate();
     let differ = pairs.filter(|(field, (a, b))| a.is_sent() && b.is_sent() && !same(*a, *b, *field, plan));
     differ.fold(0, |set, (field, _)| set | 1 << field)

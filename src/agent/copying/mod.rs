@@ -6,23 +6,30 @@
 
 mod background;
 mod compare;
+mod judge;
 mod pass;
+mod past;
+mod resync;
 mod surplus;
 mod verify;
+
+pub use resync::Resync;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::chunks::Copying;
 use super::desk::Message;
-use crate::change::{Changes, LoadMark, LoadState, Quarantined};
+use super::gate::Gate;
+use crate::change::{Changes, LoadMark, LoadState, Quarantined, ResyncMark};
 use crate::config::{Config, LoadPolicy};
 use crate::error::{Error, Recovery, Result, backoff};
+use crate::journal::Journal;
 use crate::load::{Classes, Decision, Found, LoadProgress, LoadSpec, Verdict, VerifySpec, decide};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
@@ -48,6 +55,11 @@ pub struct Context {
     /// Per system: what was taken in of its log.
     pub taken: Vec<watch::Receiver<Position>>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
+    pub journal: Journal,
+    /// By system: nothing is read or applied there, until somebody asks for a resync.
+    pub absent: Vec<bool>,
+    /// By system: what its applier waits for.
+    pub gates: Vec<watch::Receiver<Gate>>,
     pub stop: CancellationToken,
 }
 
@@ -71,6 +83,12 @@ impl Context {
     async fn mark(&self, mark: LoadMark) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         self.lay(Copying::Mark { mark, reply }).await?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn note(&self, mark: ResyncMark) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.lay(Copying::Resync { mark, reply }).await?;
         answer.await.map_err(|_| gone())
     }
 
@@ -134,6 +152,18 @@ impl Counted {
             status,
             kind: Kind::Load,
         }
+    }
+
+    /// It is begun anew.
+    fn restart(&mut self) {
+        (self.read, self.copied, self.lost, self.refused) = (0, 0, 0, 0);
+        self.systems.clear();
+    }
+
+    /// What another one has counted.
+    fn take(&mut self, load: &LoadProgress) {
+        (self.read, self.copied, self.lost, self.refused) = (load.read, load.copied, load.lost, load.refused);
+        self.systems = load.systems.clone();
     }
 
     /// There was nothing to do.
@@ -217,6 +247,33 @@ impl Loads {
         Ok(())
     }
 
+    /// Shows what a resync is about to compare, before anything of it is begun.
+    pub fn waiting(&self, mark: &ResyncMark) -> Vec<(EntityId, Counted)> {
+        let Ok(system) = self.system(&mark.system) else { return Vec::new() };
+        let bound = |entity: &EntityId| self.context.model.binding(system, *entity).is_some();
+        let mut waiting = Vec::new();
+        for entity in self.entities(&[]).unwrap_or_default().into_iter().filter(bound) {
+            let name = &self.context.model.schema.entity(entity).name;
+            let mut counted = Counted::new(name, self.context.status.clone());
+            counted.report(&mark.system, "waiting", None);
+            waiting.push((entity, counted));
+        }
+        waiting
+    }
+
+    /// A resync was asked for: whoever looks at the status sees it from now on.
+    pub fn announce(&self, mark: &ResyncMark) -> Result<()> {
+        self.system(&mark.system).map_err(|error| Error { hint: error.hint.replace("--from", "--resync"), ..error })?;
+        self.context.status.loads.lock().expect("never held across a panic").clear();
+        self.waiting(mark);
+        Ok(())
+    }
+
+    /// No load begins before it is let go.
+    pub fn reserve(&self) -> OwnedMutexGuard<()> {
+        self.busy.clone().try_lock_owned().expect("nobody has asked for a load yet")
+    }
+
     /// Begins a comparison of all systems; how it goes, and what it found, stands in the status.
     pub fn verify(&self, spec: VerifySpec) -> Result<()> {
         let entities = self.entities(&spec.entities)?;
@@ -282,7 +339,13 @@ impl Loads {
     /// that the agent is not called ready before.
     pub fn due(&self, marks: &[LoadMark]) -> Due {
         let mut due = Due { forgotten: self.forgotten(marks), loads: Vec::new() };
-        for entity in self.entities(&[]).unwrap_or_default() {
+        // Where a system is not read it waits.
+        let read = |entity: &EntityId| {
+            let absent = |system: &SystemId| self.context.absent[system.index()];
+            let mut absent = self.context.config.system_ids().filter(absent);
+            absent.all(|system| self.context.model.binding(system, *entity).is_none())
+        };
+        for entity in self.entities(&[]).unwrap_or_default().into_iter().filter(read) {
             let spec = self.context.model.schema.entity(entity);
             let config = self.context.config.entities.iter().find(|config| config.name == spec.name);
             let policy = config.map_or(LoadPolicy::Never, |config| config.load);
@@ -524,7 +587,7 @@ async fn load_entity(
 ) -> Result<Option<String>> {
     let name = |system: SystemId| context.config.system(system).name.clone();
     let captures = |system: SystemId| context.plan(system, entity).is_some_and(|(_, role)| role.captures());
-    let mut order: Vec<SystemId> = context.config.system_ids().collect();
+    let mut order: Vec<SystemId> = context.config.system_ids().filter(|s| !context.absent[s.index()]).collect();
     if let Some(source) = source {
         if !captures(source) {
             return Err(Error::stop(

@@ -448,8 +448,10 @@ impl Pass<'_> {
         }
         while self.ahead.len() > AHEAD {
             let oldest = self.ahead[0];
-            let applied =
-                self.receivers.iter().all(|r| self.context.status.systems[r.system.index()].apply.seq.get() >= oldest);
+            // One that stands still while it is compared is not waited for.
+            let stands = |system: SystemId| self.context.gates[system.index()].borrow().comparing;
+            let has = |system: SystemId| self.context.status.systems[system.index()].apply.seq.get() >= oldest;
+            let applied = self.receivers.iter().all(|r| stands(r.system) || has(r.system));
             match applied {
                 true => drop(self.ahead.pop_front()),
                 false => self.context.pause(Duration::from_millis(2)).await?,

@@ -85,10 +85,11 @@ pub async fn raise_epoch(conn: &mut Conn, spec: &TargetSpec, role: &str) -> Resu
     };
     let row = run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))?;
     row.and_then(|row| read(spec, row)).ok_or_else(|| {
-        Error::stop(
+        Error::lost(
             format!("the marker of agent {:?} in {} cannot be read", spec.agent, spec.marker),
-            "the row was written by something else than anechoic: restore it, or `anechoic load --resync`",
+            "the row was written by something else than anechoic: restore it, or",
         )
+        .of_system(&spec.system)
     })
 }
 

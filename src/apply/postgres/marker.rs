@@ -121,10 +121,11 @@ fn read(spec: &TargetSpec, row: &Row) -> Result<Marker, &'static str> {
 }
 
 fn unreadable(spec: &TargetSpec, what: &str) -> Error {
-    Error::stop(
+    Error::lost(
         format!("the marker of agent {:?} in {} holds {what}", spec.agent, spec.marker),
-        "the row was written by something else than anechoic: restore it, or `anechoic load --resync`",
+        "the row was written by something else than anechoic: restore it, or",
     )
+    .of_system(&spec.system)
 }
 
 fn setup_hint(error: Error) -> Error {

@@ -100,7 +100,7 @@ impl Stream {
         let (command, body) = match &from {
             From::File(at) => {
                 let offset = u32::try_from(at.offset).map_err(|_| {
-                    Error::stop(
+                    Error::lost(
                         format!("the log's position {at} lies beyond 4 GiB, where only GTIDs lead"),
                         "enable GTIDs (gtid_mode=ON), or begin anew at the log's present end",
                     )
@@ -388,12 +388,11 @@ fn refused(error: mysql_async::Error, doing: &str) -> Error {
     }
     match server.code {
         1236 => {
-            let (code, message) = (server.code.to_string(), server.message.clone());
-            Error::stop(
+            let message = server.message.clone();
+            Error::lost(
                 format!("the server no longer sends its log from our position on: {message}"),
-                "what was written since cannot be read from the log: begin anew at its present end and compare the tables",
+                "what was written since cannot be read from the log",
             )
-            .code(code)
             .because(error)
         }
         1045 | 1227 | 1142 | 1380 => {
@@ -417,6 +416,7 @@ pub async fn begin<'a>(wire: &mut Wire, start: &'a Position, pinned: &str) -> Re
             let on = mode.first().and_then(Option::as_deref) == Some("ON");
             if on && !gtids.is_empty() {
                 check_gtids(wire, gtids).await?;
+                check_grown(wire, binlog, pinned).await?;
                 return Ok((From::Gtids(gtids), on));
             }
             check_identity(wire, pinned).await?;
@@ -426,9 +426,12 @@ pub async fn begin<'a>(wire: &mut Wire, start: &'a Position, pinned: &str) -> Re
             check_identity(wire, pinned).await?;
             Ok((From::File(binlog), true))
         }
-        Position::Mariadb { .. } => Ok((From::Domains(start.to_string()), true)),
+        Position::Mariadb { binlog, .. } => {
+            check_grown(wire, binlog, pinned).await?;
+            Ok((From::Domains(start.to_string()), true))
+        }
         Position::Postgres { .. } | Position::Memory { .. } => {
-            Err(Error::stop(format!("{start} is not a position in a binlog"), "give the system another name"))
+            Err(Error::lost(format!("{start} is not a position in a binlog"), "the system was another one"))
         }
     }
 }
@@ -443,20 +446,55 @@ async fn check_gtids(wire: &mut Wire, ours: &GtidSet) -> Result<()> {
     let (purged, executed) = (set(0)?, set(1)?);
     let missing = purged.subtract(ours);
     if !missing.is_empty() {
-        return Err(Error::stop(
+        return Err(Error::lost(
             format!("the server has purged transactions that were not read yet: {missing}"),
-            "they cannot be read from the log any more: begin anew at its present end, compare the tables, and raise \
-             binlog_expire_logs_seconds",
+            "they cannot be read from the log any more; raise binlog_expire_logs_seconds, then",
         ));
     }
     let ahead = ours.subtract(&executed);
     if !ahead.is_empty() {
-        return Err(Error::stop(
+        return Err(Error::lost(
             format!("the server lacks transactions that were read from it before: {ahead}"),
-            "it was restored from a backup or replaced by a replica that lagged: compare the tables and begin anew",
+            "its GTIDs were reset, it was restored from a backup or replaced by a replica that lagged",
         ));
     }
     Ok(())
+}
+
+/// A log only grows. Where one was begun anew its GTIDs count from one again, and those that the
+/// new log reuses would be taken for the ones that were read.
+async fn check_grown(wire: &mut Wire, ours: &BinlogPosition, pinned: &str) -> Result<()> {
+    if identity(wire).await? != pinned {
+        return Ok(());
+    }
+    let query = match wire.flavour {
+        Flavour::Mysql => "SHOW BINARY LOG STATUS",
+        Flavour::Mariadb => "SHOW MASTER STATUS",
+    };
+    let row = wire.row(query, "reading the log's end").await?;
+    let column = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
+    let end = BinlogPosition { file: column(0).to_owned(), offset: column(1).parse().unwrap_or(u64::MAX) };
+    match is_before(&end, ours) {
+        false => Ok(()),
+        true => Err(Error::lost(
+            format!("the server's log ends at {end}, before our position {ours}"),
+            "it was reset, or the server was restored from a backup",
+        )),
+    }
+}
+
+/// Of files of one name, numbered.
+fn is_before(end: &BinlogPosition, ours: &BinlogPosition) -> bool {
+    let split = |file: &str| {
+        let (name, number) = file.rsplit_once('.')?;
+        Some((name.to_owned(), number.parse::<u64>().ok()?))
+    };
+    match (split(&end.file), split(&ours.file)) {
+        (Some((name, number)), Some((our_name, our_number))) => {
+            name == our_name && (number, end.offset) < (our_number, ours.offset)
+        }
+        _ => false,
+    }
 }
 
 /// File and offset mean something on one server only.
@@ -465,9 +503,9 @@ async fn check_identity(wire: &mut Wire, pinned: &str) -> Result<()> {
     if now == pinned || pinned.is_empty() {
         return Ok(());
     }
-    Err(Error::stop(
+    Err(Error::lost(
         format!("the server is {now}, the stored position is of {pinned}"),
-        "a file and offset lead nowhere on another server: connect to the former one, or begin anew",
+        "a file and offset lead nowhere on another server: connect to the former one, or",
     ))
 }
 
@@ -553,6 +591,19 @@ mod tests {
         server.write_all(&[3, 0, 0, 0, 7, 7, 7]).await.expect("the stream reads");
         let error = stream.next(Duration::from_secs(60)).await.expect_err("no event");
         assert_eq!(error.recovery, Recovery::Stop, "{}", error.full());
+    }
+
+    #[test]
+    fn a_log_that_was_begun_anew_ends_before_our_position() {
+        let at = |file: &str, offset| BinlogPosition { file: file.into(), offset };
+        let ours = at("binlog.000009", 500);
+
+        assert!(is_before(&at("binlog.000002", 9000), &ours));
+        assert!(is_before(&at("binlog.000009", 499), &ours));
+        assert!(!is_before(&at("binlog.000009", 500), &ours));
+        assert!(!is_before(&at("binlog.1000000", 4), &ours), "numbers, not texts");
+        assert!(!is_before(&at("other.000001", 4), &ours), "it was given another name");
+        assert!(!is_before(&at("", u64::MAX), &ours));
     }
 
     #[test]

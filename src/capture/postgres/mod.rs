@@ -69,9 +69,9 @@ impl PgCapture {
     /// Checks server, slot and publication, and starts the stream at the spec's position.
     pub async fn connect(config: &ConnectConfig, spec: CaptureSpec) -> Result<PgCapture> {
         let Position::Postgres { lsn: start } = spec.start else {
-            return Err(Error::stop(
+            return Err(Error::lost(
                 format!("the position {} is not one of PostgreSQL", spec.start),
-                "the system was another one: run `anechoic setup` and `anechoic load --resync`",
+                "the system was another one",
             ));
         };
         let slot = slot_name(&spec.agent, &config.database);

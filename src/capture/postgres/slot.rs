@@ -294,9 +294,9 @@ async fn verify_identity(session: &mut Session, spec: &CaptureSpec) -> Result<()
     }
     let other = |part: usize| spec.identity.split('/').nth(part) != identity.split('/').nth(part);
     let what = if other(0) { "another server (system identifier)" } else { "on another timeline" };
-    Err(Error::stop(
+    Err(Error::lost(
         format!("the server is {what}: {identity}, the position is of {}", spec.identity),
-        "it was restored, replaced or failed over: run `anechoic load --resync` once it is the right one",
+        "it was restored, replaced or failed over; once it is the right one",
     ))
 }
 
@@ -306,9 +306,9 @@ async fn verify_log(session: &mut Session, start: Lsn) -> Result<()> {
     if end >= start {
         return Ok(());
     }
-    Err(Error::stop(
+    Err(Error::lost(
         format!("the server's log ends at {end}, before our position {start}"),
-        "it was restored from a backup: run `anechoic load --resync`",
+        "it was restored from a backup",
     ))
 }
 
@@ -346,30 +346,28 @@ async fn verify_slot(session: &mut Session, spec: &CaptureSpec, slot: &str, star
     }
     let confirmed: Lsn = confirmed.as_deref().unwrap_or("0/0").parse().map_err(Error::retry)?;
     if confirmed > start {
-        return Err(Error::stop(
+        return Err(Error::lost(
             format!(
                 "slot {slot} was confirmed up to {confirmed}, beyond our position {start}: changes between are gone"
             ),
-            "the journal is older than the slot (restored, or the slot was made anew or read by someone else): run \
-             `anechoic load --resync`",
+            "the journal is older than the slot (restored, or the slot was made anew or read by someone else)",
         ));
     }
     Ok(())
 }
 
 fn gone(slot: &str) -> Error {
-    Error::stop(
+    Error::lost(
         format!("slot {slot} does not exist: what was written since our position is lost to us"),
-        "it was dropped, or the server was restored or failed over: run `anechoic load --resync`",
+        "it was dropped, or the server was restored or failed over",
     )
 }
 
 fn lost(slot: &str, reason: Option<&str>) -> Error {
     let reason = reason.unwrap_or("wal_removed");
-    let way_out = keeps_slots(reason);
-    Error::stop(
+    Error::lost(
         format!("slot {slot} is lost: the server invalidated it ({reason})"),
-        format!("{way_out}, then run `anechoic load --resync`"),
+        &format!("{}, then", keeps_slots(reason)),
     )
 }
 
@@ -476,9 +474,9 @@ pub(super) fn heard(notice: Error) -> Result<()> {
     if notice.code.as_deref() != Some("55000") {
         return Ok(());
     }
-    Err(Error::stop(
+    Err(Error::lost(
         "rows are missing in the stream: the publication was dropped, or made after the slot",
-        "run `anechoic setup`, then `anechoic load --resync`",
+        "anechoic setup, then",
     )
     .because(notice))
 }
@@ -489,9 +487,9 @@ pub(super) fn explained(error: Error, slot: &str) -> Error {
     match error.code.as_deref() {
         Some("42704") if text.contains("replication slot") => gone(slot).because(error),
         Some("42704") if text.contains("publication") => {
-            let hint = "it was dropped or made after the slot; if it is there, the log still holds changes from before it: \
-                        run `anechoic setup` and `anechoic load --resync`";
-            Error { recovery: Recovery::Stop, ..error.hint(hint) }
+            let before = "it was dropped or made after the slot; if it is there, the log still holds changes from \
+                          before it. anechoic setup, then";
+            Error::lost(error.message.clone(), before).because(error)
         }
         Some("55000") if text.contains("replication slot") => {
             let known = ["idle_timeout", "wal_level_insufficient", "rows_removed"];
