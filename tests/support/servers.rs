@@ -85,6 +85,8 @@ pub struct Server {
     options: Vec<String>,
     /// Ours alone: deleted when dropped.
     private: bool,
+    /// As durable as the database's careful settings make it.
+    durable: bool,
 }
 
 impl Server {
@@ -97,17 +99,27 @@ impl Server {
         Arc::new(Server::from_env(kind, dir, &env, Vec::new(), false))
     }
 
+    /// An own one that waits for its disk, as users' servers do: to measure on.
+    pub async fn durable(kind: Kind) -> Server {
+        let dir = servers_dir().join(format!("private-{}", unique()));
+        let env = Server::launch(kind, &dir, &[], true).await;
+        let mut server = Server::from_env(kind, dir, &env, Vec::new(), true);
+        server.durable = true;
+        server
+    }
+
     /// An own one, to be killed and restarted, or to be given other options
     /// (`--binlog-format=STATEMENT`; `-c`, `wal_level=replica`).
     pub async fn private(kind: Kind, options: &[&str]) -> Server {
         let dir = servers_dir().join(format!("private-{}", unique()));
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-        let env = Server::launch(kind, &dir, &options).await;
+        let env = Server::launch(kind, &dir, &options, false).await;
         Server::from_env(kind, dir, &env, options, true)
     }
 
-    async fn launch(kind: Kind, dir: &Path, options: &[String]) -> String {
-        let mut args = vec!["start", "--relaxed", kind.name(), dir.to_str().unwrap(), "auto"];
+    async fn launch(kind: Kind, dir: &Path, options: &[String], durable: bool) -> String {
+        let relaxed: &[&str] = if durable { &[] } else { &["--relaxed"] };
+        let mut args = [&["start"], relaxed, &[kind.name(), dir.to_str().unwrap(), "auto"]].concat();
         args.extend(options.iter().map(String::as_str));
         script(&args).await
     }
@@ -117,7 +129,15 @@ impl Server {
             let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             line.unwrap_or_else(|| panic!("{} says no {name}", dir.display())).replace('\\', "")
         };
-        Server { kind, port: value("PORT").parse().unwrap(), ca: value("CA").into(), dir, options, private }
+        Server {
+            kind,
+            port: value("PORT").parse().unwrap(),
+            ca: value("CA").into(),
+            dir,
+            options,
+            private,
+            durable: false,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -139,7 +159,7 @@ impl Server {
 
     /// Again with the same data on the same port.
     pub async fn start(&self) {
-        Server::launch(self.kind, &self.dir, &self.options).await;
+        Server::launch(self.kind, &self.dir, &self.options, self.durable).await;
     }
 
     pub async fn restart(&self) {
@@ -150,7 +170,7 @@ impl Server {
     /// The same data and port under other options.
     pub async fn restart_with(&self, options: &[String]) {
         self.stop().await;
-        Server::launch(self.kind, &self.dir, options).await;
+        Server::launch(self.kind, &self.dir, options, self.durable).await;
     }
 
     pub async fn admin(&self) -> Session {

@@ -337,6 +337,8 @@ struct Plan {
     kind: Kind,
     /// Server options of an own server.
     private: Option<Vec<String>>,
+    /// This server.
+    server: Option<Arc<Server>>,
     proxied: bool,
     /// TOML lines of `[[system]]`.
     options: Vec<String>,
@@ -370,6 +372,12 @@ impl Builder {
         self
     }
 
+    /// The system lies on that server.
+    pub fn on(mut self, system: &str, server: &Arc<Server>) -> Builder {
+        self.plan(system).server = Some(server.clone());
+        self
+    }
+
     /// A line of TOML in `[[system]]`.
     pub fn system_option(mut self, system: &str, line: &str) -> Builder {
         self.plan(system).options.push(line.to_owned());
@@ -400,6 +408,7 @@ impl Builder {
         let mut systems = Vec::new();
         for (index, plan) in self.plans.into_iter().enumerate() {
             let server = match plan.private {
+                _ if plan.server.is_some() => plan.server.expect("just seen"),
                 Some(options) => {
                     let options: Vec<&str> = options.iter().map(String::as_str).collect();
                     Arc::new(Server::private(plan.kind, &options).await)
@@ -467,6 +476,7 @@ impl World {
             name: (*name).into(),
             kind: *kind,
             private: None,
+            server: None,
             proxied: false,
             options: Vec::new(),
         });
