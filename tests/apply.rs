@@ -15,7 +15,8 @@ use anechoic::normalize::binding::{Binding, BoundColumn, Role, Transform};
 use anechoic::schema::{EntityId, SystemId};
 use anechoic::value::{Datum, Row, Value, write_datum};
 
-use crate::support::servers::{Db, Kind};
+use crate::support::servers::{Db, Kind, Server};
+use crate::support::unique;
 
 enum AnyTarget {
     Postgres(Box<PgTarget>),
@@ -58,6 +59,16 @@ impl AnyTarget {
 
     async fn rollback(&mut self) -> Result<()> {
         either!(self, t => t.rollback().await)
+    }
+}
+
+impl AnyTarget {
+    /// Rows that came in by COPY or LOAD DATA.
+    fn copied(&self) -> u64 {
+        match self {
+            AnyTarget::Postgres(target) => target.copied_rows(),
+            AnyTarget::Mysql(target) => target.copied_rows(),
+        }
     }
 }
 
@@ -123,7 +134,10 @@ async fn catalog(db: &Db, table: &str) -> Table {
 
 impl Bench {
     async fn new(kind: Kind) -> Bench {
-        let db = Db::new(kind).await;
+        Bench::on(Db::new(kind).await).await
+    }
+
+    async fn on(db: Db) -> Bench {
         set_up_marker(&db).await;
         let mut target = target(&db, 1);
         let marker = target.open().await.unwrap();
@@ -169,7 +183,7 @@ impl Bench {
         let mut result = Ok(());
         for (binding, write, carried, rows) in writes {
             let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
-            let table = TableRows { binding, write: *write, rows: &rows, carried: *carried };
+            let table = TableRows { binding, write: *write, rows: &rows, carried: *carried, fresh: false };
             result = self.target.write(&table).await;
             if result.is_err() {
                 break;
@@ -189,9 +203,28 @@ impl Bench {
         self.apply(&[(binding, Write::Upsert, u128::MAX, rows)]).await
     }
 
+    /// Rows of a load, in one transaction.
+    async fn fresh(&mut self, binding: &Binding, rows: &[Vec<u8>]) -> Result<()> {
+        let next = self.next();
+        self.target.begin(&next).await?;
+        let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
+        let table = TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX, fresh: true };
+        let result = match self.target.write(&table).await {
+            Ok(()) => self.target.commit().await,
+            failed => failed,
+        };
+        match &result {
+            Ok(()) => self.marker = next,
+            Err(_) => self.target.rollback().await?,
+        }
+        result
+    }
+
     async fn alone(&mut self, binding: &Binding, row: &[u8]) -> Result<()> {
         let rows = [Row(row)];
-        self.target.write_alone(&TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX }).await
+        self.target
+            .write_alone(&TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX, fresh: false })
+            .await
     }
 
     async fn strings(&self, sql: &str) -> Vec<Vec<String>> {
@@ -773,7 +806,8 @@ async fn a_large_transaction_becomes_visible_whole() {
             bench.target.begin(&next).await.unwrap();
             for chunk in rows.chunks(1000) {
                 let refs: Vec<Row<'_>> = chunk.iter().map(|row| Row(row)).collect();
-                let table = TableRows { binding: &big, write: Write::Upsert, rows: &refs, carried: u128::MAX };
+                let table =
+                    TableRows { binding: &big, write: Write::Upsert, rows: &refs, carried: u128::MAX, fresh: false };
                 bench.target.write(&table).await.unwrap();
             }
             let seen = if what == "insert" { "0" } else { "100000" };
@@ -790,4 +824,116 @@ async fn a_large_transaction_becomes_visible_whole() {
         bench.upsert(&doc, &docs).await.unwrap();
         assert_eq!(bench.strings("SELECT count(*), min(length(body)) FROM doc").await, [["40", "60000"]]);
     }
+}
+
+/// A load's rows come in by COPY and LOAD DATA as the statements would have written them: every
+/// type that is not left to the statements, and NULL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_load_are_what_statements_would_have_written() {
+    let longest = "🦊".repeat(60);
+    for kind in Kind::ENGINES {
+        let mut bench = Bench::new(kind).await;
+        let mut binding = bench.table("everything", &all_types(kind), 1).await;
+        binding.columns.retain(|bound| {
+            let in_postgres = matches!(bound.column.ty, ColumnType::Bits { .. }) && kind.is_postgres();
+            let never = [ColumnType::Verbatim, ColumnType::Geometry].contains(&bound.column.ty);
+            !(in_postgres || never || matches!(bound.column.ty, ColumnType::Array { .. }))
+        });
+        binding.columns.iter_mut().enumerate().for_each(|(at, bound)| bound.field = at);
+        let row = |id: usize| -> Vec<u8> {
+            let rest = binding.columns[1..].iter().map(|bound| match id % 3 {
+                2 => Datum::Null,
+                n => Datum::Value(sample(&bound.column.ty, n, &longest)),
+            });
+            encoded(&std::iter::once(int(id as i64)).chain(rest).collect::<Vec<_>>())
+        };
+        let (by_load, by_statement): (Vec<_>, Vec<_>) =
+            ((0..120).map(row).collect(), (1000..1120).map(|id| row(id - 1000 + 1002)).collect());
+
+        bench.fresh(&binding, &by_load).await.unwrap();
+        assert_eq!(bench.target.copied(), 120, "{kind:?}");
+        bench.upsert(&binding, &by_statement).await.unwrap();
+
+        let names: Vec<&str> = binding.columns[1..].iter().map(|bound| bound.column.name.as_str()).collect();
+        let select = |ids: &str| format!("SELECT {} FROM everything WHERE id {ids} ORDER BY id", names.join(", "));
+        assert_eq!(bench.strings(&select("< 120")).await, bench.strings(&select(">= 1002")).await, "{kind:?}");
+        let keys: Vec<Row<'_>> = by_load.iter().map(|row| Row(row)).collect();
+        bench.begin().await;
+        let read = bench.target.read(&binding, &keys).await.unwrap();
+        bench.target.rollback().await.unwrap();
+        for (row, read) in by_load.iter().zip(&read) {
+            assert_eq!(Row(read.as_ref().unwrap()), Row(row), "{kind:?}");
+        }
+    }
+}
+
+/// Rows that are there after all are updated, whatever was guessed; what a statement refuses is
+/// refused, and nothing of it stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_load_that_are_there_or_refused_end_as_statements_leave_them() {
+    for kind in Kind::ENGINES {
+        let mut bench = Bench::new(kind).await;
+        let people = bench.table("people", PEOPLE, 1).await;
+        let rows = |from: i64, name: &'static str| -> Vec<Vec<u8>> {
+            (from..from + 200).map(|id| encoded(&[int(id), text(name), Datum::Null])).collect()
+        };
+        bench.upsert(&people, &[encoded(&[int(150), text("old"), text("a@x")])]).await.unwrap();
+
+        bench.fresh(&people, &rows(1, "new")).await.unwrap();
+        assert_eq!(bench.target.copied(), 0, "{kind:?}: one of them was there");
+        let counts = "SELECT count(*), count(email), count(CASE WHEN name = 'new' THEN 1 END) FROM people";
+        assert_eq!(bench.strings(counts).await, [["200", "0", "200"]], "{kind:?}");
+        // It waits before it tries again, then does.
+        for (nth, from) in [1001, 2001, 3001].into_iter().enumerate() {
+            bench.fresh(&people, &rows(from, "new")).await.unwrap();
+            assert_eq!(bench.target.copied(), if nth < 2 { 0 } else { 200 }, "{kind:?}");
+        }
+
+        // a clash on another key, a value that is too long, one that is missing: not one of them comes in
+        let mut clash = rows(5001, "Bob");
+        clash[120] = encoded(&[int(5121), text("Bob"), text("b@x")]);
+        clash[121] = encoded(&[int(5122), text("Bob"), text("b@x")]);
+        let mut long = rows(6001, "Bob");
+        long[120] = encoded(&[int(6121), text("a name that is longer than the column"), Datum::Null]);
+        let mut missing = rows(7001, "Bob");
+        missing[120] = encoded(&[int(7121), Datum::Null, Datum::Null]);
+        for refused in [clash, long, missing] {
+            bench.target = target(&bench.db, 1);
+            bench.marker = bench.target.open().await.unwrap();
+            quarantined(bench.fresh(&people, &refused).await);
+        }
+        assert_eq!(bench.strings("SELECT count(*) FROM people WHERE id > 5000").await, [["0"]], "{kind:?}");
+    }
+}
+
+/// Where another key alone tells rows apart, or a trigger looks on, nothing is tried that a
+/// statement would not do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_load_are_not_copied_where_nothing_would_notice_that_they_are_there() {
+    for kind in Kind::ENGINES {
+        let mut bench = Bench::new(kind).await;
+        let ddl = "CREATE TABLE loose (id int NOT NULL, name varchar(20) NOT NULL)";
+        let loose = bench.table("loose", ddl, 1).await;
+        let rows: Vec<Vec<u8>> = (1..=200).map(|id| encoded(&[int(id), text("one")])).collect();
+
+        for _ in 0..2 {
+            bench.fresh(&loose, &rows).await.unwrap();
+        }
+
+        assert_eq!(bench.target.copied(), 0, "{kind:?}");
+        assert_eq!(bench.strings("SELECT count(*) FROM loose").await, [["200"]], "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_load_come_in_by_statements_where_the_server_reads_no_local_files() {
+    let server = Arc::new(Server::private(Kind::Mysql, &["--local-infile=OFF"]).await);
+    let mut bench = Bench::on(Db::on(&server, &unique()).await).await;
+    let people = bench.table("people", PEOPLE, 1).await;
+    let rows: Vec<Vec<u8>> = (1..=200).map(|id| encoded(&[int(id), text("Ada"), Datum::Null])).collect();
+
+    bench.fresh(&people, &rows).await.unwrap();
+
+    assert_eq!(bench.target.copied(), 0);
+    assert_eq!(bench.strings("SELECT count(*) FROM people").await, [["200"]]);
 }

@@ -114,6 +114,7 @@ pub struct Group {
     pub write: Write,
     pub rows: Vec<Bytes>,
     pub carried: u128,
+    pub fresh: bool,
 }
 
 impl Group {
@@ -122,7 +123,7 @@ impl Group {
     }
 
     pub fn table_rows<'a>(&'a self, rows: &'a [Row<'a>]) -> TableRows<'a> {
-        TableRows { binding: &self.binding, write: self.write, rows, carried: self.carried }
+        TableRows { binding: &self.binding, write: self.write, rows, carried: self.carried, fresh: self.fresh }
     }
 }
 
@@ -140,15 +141,23 @@ struct Merged {
 pub struct Batch {
     rows: Vec<Merged>,
     by_key: HashMap<u128, usize>,
+    /// All of it was copied, and nothing deleted.
+    fresh: bool,
     /// Changes taken in; those that a later one made unnecessary.
     pub changes: u64,
     pub coalesced: u64,
 }
 
 impl Batch {
+    /// Of entries that hold nothing but copied rows.
+    pub fn copied() -> Self {
+        Batch { fresh: true, ..Batch::default() }
+    }
+
     /// Adds a change that lies in `holder`.
     pub fn add(&mut self, routes: &Routes, holder: &Bytes, change: &Change<'_>) {
         self.changes += 1;
+        self.fresh &= change.op == Op::Insert && change.before.is_none();
         let row = match routes.only_changed_columns {
             true => only_changed(&routes.schema, change),
             false => holder.slice_ref(change.image().0),
@@ -199,7 +208,8 @@ impl Batch {
         let mut places: HashMap<Place, usize> = HashMap::new();
         let mut put = |place: Place, binding: &Arc<Binding>, write, carried, row| {
             let at = *places.entry(place).or_insert_with(|| {
-                order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried }));
+                let fresh = self.fresh && binding.filter.is_none();
+                order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried, fresh }));
                 order.len() - 1
             });
             order[at].1.rows.push(row);

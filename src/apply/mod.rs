@@ -7,6 +7,7 @@ pub mod sql;
 pub mod applier;
 pub mod batch;
 mod filter;
+mod guess;
 mod keys;
 mod patience;
 pub mod steps;
@@ -86,6 +87,8 @@ pub struct TableRows<'a> {
     pub rows: &'a [Row<'a>],
     /// Bit i: `binding.columns[i]` is written. Key columns always are.
     pub carried: u128,
+    /// Most likely not there yet: rows of a load. A guess that only decides what is tried first.
+    pub fresh: bool,
 }
 
 /// A database that is written to. Statements may be held back and sent together with the

@@ -84,6 +84,63 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
     Ok(())
 }
 
+/// The value as a field of a line that LOAD DATA reads.
+pub fn field(column: &Column, datum: Datum<'_>, out: &mut Vec<u8>) -> Result<()> {
+    let value = match datum {
+        Datum::Value(value) => value,
+        Datum::Null => {
+            out.extend_from_slice(b"\\N");
+            return Ok(());
+        }
+        Datum::NotSent => return Err(refused(column, "was not sent")),
+    };
+    match (&column.ty, value) {
+        (
+            ColumnType::Char { .. }
+            | ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Set { .. }
+            | ColumnType::Inet { .. },
+            Value::Text(v),
+        )
+        | (ColumnType::Json, Value::Json(v)) => escaped(v.as_bytes(), out),
+        (ColumnType::Binary { .. } | ColumnType::Bytes { .. }, Value::Bytes(v)) => hex_digits(v, out),
+        // Nothing in them needs an escape: what a literal has around them is taken off.
+        _ => {
+            let start = out.len();
+            literal(column, datum, Place::Assigned, out)?;
+            bare(start, out);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the quotes off a literal, and the word in front of them.
+fn bare(start: usize, out: &mut Vec<u8>) {
+    if out.last() != Some(&b'\'') {
+        return;
+    }
+    out.pop();
+    let open = out[start..].iter().position(|b| *b == b'\'').expect("a literal that ends with a quote begins with one");
+    out.drain(start..=start + open);
+}
+
+fn escaped(value: &[u8], out: &mut Vec<u8>) {
+    let mut rest = value;
+    while let Some(at) = rest.iter().position(|b| matches!(b, b'\\' | b'\t' | b'\n' | 0)) {
+        out.extend_from_slice(&rest[..at]);
+        out.push(b'\\');
+        out.push(match rest[at] {
+            b'\t' => b't',
+            b'\n' => b'n',
+            0 => b'0',
+            backslash => backslash,
+        });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
 fn refused(column: &Column, why: &str) -> Error {
     Error::data(format!("the value for column {:?} ({}) {why}", column.name, column.type_name))
 }

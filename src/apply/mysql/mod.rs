@@ -8,6 +8,8 @@
 //!   └───── held ─▶▶▶ ── held ─▶▶▶ ─▶▶▶         while the server works on the last
 //! ```
 //!
+//! Rows of a load are tried through LOAD DATA (`load`).
+//!
 //! Guarantees of [`Target`]; the marker is the first statement of each transaction and fails
 //! it when another writer has been here (`marker`). User triggers and foreign keys stay on;
 //! triggers can tell us by `@anechoic_applying = 1`.
@@ -15,6 +17,7 @@
 mod error;
 mod flight;
 pub(crate) mod literal;
+mod load;
 mod marker;
 pub mod statement;
 pub(crate) mod value;
@@ -29,9 +32,11 @@ use std::time::Duration;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::task::JoinHandle;
+use tracing::{debug, info};
 
 use self::flight::{Outcome, Packet, Part};
 use self::statement::{Facts, Form, Pattern};
+use crate::apply::guess::Guess;
 use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
 use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
@@ -80,6 +85,11 @@ impl MyTarget {
         self
     }
 
+    /// Rows that came in through LOAD DATA since it was opened.
+    pub fn copied_rows(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.copied_rows)
+    }
+
     fn session(&mut self) -> Result<&mut Session> {
         self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
     }
@@ -120,6 +130,13 @@ struct Patterns {
     statements: Vec<Pattern>,
 }
 
+/// How rows of one table and shape are loaded.
+struct Loadable {
+    shape: Shape,
+    /// `None`: they cannot be.
+    statement: Option<String>,
+}
+
 /// The connection, or the packet that it is busy with.
 enum Line {
     Free(Box<Conn>),
@@ -151,6 +168,11 @@ struct Session {
     next: Option<Marker>,
     facts: HashMap<EntityId, Arc<Facts>>,
     patterns: HashMap<PatternKey, Arc<Patterns>>,
+    loadable: HashMap<(EntityId, u128), Arc<Loadable>>,
+    guesses: HashMap<EntityId, Guess>,
+    copied_rows: u64,
+    /// The server loads nothing that a client has.
+    load_is_off: bool,
     held: Packet,
     /// Something of the transaction under way was sent.
     begun: bool,
@@ -175,6 +197,10 @@ impl Target for MyTarget {
             next: None,
             facts: HashMap::new(),
             patterns: HashMap::new(),
+            loadable: HashMap::new(),
+            guesses: HashMap::new(),
+            copied_rows: 0,
+            load_is_off: false,
             held: Packet::default(),
             begun: false,
         });
@@ -373,6 +399,9 @@ impl Session {
     }
 
     async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        if rows.fresh && rows.rows.len() >= load::ROWS_MIN && !self.load_is_off && self.load(rows).await? {
+            return Ok(());
+        }
         let part = Part::Rows(rows.binding.table.clone());
         for statement in self.spell(rows, false).await? {
             self.hold(&part, &statement).await?;
@@ -381,6 +410,63 @@ impl Session {
             self.send().await?;
         }
         Ok(())
+    }
+
+    /// Writes rows that are most likely not there. `false`: nothing of them was written, because
+    /// they are there, or cannot be loaded.
+    async fn load(&mut self, rows: &TableRows<'_>) -> Result<bool> {
+        let (binding, entity) = (rows.binding, rows.binding.entity);
+        let loadable = self.loadable(binding, rows.carried);
+        let Some(statement) = &loadable.statement else { return Ok(false) };
+        if !self.guesses.entry(entity).or_default().is_worth_trying() {
+            return Ok(false);
+        }
+        // A row that cannot be brought into form is told of by the ordinary way.
+        let Ok(pieces) = load::lines(binding, &loadable.shape, rows.rows) else { return Ok(false) };
+        self.held.add(Part::Command, b"SAVEPOINT loaded");
+        self.send().await?;
+        let sent = load::send(self.conn().await?, statement, pieces).await;
+        let guess = self.guesses.entry(entity).or_default();
+        match sent {
+            Ok(loaded) if loaded.rows == rows.rows.len() as u64 && loaded.warnings == 0 => {
+                guess.was_right();
+                self.copied_rows += loaded.rows;
+                return Ok(true);
+            }
+            Ok(loaded) => {
+                guess.was_wrong();
+                let (came_in, warnings) = (loaded.rows, loaded.warnings);
+                debug!(table = %binding.table.name, rows = rows.rows.len(), came_in, warnings, "rows are written once more");
+            }
+            Err(mysql_async::Error::Server(server)) if load::is_off(server.code) => {
+                self.load_is_off = true;
+                info!(system = %self.spec.system, "local_infile is off: rows are loaded by INSERT, which takes longer");
+            }
+            Err(error) => {
+                guess.was_wrong();
+                let error = classify(error, &binding.table.name, &self.role);
+                if error.recovery == Recovery::Retry {
+                    return Err(error);
+                }
+                debug!(table = %binding.table.name, error = %error, "rows are written once more");
+            }
+        }
+        self.held.add(Part::Command, b"ROLLBACK TO SAVEPOINT loaded");
+        Ok(false)
+    }
+
+    fn loadable(&mut self, binding: &Binding, carried: u128) -> Arc<Loadable> {
+        let make = || {
+            let shape = Shape::of(binding, carried);
+            // Without a unique key of the entity's own, rows would be there twice.
+            let key: Vec<&str> = binding.columns[..binding.key_len].iter().map(|c| &*c.column.name).collect();
+            let tells =
+                |unique: &Vec<String>| !unique.is_empty() && unique.iter().all(|name| key.contains(&name.as_str()));
+            let loads = !key.is_empty() && !binding.table.triggers && binding.table.unique_keys.iter().any(tells);
+            let statement = if loads { load::statement(binding, &shape) } else { None };
+            Arc::new(Loadable { shape, statement })
+        };
+        self.loadable.entry((binding.entity, carried)).or_insert_with(make).clone()
     }
 
     /// The statements for these rows.

@@ -8,10 +8,13 @@
 //!   └───── held ─▶▶▶ ── held ─▶▶▶ ─▶▶▶         them unanswered
 //! ```
 //!
+//! Rows of a load are tried through COPY (`copy`).
+//!
 //! Guarantees of [`Target`]; the marker is the first statement of each transaction and fails
 //! it when another writer has been here (`marker`). User triggers and foreign keys stay on;
 //! triggers can tell us by `current_setting('anechoic.applying', true) = 'on'`.
 
+mod copy;
 mod error;
 mod flight;
 mod marker;
@@ -27,10 +30,12 @@ use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
+use tracing::debug;
 
 use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
 use self::statement::{ARBITER, Form};
 use self::value::{Array, Wire};
+use crate::apply::guess::Guess;
 use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
 use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
@@ -84,6 +89,11 @@ impl PgTarget {
         self
     }
 
+    /// Rows that came in through COPY since it was opened.
+    pub fn copied_rows(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.copied_rows)
+    }
+
     fn session(&mut self) -> Result<&mut Session> {
         self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
     }
@@ -123,6 +133,13 @@ struct Prepared {
     statements: Vec<Statement>,
 }
 
+/// How rows of one table and shape are copied.
+struct Copied {
+    shape: Shape,
+    /// `None`: they cannot be.
+    statement: Option<Statement>,
+}
+
 struct Session {
     client: Arc<Client>,
     patience: Arc<Patience>,
@@ -135,6 +152,9 @@ struct Session {
     next: Option<Marker>,
     prepared: HashMap<StatementKey, Arc<Prepared>>,
     reads: HashMap<EntityId, Statement>,
+    copies: HashMap<(EntityId, u128), Arc<Copied>>,
+    guesses: HashMap<EntityId, Guess>,
+    copied_rows: u64,
     /// Whether ON CONFLICT finds an index for the entity's key.
     arbiters: HashMap<EntityId, bool>,
     held: Vec<Step>,
@@ -172,6 +192,9 @@ impl Target for PgTarget {
             next: None,
             prepared: HashMap::new(),
             reads: HashMap::new(),
+            copies: HashMap::new(),
+            guesses: HashMap::new(),
+            copied_rows: 0,
             arbiters: HashMap::new(),
             held: Vec::new(),
             held_bytes: 0,
@@ -371,11 +394,73 @@ impl Session {
     }
 
     async fn write(&mut self, rows: &TableRows<'_>) -> Result<()> {
+        if rows.fresh && rows.rows.len() >= copy::ROWS_MIN && self.copy(rows).await? {
+            return Ok(());
+        }
         self.hold(rows, false).await?;
         if self.held_bytes >= BYTES_HELD {
             self.send().await?;
         }
         Ok(())
+    }
+
+    /// Writes rows that are most likely not there. `false`: nothing of them was written, because
+    /// they are there, or cannot be copied.
+    async fn copy(&mut self, rows: &TableRows<'_>) -> Result<bool> {
+        let (binding, entity) = (rows.binding, rows.binding.entity);
+        let copied = self.copied(binding, rows.carried).await?;
+        let Some(statement) = &copied.statement else { return Ok(false) };
+        if !self.guesses.entry(entity).or_default().is_worth_trying() {
+            return Ok(false);
+        }
+        // A row that cannot be brought into form is told of by the ordinary way.
+        let Ok(pieces) = copy::encode_rows(binding, &copied.shape, rows.rows) else { return Ok(false) };
+        self.held.push(Step::Command("SAVEPOINT copied"));
+        self.send().await?;
+        let sent = copy::send(&self.client, statement, pieces).await;
+        let guess = self.guesses.entry(entity).or_default();
+        let error = match sent {
+            Ok(count) if count == rows.rows.len() as u64 => {
+                guess.was_right();
+                self.copied_rows += count;
+                self.held.push(Step::Command("RELEASE SAVEPOINT copied"));
+                return Ok(true);
+            }
+            Ok(_) => Error::data("fewer rows were copied than sent"),
+            Err(error) => {
+                guess.was_wrong();
+                // What failed before it is what counts.
+                self.land().await?;
+                let refused = error.as_db_error().is_some_and(|db| copy::is_refusal(db.code().code()));
+                let error = classify(error, &binding.table.name, &self.role);
+                if !refused {
+                    return Err(error);
+                }
+                error
+            }
+        };
+        debug!(table = %binding.table.name, error = %error, "rows are not copied but written one by one");
+        // At once: until then nothing can be prepared.
+        let undone = self.client.batch_execute("ROLLBACK TO SAVEPOINT copied").await;
+        undone.map_err(|error| classify(error, &binding.table.name, &self.role))?;
+        Ok(false)
+    }
+
+    async fn copied(&mut self, binding: &Binding, carried: u128) -> Result<Arc<Copied>> {
+        let key = (binding.entity, carried);
+        if let Some(copied) = self.copies.get(&key) {
+            return Ok(copied.clone());
+        }
+        let shape = Shape::of(binding, carried);
+        let text = copy::statement(binding, &shape).filter(|_| !binding.table.triggers && binding.key_len > 0);
+        let statement = match text {
+            // Without an index that tells, rows would be there twice.
+            Some(text) if self.arbiter(binding).await? => self.client.prepare(&text).await.ok(),
+            _ => None,
+        };
+        let copied = Arc::new(Copied { shape, statement });
+        self.copies.insert(key, copied.clone());
+        Ok(copied)
     }
 
     /// Encodes rows into statements and holds them back.

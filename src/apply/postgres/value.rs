@@ -227,7 +227,7 @@ fn refused(column: &Column, why: &str) -> Error {
     Error::data(format!("the value for column {:?} ({}) {why}", column.name, column.type_name))
 }
 
-fn encode(wire: Wire, column: &Column, value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn encode(wire: Wire, column: &Column, value: Value<'_>, out: &mut Vec<u8>) -> Result<()> {
     let out_of_range = || refused(column, "is out of range");
     match (wire, value) {
         (Wire::Bool, Value::Bool(v)) => out.push(u8::from(v)),
