@@ -153,6 +153,57 @@ async fn a_system_and_an_entity_are_added_by_a_restart() {
     a_system_and_an_entity_are_added(By::Restart).await;
 }
 
+/// Its marker begins at the journal's head: what is older reaches it by the load alone.
+#[tokio::test]
+async fn an_added_system_gets_what_the_authority_had_not_applied_yet() {
+    let systems = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+    let mut world = World::of(&systems).entity(contact()).build().await;
+    let whole = std::fs::read_to_string(world.agent.config()).unwrap();
+    std::fs::write(world.agent.config(), without(&world, &["erp"], &[])).unwrap();
+    world["crm"].execute("INSERT INTO contact VALUES (1, 'old')").await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+    world.agent.wait_quiet().await;
+    let mut holder = world["crm"].session().await;
+    holder.execute("BEGIN").await;
+    holder.execute("SELECT * FROM contact WHERE id = 1 FOR UPDATE").await;
+    let head = world.agent.status().await.unwrap()["journal"]["head"].as_u64();
+    let mut writer = world["shop"].session().await;
+    writer.execute("BEGIN").await;
+    writer.execute("UPDATE contact_shop SET name_shop = 'new' WHERE id_shop = 1").await;
+    writer.execute("INSERT INTO contact_shop VALUES (2, 'not there yet')").await;
+    writer.execute("COMMIT").await;
+    world
+        .agent
+        .until(LONG, |status| match status["journal"]["head"].as_u64() > head {
+            true => Ok(()),
+            false => Err("not journaled".into()),
+        })
+        .await;
+
+    std::fs::write(world.agent.config(), whole).unwrap();
+    world.agent.reload();
+    eventually(LONG, async || match names(&world.agent.status().await?, "systems").len() {
+        3 => Ok(()),
+        _ => Err(String::from("erp is not there yet")),
+    })
+    .await;
+    // A load that does not wait has read the table by then.
+    let read = world.agent.until(LONG * 10, |status| match status["loads"][0]["read"].as_u64() {
+        Some(1..) => Ok(()),
+        read => Err(format!("{read:?}")),
+    });
+    let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
+    holder.execute("COMMIT").await;
+
+    until_it_works_by(&world, &["crm", "shop", "erp"], &["contact"]).await;
+    world.quiet().await;
+    world.compare().await.unwrap();
+    let names = world["erp"].value("SELECT GROUP_CONCAT(name_erp ORDER BY id_erp) FROM contact_erp").await;
+    assert_eq!(names.as_deref(), Some("new,not there yet"));
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_worked_by_is_not_taken() {
     let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(contact()).start().await;

@@ -45,6 +45,9 @@ use verify::Verification;
 /// How often a load in progress is logged.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a system that is to be read may take for what was journaled before.
+const APPLIED_WITHIN: Duration = Duration::from_secs(60);
+
 /// What a load works with.
 pub struct Context {
     pub config: Arc<Config>,
@@ -650,6 +653,9 @@ async fn load_entity(
             let higher = done.contains(other);
             (role.receives() || higher).then(|| Receiver::new(*other, name(*other), plan, is_empty, higher))
         });
+        if first.is_some() {
+            applied(context, system, receives(system)).await?;
+        }
         let mut scanner = Scanner::connect(&context.config, system).await?;
         if system == authority {
             counted.total = scanner.estimate(&plan).await?;
@@ -691,6 +697,24 @@ async fn load_entity(
         done.push(system);
     }
     Ok(Some(name(authority).to_string()))
+}
+
+/// That system has what was journaled by now. One that was added begins at the journal's head, so
+/// that older entries reach it by the load alone: what the tables that are read did not show
+/// yet, it would never have.
+async fn applied(context: &Context, system: SystemId, receives: bool) -> Result<()> {
+    let (head, deadline) = (context.status.journal_head.get(), Instant::now() + APPLIED_WITHIN);
+    let apply = &context.status.systems[system.index()].apply;
+    // What stands still until rows behind a new position are compared would wait for us.
+    let stands = || context.gates[system.index()].borrow().comparing || context.gates[system.index()].borrow().lost;
+    while receives && !stands() && apply.seq.get() < head {
+        if Instant::now() > deadline {
+            let name = &context.config.system(system).name;
+            return Err(Error::retry(format!("{name} has not applied yet what was journaled before the load")));
+        }
+        context.pause(Duration::from_millis(5)).await?;
+    }
+    Ok(())
 }
 
 /// By entity: how deep its tables refer to others, in whatever system they do most.
