@@ -116,17 +116,19 @@ fn foreign_marker(config: &Config, system: SystemId, journal: &str) -> Error {
 fn orphaned_slot(config: &Config, system: SystemId, slot: &str, reader: Option<i32>) -> Error {
     let name = &config.system(system).name;
     match reader {
-        Some(pid) => Error::stop(
-            format!(
-                "another agent with id {:?} is at work in {name}: process {pid} reads slot {slot:?}",
-                config.agent.id
-            ),
-            "stop the other agent, or give this one an id of its own",
-        ),
+        Some(pid) => at_work(config, system, &format!("process {pid} reads slot {slot:?}")),
         None => Error::lost(
             format!("slot {slot:?} exists in {name}, but the journal in data_dir has no position for it"),
             "data_dir was replaced, or setup was interrupted: start the agent, then",
         )
         .of_system(name),
     }
+}
+
+fn at_work(config: &Config, system: SystemId, who: &str) -> Error {
+    let name = &config.system(system).name;
+    Error::stop(
+        format!("another agent with id {:?} is at work in {name}: {who}", config.agent.id),
+        "stop the other agent, or give this one an id of its own",
+    )
 }

@@ -4,8 +4,8 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{Ensured, Known, NewPosition, Step, foreign_marker, in_the_way};
-use crate::apply::mysql::marker_ddl;
+use super::{Ensured, Known, NewPosition, Step, at_work, foreign_marker, in_the_way};
+use crate::apply::mysql::{lock_name, marker_ddl};
 use crate::apply::sql::{backquoted, backquoted_table};
 use crate::capture::mysql::create_position;
 use crate::check;
@@ -109,7 +109,12 @@ async fn mark(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs,
     let select = format!("SELECT journal, MAX(seq) FROM {table} WHERE agent = ? GROUP BY journal");
     let rows: Vec<(String, u64)> = conn.exec(select, (agent,)).await.map_err(|e| failed(e, &doing))?;
     if let Some((foreign, _)) = rows.iter().find(|(id, _)| *id != journal) {
-        return Err(foreign_marker(config, system, foreign));
+        let lock = format!("SELECT IS_USED_LOCK('{}')", lock_name(agent, marker, 0));
+        let holder: Option<Option<u64>> = conn.query_first(lock).await.map_err(|e| failed(e, &doing))?;
+        return Err(match holder.flatten() {
+            Some(id) => at_work(config, system, &format!("connection {id} holds its lock")),
+            None => foreign_marker(config, system, foreign),
+        });
     }
     Ok(rows.iter().map(|(_, seq)| *seq).max().unwrap_or(0))
 }

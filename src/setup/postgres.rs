@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::{Ensured, Known, NewPosition, Step, foreign_marker, in_the_way, orphaned_slot};
-use crate::apply::postgres::marker_ddl;
+use super::{Ensured, Known, NewPosition, Step, at_work, foreign_marker, in_the_way, orphaned_slot};
+use crate::apply::postgres::{lock_key, marker_ddl};
 use crate::apply::sql::{quoted, quoted_table};
 use crate::capture::postgres::{application_name, create_position, publication_name, slot_name};
 use crate::catalog::TableName;
@@ -187,7 +187,14 @@ async fn mark(client: &Client, config: &Config, system: SystemId, needs: &Needs,
     let select = format!("SELECT journal, max(seq) FROM {table} WHERE agent = $1 GROUP BY journal");
     let rows = client.query(&select, &[&config.agent.id]).await.map_err(failed)?;
     if let Some(foreign) = rows.iter().map(|row| row.get::<_, String>(0)).find(|id| *id != journal) {
-        return Err(foreign_marker(config, system, &foreign));
+        let key = lock_key(&config.agent.id, marker, 0);
+        // Ours for the rest of this session, where nobody has it.
+        let free: bool =
+            client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await.map_err(failed)?.get(0);
+        return Err(match free {
+            true => foreign_marker(config, system, &foreign),
+            false => at_work(config, system, "a session holds its lock"),
+        });
     }
     Ok(rows.iter().map(|row| row.get::<_, i64>(1)).max().unwrap_or(0).unsigned_abs())
 }

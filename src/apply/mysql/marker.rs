@@ -141,13 +141,13 @@ fn setup_hint(error: Error) -> Error {
 }
 
 /// Of the whole server, so that the marker table's name belongs to it.
-fn lock_name(spec: &TargetSpec) -> String {
-    name_of(&format!("{}\u{1}{}\u{1}{}", spec.agent, spec.marker, spec.lane))
+pub fn lock_name(agent: &str, marker: &TableName, lane: u32) -> String {
+    name_of(&format!("{agent}\u{1}{marker}\u{1}{lane}"))
 }
 
 /// By which a connection of this very process is told.
 fn instance_name(spec: &TargetSpec) -> String {
-    name_of(&format!("{}\u{1}{}\u{1}{}", lock_name(spec), spec.instance, spec.system))
+    name_of(&format!("{}\u{1}{}\u{1}{}", lock_name(&spec.agent, &spec.marker, spec.lane), spec.instance, spec.system))
 }
 
 fn name_of(what: &str) -> String {
@@ -158,7 +158,7 @@ fn name_of(what: &str) -> String {
 /// our own, cut off unnoticed by the server, is ended; another one is waited for, then named.
 pub async fn lock(conn: &mut Conn, spec: &TargetSpec, patience: Duration) -> Result<()> {
     let failed = |error: mysql_async::Error| Error::retry("the session lock could not be asked for").because(error);
-    let (name, instance) = (lock_name(spec), instance_name(spec));
+    let (name, instance) = (lock_name(&spec.agent, &spec.marker, spec.lane), instance_name(spec));
     let deadline = Instant::now() + patience;
     let mut ended = None;
     loop {

@@ -23,7 +23,7 @@ pub mod statement;
 pub(crate) mod value;
 
 pub use error::classify;
-pub use marker::{marker_ddl, touch_marker};
+pub use marker::{lock_name, marker_ddl, touch_marker};
 
 use std::collections::HashMap;
 use std::sync::Arc;

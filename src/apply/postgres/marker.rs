@@ -136,14 +136,14 @@ fn setup_hint(error: Error) -> Error {
 }
 
 /// Number of the session lock: of the database, so only agent and marker need to be in it.
-fn lock_key(spec: &TargetSpec) -> i64 {
-    let name = format!("anechoic\u{1}{}\u{1}{}\u{1}{}", spec.agent, spec.marker, spec.lane);
+pub fn lock_key(agent: &str, marker: &TableName, lane: u32) -> i64 {
+    let name = format!("anechoic\u{1}{agent}\u{1}{marker}\u{1}{lane}");
     xxhash_rust::xxh3::xxh3_64(name.as_bytes()).cast_signed()
 }
 
 /// Number of the lock by which a connection of this very process is told.
 fn instance_key(spec: &TargetSpec) -> i64 {
-    let name = format!("{}\u{1}{}\u{1}{}", lock_key(spec), spec.instance, spec.system);
+    let name = format!("{}\u{1}{}\u{1}{}", lock_key(&spec.agent, &spec.marker, spec.lane), spec.instance, spec.system);
     xxhash_rust::xxh3::xxh3_64(name.as_bytes()).cast_signed()
 }
 
@@ -151,7 +151,7 @@ fn instance_key(spec: &TargetSpec) -> i64 {
 /// our own, cut off unnoticed by the server, is ended; another one is waited for, then named.
 pub async fn lock(client: &Client, spec: &TargetSpec, patience: Duration) -> Result<()> {
     let failed = |error: tokio_postgres::Error| Error::retry("the session lock could not be asked for").because(error);
-    let (key, instance) = (lock_key(spec), instance_key(spec));
+    let (key, instance) = (lock_key(&spec.agent, &spec.marker, spec.lane), instance_key(spec));
     let deadline = Instant::now() + patience;
     let mut ended: Option<i32> = None;
     loop {

@@ -22,7 +22,7 @@ pub mod statement;
 pub(crate) mod value;
 
 pub use error::classify;
-pub use marker::{marker_ddl, touch_marker};
+pub use marker::{lock_key, marker_ddl, touch_marker};
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
