@@ -1,6 +1,7 @@
 //! The target half of one system: its applier, with the target that its engine asks for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,7 @@ impl Applying {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = opened(&mut gate) => {}
+                error = self.held_by_another() => return self.stand(error, &stop).await,
                 () = stop.cancelled() => return,
             }
             let halt = stop.child_token();
@@ -115,17 +117,29 @@ impl Applying {
         }
     }
 
+    /// Where the log is lost because another agent of our id is at work, that is what has to be
+    /// said: it takes the lock that an applier of ours would have found taken.
+    async fn held_by_another(&self) -> Error {
+        let mut gate = self.gate.subscribe();
+        // We hold a lever ourselves, so it does not go away.
+        let _ = gate.wait_for(|gate| gate.lost).await;
+        let (system, spec) = (self.config.system(self.system), self.spec());
+        loop {
+            let alone = match system.engine {
+                Engine::Postgres => PgTarget::new(system.connect.clone(), spec.clone()).alone().await,
+                Engine::Mysql => MyTarget::new(system.connect.clone(), spec.clone()).alone().await,
+            };
+            match alone {
+                Ok(()) => std::future::pending().await,
+                Err(error) if is_locked(&error) => return error,
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
     /// One run of the applier.
     async fn applied(&self, stop: &CancellationToken) -> Result<()> {
-        let system = self.config.system(self.system);
-        let spec = TargetSpec {
-            agent: self.config.agent.id.clone(),
-            system: system.name.clone(),
-            lane: 0,
-            marker: system.marker.clone(),
-            journal: self.journal.id(),
-            instance: instance(),
-        };
+        let (system, spec) = (self.config.system(self.system), self.spec());
         let connect = system.connect.clone();
         match system.engine {
             Engine::Postgres => self.apply(PgTarget::new(connect, spec), stop).await,
@@ -133,6 +147,18 @@ impl Applying {
                 let target = MyTarget::new(connect, spec);
                 self.apply(Proving { target, config: self.config.clone(), system: self.system }, stop).await
             }
+        }
+    }
+
+    fn spec(&self) -> TargetSpec {
+        let system = self.config.system(self.system);
+        TargetSpec {
+            agent: self.config.agent.id.clone(),
+            system: system.name.clone(),
+            lane: 0,
+            marker: system.marker.clone(),
+            journal: self.journal.id(),
+            instance: instance(),
         }
     }
 

@@ -85,6 +85,15 @@ impl MyTarget {
         self
     }
 
+    /// Whether no other agent has the lock; it is let go at once. An error says who has it.
+    pub async fn alone(self) -> Result<()> {
+        let mut conn = crate::connect::mysql::connect(&self.connect).await?;
+        marker::lock(&mut conn, &self.spec, self.lock_patience).await?;
+        // The answer is there; how the session ends does not matter.
+        let _ = conn.disconnect().await;
+        Ok(())
+    }
+
     /// Rows that came in through LOAD DATA since it was opened.
     pub fn copied_rows(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.copied_rows)

@@ -89,6 +89,12 @@ impl PgTarget {
         self
     }
 
+    /// Whether no other agent has the lock; it is let go at once. An error says who has it.
+    pub async fn alone(self) -> Result<()> {
+        let client = crate::connect::postgres::connect(&self.connect, &format!("anechoic/{}", self.spec.agent)).await?;
+        marker::lock(&client, &self.spec, self.lock_patience).await
+    }
+
     /// Rows that came in through COPY since it was opened.
     pub fn copied_rows(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.copied_rows)
