@@ -63,9 +63,10 @@ async fn first_start_copies(source: Kind, target: Kind) {
     world.setup().await;
     world.agent.start();
     world.agent.ready_within(LONG).await;
-    world.quiet().await;
 
+    // Ready is said when they are there, not when they are on their way.
     assert_eq!(count(&world, "shop").await, rows);
+    world.quiet().await;
     world.compare().await.unwrap();
     let load = &loads(&world.agent.status().await.unwrap())[0];
     assert_eq!((&load["state"], &load["read"], &load["copied"]), (&"done".into(), &rows.into(), &rows.into()));

@@ -240,8 +240,6 @@ async fn what_only_lower_systems_have_is_deleted_where_asked_and_nothing_that_is
     world.setup().await;
     world.agent.start();
     world.agent.ready().await;
-    // The writers' accounts are there.
-    world.agent.wait_quiet().await;
     // Every row that goes in the shop, for however short a time.
     let mut admin = world["shop"].admin().await;
     admin.execute("CREATE TABLE gone (id bigint)").await;

@@ -9,6 +9,7 @@ mod compare;
 mod judge;
 mod pass;
 mod past;
+mod reach;
 mod resync;
 mod surplus;
 mod verify;
@@ -40,13 +41,11 @@ use crate::status::{Status, now};
 use background::Claim;
 pub use background::recall;
 use pass::{Pass, Receiver};
+use reach::LOOK_EVERY;
 use verify::Verification;
 
 /// How often a load in progress is logged.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-
-/// How long a system that is to be read may take for what was journaled before.
-const APPLIED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a load works with.
 pub struct Context {
@@ -654,7 +653,7 @@ async fn load_entity(
             (role.receives() || higher).then(|| Receiver::new(*other, name(*other), plan, is_empty, higher))
         });
         if first.is_some() {
-            applied(context, system, receives(system)).await?;
+            caught_up(context, counted, system, entity).await?;
         }
         let mut scanner = Scanner::connect(&context.config, system).await?;
         if system == authority {
@@ -694,25 +693,21 @@ async fn load_entity(
             pass.delete_extra(&mut witnesses.iter().map(witness).collect::<Vec<_>>()).await?;
         }
         pass.run(after).await?;
+        pass.until_applied().await?;
         done.push(system);
     }
     Ok(Some(name(authority).to_string()))
 }
 
-/// That system has what was journaled by now. One that was added begins at the journal's head, so
-/// that older entries reach it by the load alone: what the tables that are read did not show
+/// Until that system has what was journaled by now. One that was added begins at the journal's head,
+/// so that older entries reach it by the load alone: what the tables that are read did not show
 /// yet, it would never have.
-async fn applied(context: &Context, system: SystemId, receives: bool) -> Result<()> {
-    let (head, deadline) = (context.status.journal_head.get(), Instant::now() + APPLIED_WITHIN);
-    let apply = &context.status.systems[system.index()].apply;
-    // What stands still until rows behind a new position are compared would wait for us.
-    let stands = || context.gates[system.index()].borrow().comparing || context.gates[system.index()].borrow().lost;
-    while receives && !stands() && apply.seq.get() < head {
-        if Instant::now() > deadline {
-            let name = &context.config.system(system).name;
-            return Err(Error::retry(format!("{name} has not applied yet what was journaled before the load")));
-        }
-        context.pause(Duration::from_millis(5)).await?;
+async fn caught_up(context: &Context, counted: &mut Counted, system: SystemId, entity: EntityId) -> Result<()> {
+    let head = context.status.journal_head.get();
+    while !context.has(system, entity, head) && !context.stands(system) {
+        let name = &context.config.system(system).name;
+        counted.report(name, "waiting", Some(format!("until {name} has what was journaled before")));
+        context.pause(LOOK_EVERY).await?;
     }
     Ok(())
 }

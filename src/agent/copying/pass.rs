@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::compare::{Class, compare, names};
+use super::reach::LOOK_EVERY;
 use super::{Context, Counted};
 use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
 use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
@@ -27,16 +28,11 @@ use crate::failpoint;
 use crate::position::{Position, Seq};
 use crate::scan::{Page, PageSize, Plan, Scanner};
 use crate::schema::{SystemId, SystemSet};
-use crate::status::now;
+use crate::status::{State, now};
 use crate::value::{Datum, Row};
 
 /// Entries that may wait for a target before more is read.
 const AHEAD: usize = 24;
-/// A commit that is in the log is visible within moments, unless something is stuck.
-const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
-const CAPTURED_WITHIN: Duration = Duration::from_secs(120);
-/// After this the log is made to move.
-const NUDGE_AFTER: Duration = Duration::from_millis(300);
 /// Rows that lost are read again so often at most: what is written all the time is told by the log.
 const ROUNDS: u32 = 60;
 /// Keys of rows that lost, kept in memory.
@@ -73,19 +69,12 @@ impl Receiver {
 
     /// Everything that was committed there before is captured.
     pub async fn until_captured(&mut self, context: &Context) -> Result<()> {
-        let end = self.scanner(context).await?.finish().await;
-        let end = self.or_anew(end)?;
-        let mut taken = context.taken[self.system.index()].clone();
-        if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, taken.wait_for(|at| at.reached(&end))).await {
-            return reached.map(drop).map_err(|_| super::gone());
-        }
-        // An idle log may end before the position that the server tells.
-        let nudged = self.scanner(context).await?.nudge().await;
-        self.or_anew(nudged)?;
-        match tokio::time::timeout(CAPTURED_WITHIN, taken.wait_for(|at| at.reached(&end))).await {
-            Ok(reached) => reached.map(drop).map_err(|_| super::gone()),
-            Err(_) => Err(Error::retry(format!("the capture of {} has not come to {end}", self.name))),
-        }
+        let scanner = self.scanner(context).await?;
+        let captured = match scanner.finish().await {
+            Ok(end) => context.captured(self.system, self.scanner(context).await?, &end).await,
+            Err(error) => Err(error),
+        };
+        self.or_anew(captured)
     }
 
     async fn scanner(&mut self, context: &Context) -> Result<&mut Scanner> {
@@ -117,10 +106,10 @@ pub struct Pass<'a> {
     pub dry_run: bool,
     /// Whoever receives was empty when the load was begun.
     pub fresh: bool,
-    /// Whose rows count most.
     /// Systems that bind the entity, and those of them that need none of it.
     pub bound: Vec<Arc<str>>,
     pub settled: Vec<Arc<str>>,
+    /// Whose rows count most.
     pub authority: Arc<str>,
     /// Whose rows are read after these.
     pub next: Option<Arc<str>>,
@@ -251,17 +240,9 @@ impl Pass<'_> {
 
     /// What is there, all of it captured by now or behind what is read.
     pub(super) async fn read(&mut self, low: &Position, what: &Read<'_>) -> Result<Page> {
-        let (plan, rows, deadline) = (self.plan.clone(), self.size.rows(), Instant::now() + VISIBLE_WITHIN);
-        let context = self.context;
+        let (context, plan, rows) = (self.context, self.plan.clone(), self.size.rows());
         let scanner = self.scanner().await?;
-        while !scanner.begin(low).await? {
-            if Instant::now() > deadline {
-                return Err(Error::retry(format!(
-                    "a transaction before {low} is in the log and does not become visible"
-                )));
-            }
-            context.pause(Duration::from_millis(2)).await?;
-        }
+        context.begin(scanner, low).await?;
         let page = match what {
             Read::Behind(after) => scanner.page(&plan, *after, rows).await?,
             Read::Keys(keys) => {
@@ -275,17 +256,8 @@ impl Pass<'_> {
     }
 
     pub(super) async fn wait_until_captured(&mut self, high: &Position) -> Result<()> {
-        let mut taken = self.context.taken[self.source.index()].clone();
-        let reached = taken.wait_for(|at| at.reached(high));
-        if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, reached).await {
-            return reached.map(drop).map_err(|_| super::gone());
-        }
-        // An idle log may end before the position that the server tells.
-        self.scanner().await?.nudge().await?;
-        match tokio::time::timeout(CAPTURED_WITHIN, taken.wait_for(|at| at.reached(high))).await {
-            Ok(reached) => reached.map(drop).map_err(|_| super::gone()),
-            Err(_) => Err(Error::retry(format!("the capture of {} has not come to {high}", self.name))),
-        }
+        let (context, source) = (self.context, self.source);
+        context.captured(source, self.scanner().await?, high).await
     }
 
     /// `None`: it has to be read again.
@@ -440,6 +412,22 @@ impl Pass<'_> {
         self.context.mark(mark).await
     }
 
+    /// The receivers have what was handed in so far, but for those that need a person.
+    pub(super) async fn until_applied(&mut self) -> Result<()> {
+        let Some(last) = self.ahead.back().copied() else { return Ok(()) };
+        let (context, entity) = (self.context, self.plan.entity);
+        let stopped = |system: SystemId| {
+            let state = context.status.systems[system.index()].apply.state.lock().expect("never held across a panic");
+            matches!(*state, State::Stopped(_))
+        };
+        let done = |r: &Receiver| context.stands(r.system) || stopped(r.system) || context.has(r.system, entity, last);
+        while !self.receivers.iter().all(done) {
+            context.pause(LOOK_EVERY).await?;
+        }
+        self.ahead.clear();
+        Ok(())
+    }
+
     /// Neither faster than asked nor far ahead of those who apply.
     async fn keep_pace(&mut self) -> Result<()> {
         if let Some(rate) = self.max_rate.filter(|rate| *rate > 0) {
@@ -448,10 +436,9 @@ impl Pass<'_> {
         }
         while self.ahead.len() > AHEAD {
             let oldest = self.ahead[0];
-            // One that stands still while it is compared is not waited for.
-            let stands = |system: SystemId| self.context.gates[system.index()].borrow().comparing;
-            let has = |system: SystemId| self.context.status.systems[system.index()].apply.seq.get() >= oldest;
-            let applied = self.receivers.iter().all(|r| stands(r.system) || has(r.system));
+            let (context, entity) = (self.context, self.plan.entity);
+            let done = |r: &Receiver| context.stands(r.system) || context.has(r.system, entity, oldest);
+            let applied = self.receivers.iter().all(done);
             match applied {
                 true => drop(self.ahead.pop_front()),
                 false => self.context.pause(Duration::from_millis(2)).await?,

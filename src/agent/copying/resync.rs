@@ -35,15 +35,11 @@ use crate::error::{Error, Recovery, Result, backoff};
 use crate::failpoint;
 use crate::load::LoadSpec;
 use crate::normalize::binding::Role;
-use crate::position::Position;
 use crate::scan::{Page, PageSize, Plan, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::now;
 use crate::value::Row;
 
-const CAPTURED_WITHIN: Duration = Duration::from_secs(120);
-/// After this an idle log is made to move.
-const NUDGE_AFTER: Duration = Duration::from_millis(300);
 /// Keys that are brought at once.
 const KEYS: usize = 500;
 /// Between looks at systems that are not read yet.
@@ -68,16 +64,10 @@ impl Peer {
 
     /// Everything that was read of it is in the journal.
     async fn settle(&mut self, context: &Context) -> Result<()> {
-        let high = self.scanner(context).await?.finish().await?;
-        let mut taken = context.taken[self.system.index()].clone();
-        if let Ok(reached) = tokio::time::timeout(NUDGE_AFTER, taken.wait_for(|at| at.reached(&high))).await {
-            return reached.map(drop).map_err(|_| super::gone());
-        }
-        self.scanner(context).await?.nudge().await?;
-        match tokio::time::timeout(CAPTURED_WITHIN, taken.wait_for(|at| at.reached(&high))).await {
-            Ok(reached) => reached.map(drop).map_err(|_| super::gone()),
-            Err(_) => Err(Error::retry(format!("the capture of {} has not come to {high}", self.name))),
-        }
+        let system = self.system;
+        let scanner = self.scanner(context).await?;
+        let high = scanner.finish().await?;
+        context.captured(system, scanner, &high).await
     }
 }
 
@@ -416,7 +406,7 @@ impl<'a> Comparison<'a> {
             let Peer { plan, system, .. } = &self.peers[peer];
             let (plan, low) = (plan.clone(), self.context.taken[system.index()].borrow().clone());
             let scanner = self.peers[peer].scanner(self.context).await?;
-            visible(self.context, scanner, &low).await?;
+            self.context.begin(scanner, &low).await?;
             let page = scanner.page(&plan, after.as_deref(), size.rows()).await?;
             self.peers[peer].settle(self.context).await?;
             size.learn(&page);
@@ -629,18 +619,6 @@ impl<'a> Comparison<'a> {
         }
         Ok(())
     }
-}
-
-/// A commit before `low` is in the log, and must be seen by what is read.
-async fn visible(context: &Context, scanner: &mut Scanner, low: &Position) -> Result<()> {
-    let deadline = Instant::now() + CAPTURED_WITHIN;
-    while !scanner.begin(low).await? {
-        if Instant::now() > deadline {
-            return Err(Error::retry(format!("a transaction before {low} is in the log and does not become visible")));
-        }
-        context.pause(Duration::from_millis(2)).await?;
-    }
-    Ok(())
 }
 
 fn pass<'a>(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::pass::{Parts, Pass, Read, Receiver, shown};
 use crate::agent::chunks::Copying;
 use crate::change::{Change, ChangeWriter, Changes, Op};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failpoint;
 use crate::position::Position;
 use crate::scan::{Page, PageSize};
@@ -126,15 +126,9 @@ impl Pass<'_> {
         let end = self.scanner().await?.finish().await?;
         self.wait_until_captured(&end).await?;
         self.receivers[at].until_captured(self.context).await?;
-        let (head, deadline) = (self.context.status.journal_head.get(), Instant::now() + APPLIED_WITHIN);
-        for (system, name) in [(self.source, &self.name), (self.receivers[at].system, &self.receivers[at].name)] {
-            let receives = self.context.plan(system, self.plan.entity).is_some_and(|(_, role)| role.receives());
-            while receives && self.context.status.systems[system.index()].apply.seq.get() < head {
-                if Instant::now() > deadline {
-                    return Err(Error::retry(format!("{name} is too far behind")));
-                }
-                self.context.pause(Duration::from_millis(5)).await?;
-            }
+        let head = self.context.status.journal_head.get();
+        for system in [self.source, self.receivers[at].system] {
+            self.context.applied(system, self.plan.entity, head, APPLIED_WITHIN).await?;
         }
         Ok(())
     }
@@ -189,17 +183,5 @@ impl Pass<'_> {
             }
         }
         Ok((Page { running: here.running, ..Page::default() }, parts))
-    }
-
-    /// The receivers have what was handed in so far.
-    async fn until_applied(&mut self) -> Result<()> {
-        let Some(last) = self.ahead.back().copied() else { return Ok(()) };
-        let applied =
-            |receiver: &Receiver| self.context.status.systems[receiver.system.index()].apply.seq.get() >= last;
-        while !self.receivers.iter().all(applied) {
-            self.context.pause(Duration::from_millis(5)).await?;
-        }
-        self.ahead.clear();
-        Ok(())
     }
 }

@@ -279,13 +279,9 @@ impl<'a> Verification<'a> {
             }
         }
         let head = self.context.status.journal_head.get();
-        for party in self.parties.iter().filter(|party| party.receives) {
-            while self.context.status.systems[party.system.index()].apply.seq.get() < head {
-                if Instant::now() > deadline {
-                    return Err(behind(&party.name));
-                }
-                self.context.pause(Duration::from_millis(5)).await?;
-            }
+        for party in &self.parties {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.context.applied(party.system, self.entity, head, left).await?;
         }
         Ok(())
     }
