@@ -2,9 +2,9 @@
 //! that it may shorten. Compiled to nothing without the feature `failpoints`.
 //!
 //! `ANECHOIC_KILL_AT=after-target-commit:3` kills with SIGKILL at the third pass of that step,
-//! `ANECHOIC_HANG_AT` lets whoever passes it wait for ever, `ANECHOIC_PANIC_AT` panics there.
-//! Steps: `before-journal-sync`, `after-journal-sync`, `before-target-commit`,
-//! `after-target-commit`, `desk-turn`.
+//! `ANECHOIC_HANG_AT` lets whoever passes it wait for ever, `ANECHOIC_PANIC_AT` panics there,
+//! `ANECHOIC_SLOW_AT` makes it take as long as on a machine that is busy elsewhere. The steps are
+//! where [`pass`] is called, by name: `before-journal-sync`, `after-target-commit`, `desk-turn` …
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -41,6 +41,7 @@ pub fn pass(step: &str) {
     static KILL: Point = Point::new("ANECHOIC_KILL_AT");
     static HANG: Point = Point::new("ANECHOIC_HANG_AT");
     static PANIC: Point = Point::new("ANECHOIC_PANIC_AT");
+    static SLOW: Point = Point::new("ANECHOIC_SLOW_AT");
     if KILL.is_now(step) {
         // SAFETY: kill and getpid have no memory effects; the process ends here.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -50,6 +51,9 @@ pub fn pass(step: &str) {
         loop {
             std::thread::park();
         }
+    }
+    if SLOW.is_now(step) {
+        std::thread::sleep(std::time::Duration::from_secs(2));
     }
     assert!(!PANIC.is_now(step), "a test wants a panic at {step}");
 }

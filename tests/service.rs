@@ -81,6 +81,29 @@ async fn the_service_manager_hears_that_it_is_ready_alive_and_going() {
     assert_eq!(manager.count("READY=1"), 1, "once");
 }
 
+/// Over a change of the file it is told that the agent reloads, and that it is ready by the new one;
+/// where the file is not taken, that it is ready all the same.
+#[tokio::test]
+async fn the_service_manager_hears_of_a_reload_and_its_end() {
+    let mut world = world().build().await;
+    world.setup().await;
+    let path = world.agent.dir.path().join("notify");
+    let mut manager = Manager::of(UnixDatagram::bind(&path).unwrap());
+    world.agent.set_env("NOTIFY_SOCKET", path.to_str().unwrap());
+    world.agent.start();
+    manager.until("READY=1").await;
+    let good = std::fs::read_to_string(world.agent.config()).unwrap();
+
+    for file in [good.clone(), good.replace("[[entity]]", "[[entety]]")] {
+        manager.seen.clear();
+        std::fs::write(world.agent.config(), file).unwrap();
+        world.agent.reload();
+        manager.until("READY=1").await;
+        let told = |line: &str| manager.seen.iter().position(|message| message.lines().any(|l| l == line));
+        assert!(told("RELOADING=1").unwrap() < told("READY=1").unwrap(), "{:?}", manager.seen);
+    }
+}
+
 /// A database that is down must not have the manager kill the agent before it has begun; what is
 /// wrong is in the line that `systemctl status` shows. An abstract socket, and no watchdog.
 #[tokio::test]

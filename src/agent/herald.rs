@@ -21,16 +21,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STATUS_MAX: usize = 400;
 
 /// Runs until `stop`; at once over where nobody wants to hear.
-pub async fn announce(shown: watch::Receiver<Arc<Status>>, stop: CancellationToken) {
+pub async fn announce(mut shown: watch::Receiver<Arc<Status>>, stop: CancellationToken) {
     let Some(manager) = Manager::from_env() else { return };
     let mut pause = tokio::time::interval(manager.watchdog.map_or(LOOK_EVERY, |limit| (limit / 4).min(LOOK_EVERY)));
-    let (started, mut ready, mut said, mut turns) = (Instant::now(), false, String::new(), None);
+    let (mut started, mut ready, mut said, mut turns) = (Instant::now(), false, String::new(), None);
+    let mut status = shown.borrow_and_update().clone();
     loop {
         tokio::select! {
             _ = pause.tick() => {}
             () = stop.cancelled() => break manager.tell(&["STOPPING=1", "STATUS=stopping"]),
         }
-        let status = shown.borrow().clone();
+        // By another configuration it starts anew, and is ready anew.
+        if shown.has_changed().unwrap_or(false) {
+            status = shown.borrow_and_update().clone();
+            (started, ready) = (Instant::now(), false);
+        }
         let (settled, text) = look(&status);
         if !ready && (settled || started.elapsed() >= READY_WITHIN) {
             ready = true;

@@ -43,6 +43,7 @@ use crate::change::{LoadMark, ResyncMark, ResyncState};
 use crate::config::Config;
 use crate::control::{self, Socket};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::http;
 use crate::journal::{Journal, PositionRecord};
 use crate::normalize::binding::Role;
@@ -93,13 +94,13 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
         };
         info!("the file is taken: the flows are made anew by it");
         turn.cancel();
+        failpoint::pass("turn-ends");
         if let Err(error) = turning.await {
             break Err(error);
         }
         config = Arc::new(next);
         operator = setup::operator(&config)?;
         shown.send_replace(Status::new(&config));
-        reload.done();
     };
     served.abort();
     result
@@ -324,6 +325,8 @@ impl Agent {
         let mut desk = tokio::task::spawn_blocking(move || desk.run(inbox));
 
         let verdict = tokio::select! {
+            // A desk that has ended by the same signal is no reason to end the process.
+            biased;
             () = stop.cancelled() => Ok(None),
             renewal = &mut watch => Ok(Some((renewal, None))),
             Some(mark) = asked.recv() => Ok(Some((Renewal { plan: now, fruitless }, Some(Asked { mark, new: None })))),
@@ -338,7 +341,7 @@ impl Agent {
                 self.leave.cancel();
                 let _ = tokio::time::timeout(LEAVE_WITHIN, tasks.join_all()).await;
                 ended.map_err(|panic| Error::stop(format!("the arbiter failed: {panic}"), "report this"))??;
-                return Ok(None);
+                return Err(Error::stop("the arbiter ended though nobody asked it to", "report this"));
             }
         };
         drop(notices);

@@ -46,11 +46,6 @@ impl Reload {
         }
     }
 
-    /// What was made anew is at work.
-    pub fn done(&self) {
-        self.tell("READY=1");
-    }
-
     fn tell(&self, line: &str) {
         if let Some(manager) = &self.manager {
             manager.tell(&[line]);
