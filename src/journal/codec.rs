@@ -9,14 +9,15 @@
 //! frame says where to begin. Schemas are named by id. Frames are checksummed, so malformed
 //! bytes mean a fault of ours or of the disk; they are an error, never a panic.
 
+mod marks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::change::{
-    Address, Body, Decision, Entry, LoadMark, LoadState, Origin, Prepared, Quarantined, Record, Refused, ResyncMark,
-    ResyncState, SpoolRef, Verdict,
+    Address, Body, Decision, Entry, Origin, Prepared, Quarantined, Record, Refused, SpoolRef, Verdict,
 };
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position, Seq};
 use crate::schema::{EntitySchema, Field, Schema};
@@ -105,8 +106,8 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_position(out, position);
             put_u64(out, *base);
         }
-        Record::Load(mark) => put_load(out, mark),
-        Record::Resync(mark) => put_resync(out, mark),
+        Record::Load(mark) => marks::put_load(out, mark),
+        Record::Resync(mark) => marks::put_resync(out, mark),
     }
     let len = (out.len() - start - 4) as u32;
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -228,38 +229,6 @@ fn put_refused(out: &mut Vec<u8>, refused: &Refused) {
 fn put_names(out: &mut Vec<u8>, names: &[Arc<str>]) {
     put_u64(out, names.len() as u64);
     names.iter().for_each(|name| put_str(out, name));
-}
-
-fn put_load(out: &mut Vec<u8>, mark: &LoadMark) {
-    out.push(LOAD);
-    put_str(out, &mark.entity);
-    put_str(out, &mark.system);
-    put_str(out, &mark.authority);
-    out.push(u8::from(mark.only_missing) | u8::from(mark.delete_extra) << 1);
-    out.push(u8::from(mark.fresh));
-    put_names(out, &mark.bound);
-    put_names(out, &mark.settled);
-    out.push(mark.state as u8);
-    put_i64(out, mark.begun);
-    out.extend_from_slice(&mark.schema.id.to_le_bytes());
-    put_bytes(out, &mark.key);
-    put_u64(out, mark.read);
-    put_u64(out, mark.copied);
-}
-
-fn put_resync(out: &mut Vec<u8>, mark: &ResyncMark) {
-    out.push(RESYNC);
-    put_str(out, &mark.system);
-    out.push(mark.state as u8);
-    put_i64(out, mark.begun);
-    put_u64(out, mark.marker);
-    put_u64(out, mark.head);
-    out.push(u8::from(mark.causal));
-    out.push(u8::from(mark.restored));
-    out.push(u8::from(mark.delete_extra));
-    put_str(out, &mark.reason);
-    put_u64(out, mark.done.len() as u64);
-    mark.done.iter().for_each(|entity| put_str(out, entity));
 }
 
 fn put_optional_position(out: &mut Vec<u8>, position: Option<&Position>) {
@@ -615,60 +584,6 @@ impl<'a> Decoder<'a> {
             change: self.slice()?,
             reason: self.str()?.to_owned(),
         })
-    }
-
-    fn load(&mut self) -> Decoded<LoadMark> {
-        let (entity, system, authority) = (self.name()?, self.name()?, self.name()?);
-        let options = self.u8()?;
-        if options > 3 {
-            return Err(Malformed::Content("has a load with unknown options"));
-        }
-        Ok(LoadMark {
-            entity,
-            system,
-            authority,
-            only_missing: options & 1 != 0,
-            delete_extra: options & 2 != 0,
-            fresh: self.bool()?,
-            bound: self.names()?,
-            settled: self.names()?,
-            state: match self.u8()? {
-                0 => LoadState::Running,
-                1 => LoadState::Done,
-                2 => LoadState::Skipped,
-                _ => return Err(Malformed::Content("has a load in an unknown state")),
-            },
-            begun: self.i64()?,
-            schema: self.schema_ref()?,
-            key: self.slice()?,
-            read: self.u64()?,
-            copied: self.u64()?,
-        })
-    }
-
-    fn resync(&mut self) -> Decoded<ResyncMark> {
-        let mut mark = ResyncMark {
-            system: self.name()?,
-            state: match self.u8()? {
-                0 => ResyncState::Needed,
-                1 => ResyncState::Begun,
-                2 => ResyncState::Placed,
-                3 => ResyncState::Done,
-                _ => return Err(Malformed::Content("has a resync in an unknown state")),
-            },
-            begun: self.i64()?,
-            marker: self.u64()?,
-            head: self.u64()?,
-            causal: self.bool()?,
-            restored: self.bool()?,
-            delete_extra: self.bool()?,
-            reason: self.str()?.to_owned(),
-            done: Vec::new(),
-        };
-        for _ in 0..self.count()? {
-            mark.done.push(self.name()?);
-        }
-        Ok(mark)
     }
 
     pub fn position(&mut self) -> Decoded<Position> {

@@ -1,0 +1,114 @@
+//! What loads and resyncs lay on the desk: chunks of rows, and how far they are.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Desk, Waiting};
+use crate::admit::{Copied, Copies};
+use crate::agent::chunks::{self, Copying, Opened, Outcome, Read, Rows};
+use crate::change::{Body, Captured, ChangeWriter, Changes, Record};
+use crate::error::Result;
+use crate::journal::PositionRecord;
+use crate::status::now;
+
+impl Desk {
+    pub(super) fn copying(&mut self, copying: Copying) -> Result<()> {
+        match copying {
+            Copying::Open { system, entity, reply } => {
+                let base = self.arbiter.open_chunk(system);
+                let chunk = self.chunks.open(system, entity, base);
+                let position = self.systems[system.index()].at.position.clone();
+                // A load that went away meanwhile leaves nothing behind.
+                if reply.send(Opened { chunk, position }).is_err() {
+                    self.close(chunk, &[]);
+                }
+                Ok(())
+            }
+            Copying::Rows { chunk, rows, reply } => self.copied(chunk, rows, reply),
+            Copying::Written { chunk, txid, changes, running, reply } => {
+                let outcome = self.written(chunk, txid, &changes, &running)?;
+                self.waiting.push(Waiting::Copied(reply, outcome));
+                Ok(())
+            }
+            Copying::Drop { chunk } => {
+                self.close(chunk, &[]);
+                Ok(())
+            }
+            Copying::Mark { mark, reply } => {
+                self.append(vec![Record::Load(mark)])?;
+                self.waiting.push(Waiting::Marked(reply));
+                Ok(())
+            }
+            Copying::Resync { mark, reply } => {
+                self.append(vec![Record::Resync(mark)])?;
+                self.waiting.push(Waiting::Marked(reply));
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing is applied in that system meanwhile, so its base is what all of these have seen.
+    fn written(&mut self, chunk: u64, txid: Arc<str>, changes: &[u8], running: &[u32]) -> Result<Outcome> {
+        let Some(Read { system, changed, .. }) = self.close(chunk, running) else { return Ok(Outcome::Again) };
+        let mut kept = ChangeWriter::default();
+        Changes::new(changes).filter(|change| !changed.contains(&change.key_hash)).for_each(|c| kept.push_change(&c));
+        if kept.is_empty() {
+            return Ok(Outcome::Taken { taken: 0, lost: Vec::new(), seq: 0 });
+        }
+        let taken = kept.count;
+        let PositionRecord { position, base, .. } = self.systems[system.index()].at.clone();
+        let captured = Captured {
+            system,
+            position,
+            base,
+            txid,
+            committed_at: now(),
+            schema: self.archive.schema.clone(),
+            changes: taken,
+            body: Body::Inline(kept.take().into()),
+            refused: Vec::new(),
+        };
+        let capture = &self.status.systems[system.index()].capture;
+        capture.transactions.add(1);
+        capture.changes.add(taken);
+        self.captured(system, captured, None)?;
+        Ok(Outcome::Taken { taken, lost: Vec::new(), seq: self.arbiter.head() })
+    }
+
+    fn close(&mut self, chunk: u64, running: &[u32]) -> Option<Read> {
+        let (base, read) = self.chunks.close(chunk, running)?;
+        self.arbiter.close_chunk(base);
+        read
+    }
+
+    fn copied(&mut self, chunk: u64, rows: Rows, reply: oneshot::Sender<Outcome>) -> Result<()> {
+        let Some(Read { system, base, changed }) = self.close(chunk, &rows.running) else {
+            self.waiting.push(Waiting::Copied(reply, Outcome::Again));
+            return Ok(());
+        };
+        let (mut taken, mut lost, mut seq) = (0, Vec::new(), 0);
+        let schema = self.archive.schema.clone();
+        for (to, part) in rows.parts {
+            self.bytes += part.len();
+            let (txid, read_at) = (rows.txid.clone(), rows.read_at);
+            let copied = Copied { system, base, txid, read_at, schema: schema.clone(), rows: part, to };
+            let Copies { admitted, taken: part, lost: part_lost } = self.arbiter.copied(copied, &changed)?;
+            taken += part;
+            lost.extend(part_lost);
+            if part > 0 {
+                seq = self.arbiter.head();
+            }
+            for (target, changes) in self.status.systems.iter().zip(&admitted.addressed) {
+                target.apply.addressed.add(*changes);
+            }
+            self.append(admitted.records)?;
+        }
+        let name = self.systems[system.index()].name.clone();
+        for (change, reason) in rows.refused {
+            self.append(vec![Record::Refused(chunks::refused(&name, &schema, &rows.txid, change, reason))])?;
+        }
+        self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
+        Ok(())
+    }
+}
