@@ -279,7 +279,7 @@ fn left_behind(config: &Config, operator: &Operator) {
         let way_out = match record.position {
             Position::Postgres { .. } => format!(
                 "put it back in the file, or in its database: SELECT pg_drop_replication_slot(slot_name) FROM \
-                 pg_replication_slots WHERE slot_name LIKE 'anechoic\\_{}\\_%' AND database = current_database()",
+                 pg_replication_slots WHERE slot_name = 'anechoic_{}_' || current_database()",
                 config.agent.id
             ),
             _ => "put it back in the file before its binlogs are purged".into(),
