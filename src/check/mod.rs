@@ -195,6 +195,7 @@ pub fn together(config: &Config, surveys: &[Option<Survey>], catalogs: &[Catalog
     findings.extend(numbering::findings(config, surveys, &bound));
     findings.extend(sensitive::findings(config, &bound));
     findings.extend(clocks::findings(config, surveys));
+    findings.extend(clocks::whole_seconds(config, surveys));
     findings.extend(answers::findings(config, &bound));
     findings.extend(neighbours::findings(config, surveys));
     findings

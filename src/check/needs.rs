@@ -26,8 +26,8 @@ pub struct TableNeed {
     pub applied: bool,
     /// The columns of the entity's key; empty: inserts only.
     pub key: Vec<String>,
-    /// Every old row must be in the log whole: several systems write the entity, or a filter
-    /// asks what a row was before.
+    /// Every old row must be in the log whole: several systems write the entity, a filter
+    /// asks what a row was before, or a change is a difference.
     pub full_images: bool,
 }
 
@@ -44,7 +44,7 @@ impl Needs {
                     key: entity.key.iter().map(|field| column_of(binding, field)).collect(),
                     full_images: binding.role != Role::Target
                         && !entity.key.is_empty()
-                        && (writers > 1 || binding.filter.is_some()),
+                        && (writers > 1 || binding.filter.is_some() || entity.carries_parts()),
                 };
                 match tables.iter_mut().find(|t| t.name == need.name) {
                     Some(table) => {

@@ -140,14 +140,50 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
+/// Who wins when two systems change one record, neither having seen the other's change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
     Authority,
+    Latest,
+    /// What came first stays, and the other waits for a person.
+    Manual,
 }
 
+/// What a conflict is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Row,
+    /// Changes of different fields are none.
+    Field,
+}
+
+/// An update against a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDelete {
+    UpdateWins,
+    DeleteWins,
+}
+
+/// What becomes of one field that two systems changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    /// Both differences count.
+    Add,
+    Max,
+    Min,
+    /// The members of both.
+    Union,
+    /// Only with [`Scope::Field`].
+    Policy(Conflict),
+}
+
+/// What becomes of a record whose value, unique in a system, another record has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnClash {
+    Reject,
+    /// The template of the value that it gets.
+    Rename(String),
+    Manual,
 }
 
 /// Whether rows that were there before the agent are copied when it first starts.
@@ -165,11 +201,44 @@ pub struct EntityConfig {
     /// Canonical field names; empty: inserts only.
     pub key: Vec<String>,
     pub conflict: Conflict,
+    /// The entity's own order: each system that binds it, once. `None`: that of the systems.
+    pub authority: Option<Vec<SystemId>>,
+    /// With [`Conflict::Latest`]: the field that says which is later. `None`: the commit time.
+    pub latest_by: Option<String>,
     pub scope: Scope,
+    /// `None`: by the policy.
+    pub on_delete: Option<OnDelete>,
+    /// By field. None of the key.
+    pub merge: Vec<(String, Merge)>,
+    /// By field. None of the key, none that is merged.
+    pub unique: Vec<(String, OnClash)>,
     pub load: LoadPolicy,
     pub bindings: Vec<BindingConfig>,
     /// In the file, for messages.
     pub line: usize,
+}
+
+impl EntityConfig {
+    /// Says anything of conflicts beyond what holds anyway.
+    pub fn decides(&self) -> bool {
+        self.conflict != Conflict::Authority
+            || self.authority.is_some()
+            || self.on_delete.is_some()
+            || !self.unique.is_empty()
+            || self.carries_parts()
+    }
+
+    /// Some conflict is won by the later commit.
+    pub fn compares_commit_times(&self) -> bool {
+        let latest = Merge::Policy(Conflict::Latest);
+        let fields = self.merge.iter().any(|(_, merge)| *merge == latest);
+        self.latest_by.is_none() && (self.conflict == Conflict::Latest || fields)
+    }
+
+    /// What a change is about is less than its row: known by the row before it alone.
+    pub fn carries_parts(&self) -> bool {
+        self.scope == Scope::Field || !self.merge.is_empty()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -237,7 +306,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => Config::from_str(&text, &file),
+            Ok(text) => Config::from_str(&text, &file).and_then(|config| validate::not_yet(config, &file)),
             Err(error) => Err(vec![ConfigError { file, line: 0, message: format!("cannot be read: {error}") }]),
         }
     }

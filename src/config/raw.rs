@@ -3,9 +3,12 @@
 //! Read by hand from TOML's spanned tree rather than by derive, because a derived reader
 //! stops at the first mistake and an operator wants to see all of them in one run.
 
+mod conflicts;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub(super) use self::conflicts::{RawClash, RawConflicts};
 use super::{ConfigError, nearest};
 use crate::normalize::dates::Special;
 
@@ -71,9 +74,8 @@ pub(super) struct RawEntity {
     pub line: usize,
     pub name: Option<At<String>>,
     pub key: Vec<At<String>>,
-    pub conflict: Option<At<String>>,
+    pub conflicts: RawConflicts,
     pub load: Option<At<String>>,
-    pub scope: Option<At<String>>,
     /// In the order of the file.
     pub bindings: Vec<RawBinding>,
 }
@@ -102,13 +104,17 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 8] = [
+pub(super) const KEYS: [(&str, &[&str]); 9] = [
     ("", &["agent", "journal", "verify", "system", "entity"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
     ("system", &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog"]),
-    ("entity", &["name", "key", "conflict", "scope", "load", "in"]),
+    (
+        "entity",
+        &["name", "key", "conflict", "authority", "latest_by", "scope", "on_delete", "merge", "unique", "load", "in"],
+    ),
+    ("entity.unique", &["policy", "template"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
     ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
 ];
@@ -226,9 +232,8 @@ impl<'t> Reader<'t> {
             line: section.line,
             name: self.string(section, "name"),
             key: self.strings(section, "key"),
-            conflict: self.string(section, "conflict"),
+            conflicts: self.conflicts(section),
             load: self.string(section, "load"),
-            scope: self.string(section, "scope"),
             bindings,
         }
     }

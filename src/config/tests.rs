@@ -14,7 +14,7 @@ fn the_reference_loads_and_shows_every_key() {
                 let line = line.trim_start_matches(['#', ' ']);
                 match table {
                     "" => line.starts_with(&format!("[{key}")) || line.starts_with(&format!("[[{key}")),
-                    "entity.in.columns" => line.contains(&format!("{key} = ")),
+                    "entity.in.columns" | "entity.unique" => line.contains(&format!("{key} = ")),
                     _ => {
                         line.starts_with(&format!("{key} "))
                             || line.starts_with(&format!("[entity.{key}"))
@@ -84,4 +84,51 @@ fn table_names_are_taken_as_they_are_written() {
 fn an_unreadable_file_is_one_error() {
     let errors = Config::load(Path::new("/nonexistent/anechoic.toml")).unwrap_err();
     assert!(errors[0].to_string().starts_with("/nonexistent/anechoic.toml: cannot be read"), "{errors:?}");
+}
+
+/// What a person said of conflicts and nothing heeds would be a silent loss.
+#[test]
+fn what_cannot_be_decided_yet_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let load = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(file.path())
+    };
+    assert!(load(REFERENCE).is_ok());
+
+    for said in ["on_delete = \"update_wins\"", "authority = [\"shop\", \"crm\"]", "merge = { status = \"max\" }"] {
+        let text =
+            REFERENCE.replace("where = \"country = 'DE'\"", "").replace("\nload =", &format!("\n{said}\nload ="));
+
+        let errors = load(&text).expect_err(said);
+
+        assert!(errors[0].message.contains("are available yet"), "{errors:?}");
+    }
+}
+
+#[test]
+fn what_is_said_of_conflicts_is_taken_as_it_is_said() {
+    let said = r#"
+conflict = "latest"
+latest_by = "joined"
+authority = ["shop", "crm"]
+on_delete = "delete_wins"
+merge = { status = "max", country = "manual" }
+unique = { first_name = { policy = "rename", template = "{value} ({key})" } }
+"#;
+    let text = REFERENCE
+        .replace("conflict = \"authority\"", said)
+        .replace("\"row\"\n", "\"field\"\n")
+        .replace("where = \"country = 'DE'\"", "");
+
+    let config = Config::from_str(&text, "x").expect("valid");
+
+    let entity = &config.entities[0];
+    assert_eq!((entity.conflict, entity.scope), (Conflict::Latest, Scope::Field));
+    assert_eq!(entity.latest_by.as_deref(), Some("joined"));
+    assert_eq!(entity.authority, Some(vec![SystemId(1), SystemId(0)]));
+    assert_eq!(entity.on_delete, Some(OnDelete::DeleteWins));
+    let merges = [("status".to_owned(), Merge::Max), ("country".to_owned(), Merge::Policy(Conflict::Manual))];
+    assert_eq!(entity.merge, merges);
+    assert_eq!(entity.unique, [("first_name".to_owned(), OnClash::Rename("{value} ({key})".to_owned()))]);
 }

@@ -1,16 +1,19 @@
 //! From what was typed to what may be relied on: defaults, units, names, and whether the
 //! parts fit together. Whatever needs a server's catalog is `normalize::resolve`'s business.
 
+mod conflicts;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use self::conflicts::not_yet;
 use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader};
 use super::{
-    AgentConfig, BindingConfig, ColumnConfig, Config, Conflict, Engine, EntityConfig, JournalConfig, LoadPolicy,
-    PasswordSource, Scope, SystemConfig, VerifyConfig, address, nearest, table_name, units,
+    AgentConfig, BindingConfig, ColumnConfig, Config, Engine, EntityConfig, JournalConfig, LoadPolicy, PasswordSource,
+    SystemConfig, VerifyConfig, address, nearest, table_name, units,
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
@@ -280,14 +283,8 @@ fn entity(
             reader.error(key.line, place, format!("key field {:?} is given twice", key.value));
         }
     }
-    if let Some(at) = &raw.conflict {
-        choice(at, "conflict", &["authority"], &["latest", "manual"], place, reader);
-    }
-    if let Some(at) = &raw.scope {
-        choice(at, "scope", &["row"], &["field"], place, reader);
-    }
     if let Some(at) = &raw.load {
-        choice(at, "load", &["first-run", "never"], &[], place, reader);
+        choice(at, "load", &["first-run", "never"], place, reader);
     }
     let mut bindings = Vec::new();
     for raw_binding in &raw.bindings {
@@ -311,11 +308,17 @@ fn entity(
     if bindings.len() == raw.bindings.len() {
         flows(&bindings, raw.line, place, reader);
     }
+    let conflicts = conflicts::Entity { raw, place, raw_systems, bindings: &bindings }.conflicts(reader);
     EntityConfig {
         name: raw.name.as_ref().map(|n| n.value.clone()).unwrap_or_default(),
         key: raw.key.iter().map(|k| k.value.clone()).collect(),
-        conflict: Conflict::Authority,
-        scope: Scope::Row,
+        conflict: conflicts.conflict,
+        authority: conflicts.authority,
+        latest_by: conflicts.latest_by,
+        scope: conflicts.scope,
+        on_delete: conflicts.on_delete,
+        merge: conflicts.merge,
+        unique: conflicts.unique,
         load: match raw.load.as_ref().map(|at| at.value.as_str()) {
             Some("first-run") => LoadPolicy::FirstRun,
             Some("never") => LoadPolicy::Never,
@@ -340,19 +343,15 @@ fn flows(bindings: &[BindingConfig], line: usize, place: &str, reader: &mut Read
     reader.error(line, place, message);
 }
 
-/// A key with a closed set of words, of which some are planned but not built.
-fn choice(at: &At<String>, key: &str, built: &[&str], later: &[&str], place: &str, reader: &mut Reader<'_>) {
+/// A key with a closed set of words.
+fn choice(at: &At<String>, key: &str, known: &[&str], place: &str, reader: &mut Reader<'_>) {
     let value = at.value.as_str();
-    if built.contains(&value) {
+    if known.contains(&value) {
         return;
     }
-    let message = if later.contains(&value) {
-        format!("{key} {value:?} is not available yet; available: {}", quoted(built))
-    } else {
-        match nearest(value, built.iter().chain(later).copied()) {
-            Some(near) => format!("unknown {key} {value:?}; nearest: {near:?}"),
-            None => format!("unknown {key} {value:?}; available: {}", quoted(built)),
-        }
+    let message = match nearest(value, known.iter().copied()) {
+        Some(near) => format!("unknown {key} {value:?}; nearest: {near:?}"),
+        None => format!("unknown {key} {value:?}; available: {}", quoted(known)),
     };
     reader.error(at.line, place, message);
 }
@@ -374,7 +373,7 @@ fn binding(
         Some((_, "source")) => Role::Source,
         Some((_, "target")) => Role::Target,
         Some((at, _)) => {
-            choice(at, "role", &["both", "source", "target"], &[], place, reader);
+            choice(at, "role", &["both", "source", "target"], place, reader);
             Role::Both
         }
     };

@@ -4,6 +4,7 @@
 //! A field's canonical kind is the one that all its columns can be brought to exactly. A
 //! table that could lose, mix up or refuse rows is an error with what mends it.
 
+mod conflicts;
 mod ddl;
 mod keys;
 mod narrow;
@@ -155,7 +156,9 @@ impl<'c> Resolver<'c> {
         self.lonely_fields(entity, &drafts);
         self.same_texts(entity, &schema, &drafts);
         self.narrower(entity, &drafts);
-        let bindings = drafts.iter().map(|draft| self.binding(id, entity, &schema, draft, &drafts)).collect();
+        let bindings: Vec<Binding> =
+            drafts.iter().map(|draft| self.binding(id, entity, &schema, draft, &drafts)).collect();
+        self.conflicts(entity, &schema, &drafts, &bindings);
         (self.errors() == before).then_some((schema, bindings))
     }
 
@@ -603,6 +606,8 @@ impl<'c> Resolver<'c> {
                 return;
             }
             "PostgreSQL refuses UPDATE and DELETE on a published table without identity"
+        } else if entity.carries_parts() {
+            "differences and single fields are carried, which need whole old rows"
         } else if writers > 1 {
             "several systems write the entity, so conflicts need whole old rows"
         } else if draft.config.filter.is_some() {

@@ -361,3 +361,110 @@ warning: shop: contact (shop.c): column "v" (datetime) has fewer digits of a sec
     ALTER TABLE `shop`.`c` MODIFY `v` datetime(6);
 "#);
 }
+
+/// `conflicts` stands in the head of the entity; both tables have these fields beside the key.
+fn decided(conflicts: &str, fields: &[(&str, ColumnType, ColumnType)]) -> String {
+    let columns = |of: fn(&(&str, ColumnType, ColumnType)) -> ColumnType| {
+        let fields = fields.iter().map(|field| column(field.0, of(field)));
+        std::iter::once(column("id", INT)).chain(fields).collect::<Vec<_>>()
+    };
+    let crm = table("public.c", columns(|field| field.1.clone()));
+    let shop = Table {
+        unique_keys: vec![vec!["id".into()], vec!["v".into(), "w".into()]],
+        ..table("shop.c", columns(|field| field.2.clone()))
+    };
+    match resolved(&format!("{conflicts}\n{BOTH}"), crm, shop) {
+        Ok(model) => model.warnings.iter().map(|f| format!("{f}\n")).collect(),
+        Err(said) => said,
+    }
+}
+
+#[test]
+fn what_the_file_says_of_conflicts_suits_the_columns() {
+    let decimal = |scale| ColumnType::Decimal { limits: Some(DecimalLimits { precision: 10, scale }) };
+    let any = ColumnType::Decimal { limits: None };
+    let instant = ColumnType::Timestamp { digits: 6 };
+    let label = ColumnType::Enum { labels: vec!["a".into()] };
+    let set = ColumnType::Set { labels: vec!["a".into()] };
+    let fits = |conflicts: &str, ty: &ColumnType| {
+        assert_eq!(decided(conflicts, &[("v", ty.clone(), ty.clone())]), "", "{conflicts} {ty:?}");
+    };
+    for (conflicts, types) in [
+        ("merge = { v = \"add\" }", vec![INT, decimal(2), any.clone()]),
+        (
+            "merge = { v = \"max\" }",
+            vec![INT, any.clone(), TEXT, instant.clone(), ColumnType::Date, ColumnType::Float64],
+        ),
+        ("merge = { v = \"union\" }", vec![set, array(INT), ColumnType::Json]),
+        ("conflict = \"latest\"\nlatest_by = \"v\"", vec![instant, ColumnType::Date, INT, any.clone()]),
+        ("unique = { v = { policy = \"rename\", template = \"{value}-{key}\" } }", vec![TEXT]),
+        ("unique = { v = \"manual\" }", vec![INT, TEXT, ColumnType::Uuid]),
+    ] {
+        types.iter().for_each(|ty| fits(conflicts, ty));
+    }
+
+    let mut said = String::new();
+    for (conflicts, crm, shop) in [
+        ("merge = { v = \"add\" }", ColumnType::Float64, ColumnType::Float64),
+        ("merge = { v = \"add\" }", ColumnType::Year, INT),
+        ("merge = { v = \"add\" }", decimal(4), decimal(2)),
+        ("merge = { v = \"add\" }", decimal(2), INT),
+        ("merge = { v = \"add\" }", any, decimal(2)),
+        ("merge = { v = \"min\" }", label, TEXT),
+        ("merge = { v = \"max\" }", ColumnType::Json, ColumnType::Json),
+        ("merge = { v = \"union\" }", TEXT, TEXT),
+        ("merge = { vv = \"max\" }", INT, INT),
+        ("conflict = \"latest\"\nlatest_by = \"v\"", TEXT, TEXT),
+        ("unique = { v = { policy = \"rename\", template = \"{value}-{key}\" } }", INT, INT),
+        ("unique = { x = \"manual\" }", INT, INT),
+    ] {
+        let rest = ("x", INT, INT);
+        said += &format!("{}\n", decided(conflicts, &[("v", crm, shop), rest]));
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn what_is_added_up_is_in_no_filter_and_needs_whole_old_rows() {
+    let source = BOTH.replacen("table = \"c\"", "table = \"c\"\nrole = \"source\"\nwhere = \"v > 0 or w = 1\"", 1);
+    let tables = || {
+        let columns = || vec![column("id", INT), column("v", INT), column("w", INT)];
+        (table("public.c", columns()), table("shop.c", columns()))
+    };
+    let (crm, shop) = tables();
+
+    let said = resolved(&format!("merge = {{ v = \"add\" }}\n{source}"), crm, shop).unwrap_err();
+
+    assert!(said.contains("where asks for field \"v\""), "{said}");
+    let (crm, shop) = tables();
+    assert!(resolved(&format!("merge = {{ v = \"max\" }}\n{source}"), crm, shop).is_ok());
+    let one_writer = BOTH.to_owned() + "role = \"target\"\n";
+    for (conflicts, refused) in [("", false), ("scope = \"field\"\n", true), ("merge = { v = \"add\" }\n", true)] {
+        let (crm, shop) = tables();
+        let weak = Table { replica_identity: Some(ReplicaIdentity::Default), ..crm };
+        let said = resolved(&format!("{conflicts}{one_writer}"), weak, shop).map(drop);
+        assert_eq!(said.is_err_and(|said| said.contains("single fields are carried")), refused, "{conflicts}");
+    }
+}
+
+#[test]
+fn who_writes_has_the_version_that_is_compared() {
+    let conflicts = "conflict = \"latest\"\nlatest_by = \"v\"\n";
+    let ignoring = BOTH.to_owned() + "ignore = [\"v\"]\n";
+    let bindings =
+        ignoring.replacen("table = \"c\"", "table = \"c\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }", 1);
+    let tables = || {
+        let columns = || vec![column("id", INT), column("v", INT), column("w", INT)];
+        (table("public.c", columns()), table("shop.c", columns()))
+    };
+    let (crm, shop) = tables();
+
+    let said = resolved(&format!("{conflicts}{bindings}"), crm, shop).unwrap_err();
+
+    assert!(said.contains("shop: contact (shop.c): does not bind \"v\", which latest_by compares"), "{said}");
+    let (crm, shop) = tables();
+    let received = format!("{conflicts}{bindings}role = \"target\"\n");
+    let model = resolved(&received, crm, shop).expect("who only receives has no version");
+    let said: Vec<String> = model.warnings.iter().map(|f| f.what.clone()).collect();
+    assert!(said.iter().any(|said| said.contains("one system alone writes the entity")), "{said:?}");
+}
