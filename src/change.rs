@@ -240,6 +240,13 @@ pub struct SpoolRef {
 /// Microseconds since 1970-01-01 UTC.
 pub type Micros = i64;
 
+/// How many side effects may follow from one another, from system to system: more is a circle
+/// of triggers that never ends. Nobody's chain of bookings is as long.
+pub const HOPS_MAX: u32 = 16;
+/// Entries with more hops than this are applied alone: what follows from one is its own then, and
+/// not of what it was joined with. Long before the limit, so that no chain is cut that is not there.
+pub const HOPS_JOINED: u32 = HOPS_MAX / 2;
+
 /// A committed local transaction as capture and normalize hand it to admission.
 #[derive(Debug, Clone)]
 pub struct Captured {
@@ -251,6 +258,8 @@ pub struct Captured {
     /// As the database names it: xid, GTID, or file:offset.
     pub txid: Arc<str>,
     pub committed_at: Micros,
+    /// See [`Entry::hops`].
+    pub hops: u32,
     pub schema: Arc<Schema>,
     pub changes: u64,
     pub body: Body,
@@ -333,6 +342,9 @@ pub struct Entry {
     pub base: Seq,
     pub txid: Arc<str>,
     pub committed_at: Micros,
+    /// 0 for what people wrote. Of a side effect of applying: one more than the highest among the
+    /// entries that were applied with it.
+    pub hops: u32,
     pub to: Address,
     pub schema: Arc<Schema>,
     pub changes: u64,
@@ -371,6 +383,7 @@ impl Entry {
             base: quarantined.last_seq,
             txid: RETRY.into(),
             committed_at: now,
+            hops: 0, // known to the desk
             to: Address::Only(vec![quarantined.system.clone()]),
             schema: quarantined.schema.clone(),
             changes: 1,

@@ -6,6 +6,7 @@
 mod support;
 
 mod alter;
+mod answers;
 mod apply;
 mod backlog;
 mod books;

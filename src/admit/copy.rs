@@ -105,6 +105,7 @@ impl Arbiter {
                 base,
                 txid: copied.txid,
                 committed_at: copied.read_at,
+                hops: 0,
                 to: copied.to.map_or(Address::Others, Address::Only),
                 schema: copied.schema,
                 changes,

@@ -465,6 +465,7 @@ impl Arbiter {
             base: captured.base,
             txid: captured.txid,
             committed_at: captured.committed_at,
+            hops: captured.hops,
             to: Address::Others,
             schema: captured.schema,
             changes: captured.changes,

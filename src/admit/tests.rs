@@ -45,6 +45,7 @@ fn captured(topology: &Topology, system: u8, index: u64, base: Seq, changes: u64
         base,
         txid: index.to_string().into(),
         committed_at: 0,
+        hops: 0,
         schema: topology.schema.clone(),
         changes,
         body: Body::Spooled(SpoolRef { id: 0, bytes: 0 }),

@@ -211,6 +211,7 @@ mod tests {
             base: 0,
             txid: txid.into(),
             committed_at: 0,
+            hops: 0,
             schema,
             changes: 1,
             body: Body::Inline(writer.take().into()),

@@ -182,6 +182,15 @@ impl Archive {
     }
 }
 
+impl Archive {
+    fn hops(&self, seq: Seq) -> Result<u32> {
+        if let Some(entry) = self.fresh.iter().find(|entry| entry.seq == seq) {
+            return Ok(entry.hops);
+        }
+        Ok(self.journal.entry(seq)?.map_or(0, |entry| entry.hops))
+    }
+}
+
 impl Bodies for Archive {
     fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut chunks = self.journal.spool_chunks(spool)?;
@@ -218,6 +227,8 @@ pub struct Desk {
     /// Being read by loads.
     chunks: Chunks,
     appended: bool,
+    /// The first side effect of applying since the flows were made.
+    first_hop: Option<Seq>,
     bytes: usize,
     /// Of prepared transactions that were not journaled; they go after the next sync.
     dropped: Vec<SpoolRef>,
@@ -288,6 +299,7 @@ impl Desk {
             waiting: Vec::new(),
             chunks,
             appended: false,
+            first_hop: None,
             bytes: 0,
             dropped: Vec::new(),
             quarantine: watch::Sender::new(Vec::new()),
@@ -415,6 +427,7 @@ impl Desk {
                 base,
                 txid,
                 committed_at,
+                hops: 0,
                 schema: prepared.schema.clone(),
                 changes: prepared.changes,
                 body: Body::Spooled(spool),
@@ -495,7 +508,16 @@ impl Desk {
 
     fn append(&mut self, records: Vec<Record>) -> Result<()> {
         let mut held = false;
-        for record in records {
+        for mut record in records {
+            if let Record::Entry(entry) = &mut record {
+                // A retry goes on where what it carries had come to.
+                if entry.is_retry() && self.first_hop.is_some_and(|first| entry.base >= first) {
+                    entry.hops = self.archive.hops(entry.base)?;
+                }
+                if entry.hops > 0 {
+                    self.first_hop.get_or_insert(entry.seq);
+                }
+            }
             held |= matches!(record, Record::Quarantine(_) | Record::Released { .. });
             if let Record::Refused(refused) = &record {
                 let Refused { system, txid, reason, .. } = refused;

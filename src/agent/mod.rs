@@ -264,6 +264,7 @@ impl Agent {
         let (notices, noticed) = mpsc::channel(INBOX);
         let (refused, mut refusals) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
+        let hops_from = journal.head();
         let (placed, mut placings) = mpsc::channel(1);
         for (system, mark) in config.system_ids().zip(&resyncs).filter(|(system, _)| absent(system)) {
             let mark = mark.clone().expect("what is absent has a mark");
@@ -304,6 +305,7 @@ impl Agent {
                 quarantine: desk.quarantine(),
                 seen: of_desk.seen.subscribe(),
                 gate: gates[system.index()].clone(),
+                hops_from,
                 notices: notices.clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));

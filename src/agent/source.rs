@@ -49,6 +49,8 @@ pub struct Source {
     pub seen: watch::Receiver<Seq>,
     /// Of the applier of the same system.
     pub gate: Lever,
+    /// The journal's head when the flows were made.
+    pub hops_from: Seq,
     pub notices: mpsc::Sender<Notice>,
 }
 
@@ -140,6 +142,7 @@ impl Source {
             &self.model,
             self.journal.clone(),
             at.base,
+            self.hops_from,
             self.quarantine.clone(),
             self.status.clone(),
         );

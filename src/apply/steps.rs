@@ -26,7 +26,7 @@ use crate::apply::TableRows;
 use crate::apply::batch::{Batch, Group, Routes};
 use crate::apply::filter::{self, Checked};
 use crate::apply::keys::{At, Keys, Refusal, Route};
-use crate::change::{Address, Body, Changes, Entry, Micros, Origin, Quarantined, Record, SpoolRef};
+use crate::change::{Address, Body, Changes, Entry, HOPS_JOINED, Micros, Origin, Quarantined, Record, SpoolRef};
 use crate::error::{Error, Recovery, backoff};
 use crate::marker::Marker;
 use crate::position::Seq;
@@ -458,7 +458,8 @@ impl Steps {
             return;
         }
         let full = self.work.bytes.saturating_add(bytes) > self.limits.bytes
-            || self.work.changes + entry.changes > self.limits.changes;
+            || self.work.changes + entry.changes > self.limits.changes
+            || entry.hops > HOPS_JOINED;
         if full && !self.work.entries.is_empty() {
             self.stashed = Some(entry);
             self.state = State::Beginning;

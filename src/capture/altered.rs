@@ -20,7 +20,7 @@ use crate::position::Position;
 pub const UNSEEN: &str = "altered since the catalog was read";
 
 /// Code of the error that says: what the catalogs show now does not fit what the log holds.
-/// Another change of a table may mend it.
+/// Another change of a table, or of a trigger, may mend it.
 pub const ALTERED: &str = "altered";
 
 pub fn is_unseen(error: &Error) -> bool {

@@ -14,7 +14,7 @@ mod altered;
 pub mod mysql;
 pub mod postgres;
 
-pub use altered::{Moved, is_altered, is_unseen};
+pub use altered::{ALTERED, Moved, is_altered, is_unseen};
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -42,6 +42,9 @@ pub struct Table {
     /// Has user triggers of any kind; of DELETE kind.
     pub triggers: bool,
     pub delete_triggers: bool,
+    /// By name, as far as they can be seen.
+    #[serde(default)]
+    pub named_triggers: Vec<Trigger>,
     /// Who writes to it may write rows of bound tables besides: by triggers of any kind, or by
     /// referential actions that lead, over any tables, to a bound one or to triggers.
     #[serde(default = "unknown")]
@@ -65,6 +68,7 @@ impl Table {
             referenced_by: 0,
             triggers: false,
             delete_triggers: false,
+            named_triggers: Vec::new(),
             side_effects: false,
             transactional: true,
             replica_identity: None,
@@ -103,6 +107,19 @@ pub enum Loose {
     Invalid,
     /// With a period: the columns may repeat.
     Overlaps,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trigger {
+    pub name: String,
+    /// Hash of all that it is made of: of another value, it does something else.
+    pub text: u64,
+}
+
+impl Trigger {
+    fn new(name: String, text: &str) -> Self {
+        Trigger { name, text: xxhash_rust::xxh3::xxh3_64(text.as_bytes()) }
+    }
 }
 
 /// What is not known is taken to be so.

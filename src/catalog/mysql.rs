@@ -11,7 +11,7 @@ use mysql_async::{Conn, Params};
 
 use super::{
     Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Loose, LooseKey, ReferentialAction, Table,
-    TableName, mark_side_effects,
+    TableName, Trigger, mark_side_effects,
 };
 use crate::apply::sql::backquoted_table;
 use crate::charset::{self, Charset};
@@ -93,10 +93,10 @@ async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result
         }
     }
     let (primary_key, unique_keys, loose_keys) = read_keys(conn, &name).await?;
-    let events: Vec<(String,)> = rows(
+    let triggers: Vec<(String, String, String, String)> = rows(
         conn,
-        "SELECT EVENT_MANIPULATION FROM information_schema.TRIGGERS \
-         WHERE EVENT_OBJECT_SCHEMA = ? AND EVENT_OBJECT_TABLE = ?",
+        "SELECT TRIGGER_NAME, EVENT_MANIPULATION, ACTION_TIMING, ACTION_STATEMENT FROM information_schema.TRIGGERS \
+         WHERE EVENT_OBJECT_SCHEMA = ? AND EVENT_OBJECT_TABLE = ? ORDER BY TRIGGER_NAME",
         &name,
     )
     .await?;
@@ -114,8 +114,12 @@ async fn read_table(conn: &mut Conn, wanted: &TableName, folded: bool) -> Result
         loose_keys,
         foreign_keys: read_foreign_keys(conn, &name).await?,
         referenced_by: incoming.first().map_or(0, |(count,)| *count),
-        triggers: !events.is_empty(),
-        delete_triggers: events.iter().any(|(event,)| event == "DELETE"),
+        triggers: !triggers.is_empty(),
+        delete_triggers: triggers.iter().any(|(_, event, ..)| event == "DELETE"),
+        named_triggers: triggers
+            .into_iter()
+            .map(|(name, event, when, body)| Trigger::new(name, &[event, when, body].concat()))
+            .collect(),
         side_effects: false, // marked when all are known
         transactional: transactions.as_deref() == Some("YES"),
         replica_identity: None,

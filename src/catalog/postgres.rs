@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{
     Action, Collation, Column, ColumnType, DecimalLimits, ForeignKey, Loose, LooseKey, ReferentialAction,
-    ReplicaIdentity, Table, TableName, mark_side_effects,
+    ReplicaIdentity, Table, TableName, Trigger, mark_side_effects,
 };
 use crate::connect::postgres::error;
 use crate::error::Result;
@@ -147,6 +147,9 @@ pub async fn read(client: &Client, names: &[TableName]) -> Result<Vec<Option<Tab
             });
         });
     }
+    for row in query(client, TRIGGERS, &[&oids]).await? {
+        each(&row, &mut |table, row| table.named_triggers.push(Trigger::new(row.get("name"), row.get("text"))));
+    }
     let action = |row: &Row| ReferentialAction {
         parent: TableName { schema: row.get("parent_schema"), name: row.get("parent_name") },
         child: TableName { schema: row.get("child_schema"), name: row.get("child_name") },
@@ -180,6 +183,19 @@ const TABLES: &str = "
     CROSS JOIN LATERAL (SELECT pg_catalog.array_append(pg_catalog.array_agg(m.relid::oid), c.oid) AS members
                         FROM pg_catalog.pg_partition_tree(c.oid) m) p
     WHERE c.relkind IN ('r', 'p')";
+
+/// With the source of their functions; those of partitions that their table has as well only once.
+const TRIGGERS: &str = "
+    SELECT w.oid, t.tgname::text AS name,
+           pg_catalog.concat(t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid), f.prosrc) AS text
+    FROM pg_catalog.unnest($1::oid[]) AS w (oid)
+    CROSS JOIN LATERAL (SELECT m.relid FROM pg_catalog.pg_partition_tree(w.oid) m UNION SELECT w.oid) m
+    JOIN pg_catalog.pg_trigger t ON t.tgrelid = m.relid AND NOT t.tgisinternal AND t.tgparentid = 0
+    JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
+    UNION ALL
+    SELECT r.ev_class, r.rulename::text, pg_catalog.concat(r.ev_enabled, pg_catalog.pg_get_ruledef(r.oid))
+    FROM pg_catalog.pg_rewrite r WHERE r.ev_class = ANY ($1)
+    ORDER BY oid, name";
 
 /// A domain's column is one of the type that the domain stands on: that is how its values are
 /// written and read, and the server checks the domain itself.

@@ -2,7 +2,7 @@
 //!
 //! What a trigger writes while the agent applies goes on to the other systems like anybody's write. Where
 //! that fires a trigger there that writes what fires the first one again, on other rows each time,
-//! it never ends. No catalog says what a trigger writes, so both are named.
+//! it never ends, and the flow stops when that is seen. No catalog says what a trigger writes, so both are named.
 
 use crate::config::Config;
 use crate::finding::Finding;
@@ -29,7 +29,7 @@ pub(super) fn findings(config: &Config, bound: &[Bound<'_>]) -> Vec<Finding> {
     let finding = |(system, tables): &(SystemId, Vec<String>)| {
         let what = format!(
             "triggers on {} and in {} run for what the agent applies, too: if one writes what sets off the other, they \
-             answer each other for ever",
+             answer each other until the flow stops",
             tables.join(", "),
             names(*system)
         );

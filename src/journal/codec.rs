@@ -32,6 +32,8 @@ const PREPARED: u8 = 6;
 const DECIDED: u8 = 7;
 const LOAD: u8 = 8;
 const RESYNC: u8 = 9;
+/// An entry that is a side effect: how many hops it is away from what people wrote stands first.
+const HOPPED: u8 = 10;
 
 /// Why bytes could not be read as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +116,13 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
-    out.push(ENTRY);
+    match entry.hops {
+        0 => out.push(ENTRY),
+        hops => {
+            out.push(HOPPED);
+            put_u64(out, u64::from(hops));
+        }
+    }
     match &entry.origin {
         Origin::Agent => out.push(0),
         Origin::System(name) => {
@@ -428,7 +436,7 @@ impl<'a> Decoder<'a> {
 
     /// Whether the next record is an entry; says nothing about the rest of it.
     pub fn is_entry(&self) -> bool {
-        self.bytes.get(self.at + 4) == Some(&ENTRY)
+        matches!(self.bytes.get(self.at + 4), Some(&(ENTRY | HOPPED)))
     }
 
     /// `seq` is the number of the record, if it is an entry.
@@ -437,6 +445,10 @@ impl<'a> Decoder<'a> {
         self.at += 4;
         let record = match self.u8()? {
             ENTRY => Record::Entry(self.entry(seq)?),
+            HOPPED => {
+                let hops = self.u32()?;
+                Record::Entry(Entry { hops, ..self.entry(seq)? })
+            }
             POSITION => Record::Position {
                 system: self.name()?,
                 position: self.position()?,
@@ -508,6 +520,7 @@ impl<'a> Decoder<'a> {
             base: self.u64()?,
             txid: self.str()?.into(),
             committed_at: self.i64()?,
+            hops: 0,
             to: self.address()?,
             schema: self.schema_ref()?,
             changes: self.u64()?,

@@ -107,8 +107,10 @@ pub type Chunks<'a> = dyn Fn(&SpoolRef, &mut dyn FnMut(Bytes) -> Result<()>) -> 
 pub struct Echo {
     /// The marker that it writes.
     pub seq: Seq,
-    /// Of a table whose writes may go further.
-    acts: bool,
+    /// Whose tables' writes may go further.
+    acting: Vec<EntityId>,
+    /// The most that an entry with such writes has behind it.
+    hops: u32,
     rows: HashMap<u128, Expected>,
     /// Rows of entities without a key, by their hash: how many are still to come.
     keyless: HashMap<u128, (EntityId, u64)>,
@@ -197,14 +199,35 @@ impl Echo {
             return;
         }
         let Body::Inline(body) = &entry.body else {
-            self.acts = true;
+            self.hops = self.hops.max(entry.hops);
             self.large.push(entry);
             return;
         };
-        self.expect_chunk(watch, &entry, body, &mut (0, 0), false);
+        if self.expect_chunk(watch, &entry, body, &mut (0, 0), false) {
+            self.hops = self.hops.max(entry.hops);
+        }
     }
 
-    fn expect_chunk(&mut self, watch: &Watch, entry: &Entry, body: &Bytes, place: &mut (u64, usize), large: bool) {
+    /// How many side effects in a row led to those of this echo.
+    pub fn hops(&self) -> u32 {
+        self.hops + 1
+    }
+
+    /// What was applied and may have side effects.
+    pub fn acting(&self) -> &[EntityId] {
+        &self.acting
+    }
+
+    /// Whether it holds something whose writes may go further.
+    fn expect_chunk(
+        &mut self,
+        watch: &Watch,
+        entry: &Entry,
+        body: &Bytes,
+        place: &mut (u64, usize),
+        large: bool,
+    ) -> bool {
+        let mut acts = false;
         let translation = Translation::between(&entry.schema, &watch.schema);
         let retry = entry.is_retry();
         let (index, cursor) = place;
@@ -213,10 +236,16 @@ impl Echo {
             let Ok(encoded) = encoded else { return };
             let change = Changes::new(&encoded).next().expect("one encoded change");
             if let Some(binding) = watch.receives(change.entity) {
-                self.acts |= binding.table.side_effects;
+                if binding.table.side_effects {
+                    acts = true;
+                    if self.acting.last() != Some(&change.entity) && !self.acting.contains(&change.entity) {
+                        self.acting.push(change.entity);
+                    }
+                }
                 self.expect_change(watch, binding, &change, retry, large);
             }
         });
+        acts
     }
 
     fn expect_change(&mut self, watch: &Watch, binding: &Binding, change: &Change<'_>, retry: bool, large: bool) {
@@ -290,7 +319,7 @@ impl Echo {
 
     /// Ends what is expected. `false`: no side effect is possible, its rows need no look.
     pub fn complete(&mut self, watch: &Watch, chunks: &Chunks<'_>) -> Result<bool> {
-        if !self.acts {
+        if self.acting.is_empty() && self.large.is_empty() {
             return Ok(false);
         }
         let changes: u64 = self.large.iter().map(|entry| entry.changes).sum();

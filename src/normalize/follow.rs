@@ -294,7 +294,7 @@ pub fn fingerprint(model: &Model) -> String {
         for (binding, wanted) in bindings.iter().zip(wanted) {
             let table = &binding.table;
             text += &format!(
-                "\n{:?} {} {:?} {:?} {:?} {:?} {} {} {} {} {:?} {:?}",
+                "\n{:?} {} {:?} {:?} {:?} {:?} {} {:?} {} {} {:?} {:?}",
                 SystemId(system as u8),
                 table.name,
                 binding.role,
@@ -302,7 +302,7 @@ pub fn fingerprint(model: &Model) -> String {
                 (&table.unique_keys, &table.loose_keys),
                 table.foreign_keys,
                 table.referenced_by,
-                table.triggers,
+                (table.triggers, &table.named_triggers),
                 table.delete_triggers,
                 table.transactional,
                 table.replica_identity,

@@ -37,9 +37,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::capture::{Begin, Commit, RowEvent, Sink};
+use crate::capture::{ALTERED, Begin, Commit, RowEvent, Sink};
 use crate::change::{
-    Body, Captured, Change, ChangeWriter, Changes, Micros, Op, Prepared, Quarantined, Record, Refused, SpoolRef,
+    Body, Captured, Change, ChangeWriter, Changes, HOPS_MAX, Micros, Op, Prepared, Quarantined, Record, Refused,
+    SpoolRef,
 };
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Reader, SpoolWriter};
@@ -113,6 +114,8 @@ pub struct Normalizer {
     echo: Option<Echo>,
     /// Stands behind the entry of the last marker.
     applied: Option<Reader>,
+    /// Hops are counted from behind this entry on.
+    hops_from: Seq,
     told: HashMap<Rewritten, Instant>,
     /// Live quarantine records of all systems.
     held: watch::Receiver<Vec<Quarantined>>,
@@ -166,6 +169,9 @@ struct Belongs {
 
 impl Normalizer {
     /// `base` is the one stored beside the position from which the capture starts.
+    /// `hops_from`: the journal's head when the flows were made, from which on the hops of side
+    /// effects count. What triggers that were changed since had led to is past then, and a person who
+    /// mended them is not asked about it again.
     /// `held`: the live quarantine records, each told before the target transaction that
     /// passes its change commits.
     pub fn new(
@@ -173,6 +179,7 @@ impl Normalizer {
         model: &Model,
         journal: Journal,
         base: Seq,
+        hops_from: Seq,
         held: watch::Receiver<Vec<Quarantined>>,
         status: Arc<Status>,
     ) -> Self {
@@ -194,6 +201,7 @@ impl Normalizer {
             transaction: Transaction::default(),
             echo: None,
             applied: None,
+            hops_from,
             told: HashMap::new(),
             held,
             before: Vec::new(),
@@ -445,7 +453,12 @@ impl Normalizer {
         };
         while reader.seq() < to {
             match reader.next()? {
-                Some(Record::Entry(entry)) => echo.expect(watch, entry),
+                Some(Record::Entry(mut entry)) => {
+                    if entry.seq <= self.hops_from {
+                        entry.hops = 0;
+                    }
+                    echo.expect(watch, entry);
+                }
                 Some(_) => {}
                 None => {
                     let head = self.journal.head();
@@ -465,9 +478,9 @@ impl Normalizer {
         .of_system(&self.name)
     }
 
-    /// Leaves of what an echo's rows became only the side effects.
-    fn sift(&mut self, mut echo: Echo) -> Result<()> {
-        let Some(watch) = self.watch.take() else { return Ok(()) };
+    /// Leaves of what an echo's rows became only the side effects. How many of them in a row these are.
+    fn sift(&mut self, mut echo: Echo) -> Result<u32> {
+        let Some(watch) = self.watch.take() else { return Ok(0) };
         let mut found = HashMap::new();
         while echo.next_part(&watch, &chunks(&self.journal), &mut found)? {
             self.retain(&mut |change| !echo.is_ours(&watch, change))?;
@@ -484,7 +497,46 @@ impl Normalizer {
             self.transaction.spooled + self.transaction.writer.count + self.transaction.refused.len() as u64;
         self.base = self.base.max(echo.seq);
         self.tally.echoes += 1;
-        Ok(())
+        match self.goes_on().filter(|_| echo.hops() > HOPS_MAX) {
+            Some(into) => Err(self.endless(&echo, into)),
+            None => Ok(echo.hops()),
+        }
+    }
+
+    /// A table whose rows of the transaction in hand are for the others.
+    fn goes_on(&self) -> Option<&Binding> {
+        let large = self.transaction.spooled > 0;
+        let mut bindings = self.routes.iter().map(|route| &*route.binding).filter(|b| b.role != Role::Target);
+        let written = |binding: &&Binding| {
+            large || Changes::new(&self.transaction.writer.bytes).any(|change| change.entity == binding.entity)
+        };
+        bindings.find(written)
+    }
+
+    /// Triggers that answer each other: on new rows each time, so that nothing but a count tells.
+    fn endless(&self, echo: &Echo, into: &Binding) -> Error {
+        let tables = echo.acting().iter().filter_map(|entity| {
+            let table = &self.routes.iter().find(|route| route.binding.entity == *entity)?.binding.table;
+            let triggers: Vec<&str> = table.named_triggers.iter().map(|trigger| trigger.name.as_str()).collect();
+            Some(match triggers.is_empty() {
+                true => table.name.to_string(),
+                false => format!("{} ({})", table.name, triggers.join(", ")),
+            })
+        });
+        let tables: Vec<String> = tables.collect();
+        Error::stop(
+            format!(
+                "triggers answer each other: what those on {} wrote into {} of {} while changes were applied is the end \
+                 of more than {HOPS_MAX} side effects in a row",
+                tables.join(", "),
+                into.table.name,
+                self.name
+            ),
+            "let one of the triggers stand aside for the agent. PostgreSQL: IF current_setting('anechoic.applying', true) \
+             = 'on' THEN RETURN NEW; END IF; MySQL, MariaDB: IF @anechoic_applying IS NULL THEN … END IF; the flow \
+             goes on, with everything written so far, when a trigger of a bound table has changed, or by a restart",
+        )
+        .code(ALTERED)
     }
 
     /// Keeps of the transaction in hand what `keep` says, in order.
@@ -646,9 +698,10 @@ impl Sink for Normalizer {
     fn commit(&mut self, commit: Commit<'_>) -> Result<()> {
         let echo = self.echo.take();
         let of_echo = echo.is_some();
-        if let Some(echo) = echo {
-            self.sift(echo)?;
-        }
+        let hops = match echo {
+            Some(echo) => self.sift(echo)?,
+            None => 0,
+        };
         let (filtered, drift) = (self.transaction.filtered, self.transaction.drift);
         let changes = self.transaction.spooled + self.transaction.writer.count;
         let refused = self.transaction.refused.len() as u64;
@@ -667,6 +720,7 @@ impl Sink for Normalizer {
                 base: self.base,
                 txid: Arc::from(commit.txid),
                 committed_at: commit.committed_at,
+                hops,
                 schema: self.schema.clone(),
                 changes,
                 body,

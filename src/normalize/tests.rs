@@ -89,7 +89,7 @@ columns = {{ name = "name" }}
     let (writer, journal, _) = journal::open(&journal::Options::new(dir.path(), 1 << 30)).unwrap();
     let status = Status::new(&config);
     let normalizer =
-        Normalizer::new(SystemId(0), &model, journal.clone(), 3, watch::channel(Vec::new()).1, status.clone());
+        Normalizer::new(SystemId(0), &model, journal.clone(), 3, 0, watch::channel(Vec::new()).1, status.clone());
     World { normalizer, status, journal, writer, _dir: dir }
 }
 
@@ -118,6 +118,7 @@ impl World {
                 base: 0,
                 txid: "1".into(),
                 committed_at: 0,
+                hops: 0,
                 to: crate::change::Address::Others,
                 schema: Schema::new(Vec::new()),
                 changes: 0,

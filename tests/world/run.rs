@@ -437,6 +437,7 @@ impl World {
             position,
             base,
             committed_at: self.now,
+            hops: 0,
             schema: self.schema.clone(),
             changes: changes.len() as u64,
             body,

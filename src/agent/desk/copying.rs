@@ -64,6 +64,7 @@ impl Desk {
             base,
             txid,
             committed_at: now(),
+            hops: 0,
             schema: self.archive.schema.clone(),
             changes: taken,
             body: Body::Inline(kept.take().into()),

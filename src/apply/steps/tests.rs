@@ -69,6 +69,7 @@ fn entry(seq: Seq, rows: &[(i64, i64)]) -> Record {
         base: 0,
         txid: seq.to_string().into(),
         committed_at: 0,
+        hops: 0,
         to: Address::Others,
         schema,
         changes: rows.len() as u64,
@@ -165,6 +166,32 @@ fn a_closed_batch_leaves_the_next_entry_for_the_one_after_it() {
 
     steps.event(Event::Fetched(None), 0);
     assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 7, .. })));
+}
+
+/// What follows from a side effect far from its beginning is its own, and not of what it is joined with.
+#[test]
+fn a_side_effect_that_many_led_to_is_applied_alone() {
+    let hopped = |seq, hops| {
+        let Record::Entry(entry) = entry(seq, &[(seq as i64, 1)]) else { unreachable!("made as an entry") };
+        Record::Entry(Entry { hops, ..entry })
+    };
+    let entries = [(6, 0), (7, HOPS_JOINED), (8, HOPS_JOINED + 1), (9, HOPS_JOINED + 1), (10, 0)];
+    let mut entries = entries.into_iter().map(|(seq, hops)| hopped(seq, hops));
+    let mut steps = reading(None, Limits::default(), Vec::new());
+    let mut markers = Vec::new();
+    while steps.passed() < 10 {
+        let event = match steps.next(0.0) {
+            Action::Fetch => Event::Fetched(entries.next()),
+            Action::Begin(marker) => {
+                markers.push(marker.seq);
+                Event::Done
+            }
+            _ => Event::Done,
+        };
+        steps.event(event, 0);
+    }
+
+    assert_eq!(markers, [7, 8, 9, 10]);
 }
 
 #[test]

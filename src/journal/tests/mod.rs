@@ -52,6 +52,7 @@ fn entry(seq: Seq, body: &Bytes) -> Entry {
         base: seq / 2,
         txid: format!("{seq}").into(),
         committed_at: 1_700_000_000_000_000 + seq as i64,
+        hops: 0,
         to: Address::Others,
         schema: schema(),
         changes: 1,
@@ -166,6 +167,21 @@ fn records_come_back_as_they_were_appended() {
     assert_eq!(rest(&mut reader), records);
     assert_eq!(journal.entry(2).expect("entry").map(Record::Entry), Some(records[3].clone()));
     assert_eq!(journal.entry(3).expect("entry"), None);
+}
+
+/// Journals of before there were hops are read, and what has none is written as it was then.
+#[test]
+fn an_entry_without_hops_has_the_older_form() {
+    let encoded = |hops| {
+        let mut bytes = Vec::new();
+        codec::put_record(&mut bytes, &Record::Entry(Entry { hops, ..entry(1, &change(1, "Ada")) }));
+        bytes
+    };
+    let (older, newer) = (encoded(0), encoded(300));
+
+    assert_eq!((older[4], newer[4]), (1, 10));
+    assert_eq!(newer[5..7], [0xac, 2]);
+    assert_eq!(newer[7..], older[5..]);
 }
 
 #[test]
@@ -438,9 +454,10 @@ fn any_entry() -> impl Strategy<Value = Record> {
         (any::<u64>(), any::<u64>()).prop_map(|(id, bytes)| Body::Spooled(SpoolRef { id, bytes }))
     ];
     let decisions = prop::collection::vec(any_decision(), 0..5);
-    let first = (origin, prop::option::of(any_position()), any::<u64>(), any_name(), any::<i64>());
+    let hops = prop_oneof![Just(0), any::<u32>()];
+    let first = (origin, prop::option::of(any_position()), any::<u64>(), any_name(), any::<i64>(), hops);
     (first, to, any_schema(), any::<u64>(), body, decisions, any_bytes()).prop_map(
-        |((origin, position, base, txid, committed_at), to, schema, changes, body, decisions, replacements)| {
+        |((origin, position, base, txid, committed_at, hops), to, schema, changes, body, decisions, replacements)| {
             Record::Entry(Entry {
                 seq: 0,
                 origin,
@@ -448,6 +465,7 @@ fn any_entry() -> impl Strategy<Value = Record> {
                 base,
                 txid,
                 committed_at,
+                hops,
                 to,
                 schema,
                 changes,

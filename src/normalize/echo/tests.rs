@@ -93,6 +93,7 @@ fn entry(seq: Seq, origin: &str, changes: u64, body: Body) -> Entry {
         base: 0,
         txid: "7".into(),
         committed_at: 0,
+        hops: 0,
         to: Address::Others,
         schema: schema(),
         changes,
@@ -176,6 +177,26 @@ fn rows_of_other_keys_are_side_effects_in_their_order() {
 
     assert_eq!(ids(&left), [7, 3]);
     assert_eq!(rewritten, [], "other spellings of the same values");
+}
+
+/// Of what is applied together the one that has come furthest counts, where it acts.
+#[test]
+fn hops_count_from_what_was_applied_to_tables_that_act() {
+    let watch = watch(true, 10).unwrap();
+    let row = |id| contacts(&[(Op::Insert, (id, "Ada", "1", "{}"))]);
+    let hopped = |hops, entry| Entry { hops, ..entry };
+    let hops = |entries: Vec<Entry>| {
+        let mut echo = Echo::new(9, HashSet::new());
+        entries.into_iter().for_each(|entry| echo.expect(&watch, entry));
+        echo.hops()
+    };
+
+    assert_eq!(hops(vec![inline(4, "shop", row(1))]), 1);
+    assert_eq!(hops(vec![hopped(5, inline(4, "shop", row(1))), hopped(2, inline(5, "shop", row(2)))]), 6);
+    assert_eq!(hops(vec![inline(4, "shop", row(1)), hopped(5, inline(5, "shop", logs(&[("x", None)])))]), 1);
+    assert_eq!(hops(vec![inline(4, "shop", row(1)), hopped(5, inline(5, "crm", row(2)))]), 1, "its own");
+    let large = entry(4, "shop", 1000, Body::Spooled(SpoolRef { id: 1, bytes: 0 }));
+    assert_eq!(hops(vec![hopped(3, large)]), 4, "it is not looked through for that");
 }
 
 /// Only what the applier of this system takes of the entries is ours.
