@@ -35,6 +35,7 @@ const HEADER_MAGIC: [u8; 8] = *b"anechoic";
 const FRAME_MAGIC: u32 = 0x6d72_6661;
 /// How much a cursor reads ahead.
 const WINDOW: usize = 128 << 10;
+static UNUSED: [u8; WINDOW] = [0; WINDOW];
 /// Smaller payloads do not repay the decompression.
 const COMPRESS_FROM: usize = 256;
 
@@ -350,7 +351,12 @@ impl Cursor {
         while offset < end {
             let len = (end - offset).min(WINDOW as u64) as usize;
             let window = self.bytes(offset, len, end)?;
-            behind.clean &= window.iter().all(|byte| *byte == 0);
+            // Nearly all of it, mostly: compared at once, and not byte by byte.
+            if *window == UNUSED[..len] {
+                offset += len as u64;
+                continue;
+            }
+            behind.clean = false;
             let mut candidates = Vec::new();
             for at in (0..len).step_by(8) {
                 if at + 8 <= len && u32_at(window, at + 4) == FRAME_MAGIC {
