@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use super::support::quarantine::until_held;
 use super::support::servers::{Kind, Session};
 use super::support::world::{Entity, Type, World};
 use super::support::{eventually, soak};
@@ -245,6 +246,47 @@ async fn binlogs_that_were_reset_are_read_anew_and_nothing_is_lost() {
 async fn purged_binlogs_are_read_anew_and_nothing_is_lost() {
     lost_and_found(Kind::Mysql, &[], "purged").await;
     lost_and_found(Kind::Mariadb11, &[], "purged").await;
+}
+
+/// The slot is there, and what was written while the table was out is in no stream: not put back in
+/// silence at a start, and noticed while the agent runs although it is back by then.
+#[tokio::test]
+async fn a_table_that_was_out_of_the_publication_is_brought_into_step() {
+    let mut world = world(Kind::Mysql, Kind::Postgres17).await;
+    let publication = format!("ALTER PUBLICATION anechoic_{}", world.agent.id);
+    let (out, back) = (format!("{publication} DROP TABLE item"), format!("{publication} ADD TABLE item"));
+    world.agent.stop().await;
+    world["shop"].admin().await.execute(&out).await;
+    write_everywhere(&world).await;
+    world.agent.start();
+    printed_command(&world, "shop").await;
+    others_flow(&world).await;
+    assert_eq!(label(&world, "shop", 20).await, None, "nothing is applied where the log has a gap");
+    // Whoever has put it back meanwhile has mended half of it.
+    world["shop"].admin().await.execute(&back).await;
+    world.agent.stop().await;
+    world.agent.start();
+    resync(&world, "shop", &[]).await;
+    everybodys_writes_are_there(&world).await;
+    goes_on(&world).await;
+
+    // While something is held, the tables are looked at every few seconds.
+    world["crm"].execute("ALTER TABLE item MODIFY label varchar(200)").await;
+    world["crm"].execute(&format!("INSERT INTO item VALUES (200, '{}', 1)", "x".repeat(100))).await;
+    until_held(&world, 2).await;
+    let unseen = "INSERT INTO item VALUES (201, 'unseen', 1); DELETE FROM item WHERE id = 100";
+    world["shop"].admin().await.execute(&format!("{out}; {unseen}; {back}")).await;
+    world["shop"].execute("INSERT INTO item VALUES (202, 'seen', 1)").await;
+    printed_command(&world, "shop").await;
+    world["crm"].execute("UPDATE item SET label = 'short' WHERE id = 200").await;
+    resync(&world, "shop", &["--delete-extra"]).await;
+
+    for id in [200, 201, 202] {
+        assert_eq!(label(&world, "crm", id).await, label(&world, "shop", id).await, "{id}");
+    }
+    assert_eq!(label(&world, "crm", 201).await.as_deref(), Some("unseen"));
+    assert_eq!(label(&world, "erp", 100).await, None);
+    goes_on(&world).await;
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use crate::catalog::{self, TableName};
 use crate::check::needs::Needs;
 use crate::config::{Config, Engine};
 use crate::connect;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::normalize::follow::{Decided, Seen};
+use crate::normalize::follow::{Decided, Published, Seen};
 use crate::normalize::resolve::Catalog;
 use crate::schema::SystemId;
 
@@ -55,13 +55,14 @@ async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
 /// All but the tables themselves. Nothing is written: not even a message into the log.
 async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Result<Sight> {
     const IDENTITIES: &str = "
-        SELECT w.schema, w.name, c.oid,
+        SELECT w.schema, w.name, c.oid, r.oid,
                p.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
                    WHERE t.pubname = p.pubname AND t.schemaname::text = w.schema AND t.tablename::text = w.name)
         FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)
         JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name
-        LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $3::text";
+        LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $3::text
+        LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid";
     let at = capture::postgres::current_position(client).await?;
     let (schemas, tables): (Vec<&str>, Vec<&str>) = names.iter().map(|n| (n.schema.as_str(), n.name.as_str())).unzip();
     let publication = capture::postgres::publication_name(&config.agent.id);
@@ -70,8 +71,12 @@ async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Resu
     let mut sight = Sight { seen: Seen { at: Some(at), ..Seen::default() }, ..Sight::default() };
     for row in rows {
         let name = TableName { schema: row.get(0), name: row.get(1) };
-        sight.seen.oids.insert(name.clone(), row.get(2));
-        if row.get(3) {
+        let oid = row.get(2);
+        sight.seen.oids.insert(name.clone(), oid);
+        if let Some(member) = row.get(3) {
+            sight.seen.published.insert(name.clone(), Published { table: oid, member });
+        }
+        if row.get(4) {
             sight.unpublished.push(name);
         }
     }
@@ -147,4 +152,19 @@ pub fn out_of_stream(config: &Config, system: SystemId, sight: &Sight, decided: 
         ))
     };
     sight.unpublished.iter().map(finding).collect()
+}
+
+/// Tables whose rows were not in the stream for a while, though they are the same tables. What was
+/// written to them meanwhile no log tells, so that of the system is as good as lost.
+pub fn gap(config: &Config, system: SystemId, seen: &Seen, decided: &Decided) -> Option<Error> {
+    let name = &config.system(system).name;
+    let tables = decided.unpublished(name, seen);
+    let publication = capture::postgres::publication_name(&config.agent.id);
+    let list: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let what = format!(
+        "{} was taken out of publication {publication}: what was written to it until it is back is in no stream",
+        list.join(", ")
+    );
+    let error = || Error::lost(what, "it is put back, and what was written meanwhile is found, by").of_system(name);
+    (!tables.is_empty()).then(error)
 }

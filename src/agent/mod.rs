@@ -156,15 +156,20 @@ impl Agent {
         let answering = tokio::spawn(control::serve(socket, probe.clone(), self.stop.clone()));
         *self.status.state.lock().expect("never held across a panic") = "running";
         info!("running");
-        let mut renewal = Renewal { plan, fruitless: 0 };
-        while let Some((next, asked_for)) = self.work(wiring, renewal, &mut asked).await? {
+        let mut renewal = Renewal { plan, fruitless: 0, lost: None };
+        while let Some((mut next, asked_for)) = self.work(wiring, renewal, &mut asked).await? {
             decided::save(&self.config, &next.plan.decided)?;
             self.status.systems.iter().for_each(connecting);
             let mut operator = setup::operator(&self.config)?;
             if let Some(asked_for) = asked_for {
+                let anew = asked_for.new.is_some().then(|| asked_for.mark.system.clone());
                 asked_for.write(&mut operator)?;
                 drop(operator);
                 operator = setup::operator(&self.config)?;
+                if let Some(system) = anew {
+                    next.plan.decided.forget_published(&system);
+                    decided::save(&self.config, &next.plan.decided)?;
+                }
             }
             let positions = self.positions(&operator)?;
             wiring = self.open(&next.plan.model, operator, positions)?;
@@ -258,7 +263,7 @@ impl Agent {
     ) -> Result<Option<(Renewal, Option<Asked>)>> {
         let Agent { config, status, known, .. } = self;
         let Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks, resyncs, gates } = wiring;
-        let Renewal { plan, fruitless } = renewal;
+        let Renewal { plan, fruitless, .. } = renewal;
         let (now, absent) = (plan.clone(), |system: &SystemId| resyncs[system.index()].as_ref().is_some_and(is_absent));
         let model = plan.model.clone();
         let (notices, noticed) = mpsc::channel(INBOX);
@@ -322,7 +327,8 @@ impl Agent {
             first_run.first_run(due).await;
         });
         tasks.spawn(loads.by_itself());
-        let watch = Watch::new(config.clone(), status.clone(), plan, fruitless);
+        let read = config.system_ids().filter(|system| !absent(system)).collect();
+        let watch = Watch::new(config.clone(), status.clone(), plan, fruitless, read);
         let mut watch = Box::pin(watch.run(noticed));
         let mut desk = tokio::task::spawn_blocking(move || desk.run(inbox));
 
@@ -330,9 +336,12 @@ impl Agent {
             // A desk that has ended by the same signal is no reason to end the process.
             biased;
             () = stop.cancelled() => Ok(None),
-            renewal = &mut watch => Ok(Some((renewal, None))),
-            Some(mark) = asked.recv() => Ok(Some((Renewal { plan: now, fruitless }, Some(Asked { mark, new: None })))),
-            Some(placed) = placings.recv() => Ok(Some((Renewal { plan: now, fruitless }, Some(placed)))),
+            mut renewal = &mut watch => {
+                let lost = renewal.lost.take().map(|mark| Asked { mark, new: None });
+                Ok(Some((renewal, lost)))
+            }
+            Some(mark) = asked.recv() => Ok(Some((Renewal { plan: now, fruitless, lost: None }, Some(Asked { mark, new: None })))),
+            Some(placed) = placings.recv() => Ok(Some((Renewal { plan: now, fruitless, lost: None }, Some(placed)))),
             // Two agents must not share an id, so this one ends, whole.
             Some(error) = refusals.recv() => {
                 self.leave.cancel();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::look::{look, of_partitions, out_of_stream};
+use super::look::{gap, look, of_partitions, out_of_stream};
 use super::{decided, is_absent};
 use crate::catalog::{Table, TableName};
 use crate::change::{ResyncMark, ResyncState};
@@ -78,9 +78,11 @@ pub async fn prepare(
     for warning in model.warnings.iter().chain(&together) {
         warn!("{warning}");
     }
+    let known = operator.recovered.positions.clone();
     let mut positions = Vec::new();
     for system in config.system_ids() {
-        match position(config, system, operator, status, stop).await? {
+        let gap = gap(config, system, &seen[system.index()], &before);
+        match position(config, system, gap, operator, status, stop).await? {
             Some(position) => positions.push(position),
             None => return Ok(None),
         }
@@ -88,7 +90,9 @@ pub async fn prepare(
     for left in setup::decide_loads(config, operator).await? {
         warn!("{left}");
     }
-    let decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
+    let mut decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
+    let new = config.systems.iter().filter(|system| !known.contains_key(&system.name));
+    new.for_each(|system| decided.forget_published(&system.name));
     decided::save(config, &decided)?;
     Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
 }
@@ -181,6 +185,7 @@ fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
 async fn position(
     config: &Config,
     system: SystemId,
+    mut gap: Option<Error>,
     operator: &mut Operator,
     status: &Status,
     stop: &CancellationToken,
@@ -194,6 +199,8 @@ async fn position(
         let known = operator.known(&name);
         // What is created may have to wait for long transactions; what is there is just looked at.
         let ensured = match known.positioned {
+            // Before anything that is missing is put back in silence.
+            true if gap.is_some() => Err(gap.take().expect("just looked at")),
             true => answered(setup::ensure(config, system, known)).await,
             false => setup::ensure(config, system, known).await,
         };
@@ -219,18 +226,7 @@ async fn position(
             // The others flow, and the command that mends it needs a running agent.
             Err(error) if error.is_lost() => {
                 error!(system = %name, error = %error.full(), "stopped: a person must act");
-                let mark = ResyncMark {
-                    system: name.clone(),
-                    state: ResyncState::Needed,
-                    begun: now(),
-                    marker: 0,
-                    head: 0,
-                    causal: false,
-                    restored: false,
-                    delete_extra: false,
-                    reason: error.full(),
-                    done: Vec::new(),
-                };
+                let mark = needed(&name, &error);
                 operator.resync(&mark)?;
                 operator.recovered.resyncs.push(mark);
                 return Ok(unplaced(config, system, operator));
@@ -250,6 +246,22 @@ async fn position(
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return Ok(None),
         }
+    }
+}
+
+/// Its log cannot be read on from its position: a person has to say that it is begun anew.
+pub fn needed(system: &Arc<str>, error: &Error) -> ResyncMark {
+    ResyncMark {
+        system: system.clone(),
+        state: ResyncState::Needed,
+        begun: now(),
+        marker: 0,
+        head: 0,
+        causal: false,
+        restored: false,
+        delete_extra: false,
+        reason: error.full(),
+        done: Vec::new(),
     }
 }
 

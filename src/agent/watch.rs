@@ -21,9 +21,10 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::decided;
-use super::look::{Sight, look, of_partitions, out_of_stream};
-use super::prepare::Plan;
+use super::look::{Sight, gap, look, of_partitions, out_of_stream};
+use super::prepare::{Plan, needed};
 use crate::capture::Moved;
+use crate::change::ResyncMark;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
@@ -65,6 +66,7 @@ pub struct Watch {
     pub plan: Plan,
     /// Times in a row that the wiring was made anew for a target and stopped again at once.
     pub fruitless: u32,
+    read: Vec<SystemId>,
     stopped: BTreeMap<(SystemId, Half), Notice>,
     /// What the last look found in the way.
     in_the_way: Vec<Finding>,
@@ -78,11 +80,15 @@ pub struct Watch {
 pub struct Renewal {
     pub plan: Plan,
     pub fruitless: u32,
+    /// The log of a system has a gap: it stops until a person has it begun anew.
+    pub lost: Option<ResyncMark>,
 }
 
 impl Watch {
-    pub fn new(config: Arc<Config>, status: Arc<Status>, plan: Plan, fruitless: u32) -> Self {
+    /// `read`: systems whose logs are read.
+    pub fn new(config: Arc<Config>, status: Arc<Status>, plan: Plan, fruitless: u32, read: Vec<SystemId>) -> Self {
         Watch {
+            read,
             config,
             status,
             plan,
@@ -98,6 +104,12 @@ impl Watch {
     pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Renewal {
         let before = fingerprint(&self.plan.model);
         let mut looked = Instant::now();
+        // Which tables are published is known from here on.
+        if !self.read.iter().all(|system| self.plan.decided.knows_published(&self.config.system(*system).name))
+            && let Some(renewal) = self.look(&before).await
+        {
+            return renewal;
+        }
         loop {
             // What is held shows on the status alone, so the pause is asked for anew.
             let notice = tokio::time::timeout(Duration::from_secs(1), notices.recv()).await;
@@ -127,7 +139,10 @@ impl Watch {
 
     async fn look(&mut self, before: &str) -> Option<Renewal> {
         let sights = join_all(self.config.system_ids().map(|system| sight(&self.config, system))).await;
-        self.note_partitions(&sights);
+        if let Some(lost) = self.lost(&sights) {
+            return Some(Renewal { plan: self.plan.clone(), fruitless: self.fruitless, lost: Some(lost) });
+        }
+        self.note(&sights);
         let Plan { catalogs, seen, decided, .. } = &self.plan;
         let (mut catalogs, mut seen): (Vec<Catalog>, _) = (catalogs.clone(), seen.clone());
         let mut findings = Vec::new();
@@ -174,7 +189,17 @@ impl Watch {
             warn!("{warning}");
         }
         let plan = Plan { model: Arc::new(model), catalogs, seen, decided };
-        Some(Renewal { plan, fruitless })
+        Some(Renewal { plan, fruitless, lost: None })
+    }
+
+    /// One of several: the next look tells of the others.
+    fn lost(&self, sights: &[Result<Sight>]) -> Option<ResyncMark> {
+        self.read.iter().find_map(|system| {
+            let sight = sights[system.index()].as_ref().ok()?;
+            let error = gap(&self.config, *system, &sight.seen, &self.plan.decided)?;
+            error!(system = %self.config.system(*system).name, error = %error.full(), "stopped: a person must act");
+            Some(needed(&self.config.system(*system).name, &error))
+        })
     }
 
     fn gone(&self, catalogs: &[Catalog]) -> Vec<(SystemId, String)> {
@@ -187,17 +212,21 @@ impl Watch {
     }
 
     /// Told once, and taken in.
-    fn note_partitions(&mut self, sights: &[Result<Sight>]) {
+    fn note(&mut self, sights: &[Result<Sight>]) {
         let (mut noted, mut changed) = (Vec::new(), false);
         for (system, sight) in self.config.system_ids().zip(sights) {
             let Ok(sight) = sight else { continue };
             noted.extend(of_partitions(&self.config, system, sight, &self.plan.decided));
-            changed |= self.plan.decided.note_partitions(&self.config.system(system).name, &sight.seen);
+            let name = &self.config.system(system).name;
+            changed |= self.plan.decided.note_partitions(name, &sight.seen);
+            if self.read.contains(&system) {
+                changed |= self.plan.decided.note_published(name, &sight.seen);
+            }
         }
         noted.iter().filter(|note| !self.noted.contains(note)).for_each(|note| warn!("{note}"));
         self.noted = noted;
         if changed && let Err(error) = decided::save(&self.config, &self.plan.decided) {
-            warn!(error = %error.full(), "partitions are told of again after a restart");
+            warn!(error = %error.full(), "what was seen of the tables is told of again after a restart");
         }
     }
 

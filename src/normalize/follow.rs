@@ -50,6 +50,17 @@ pub struct Decided {
     /// By system, by table: its leaf partitions when they were last looked at.
     #[serde(default)]
     partitions: BTreeMap<String, BTreeMap<String, Partitions>>,
+    /// By system, by table: how PostgreSQL's publication has held it since its log was begun.
+    #[serde(default)]
+    published: BTreeMap<String, BTreeMap<String, Published>>,
+}
+
+/// That a table of PostgreSQL is in our publication. Taken out and put back it is in there anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Identity of the table, and of its being a member.
+    pub table: u32,
+    pub member: u32,
 }
 
 /// Leaf partitions of a table of PostgreSQL by their identity.
@@ -72,6 +83,8 @@ pub struct Seen {
     pub oids: BTreeMap<TableName, u32>,
     /// PostgreSQL only.
     pub partitions: BTreeMap<TableName, Partitions>,
+    /// PostgreSQL only: tables that the publication lists.
+    pub published: BTreeMap<TableName, Published>,
 }
 
 impl Decided {
@@ -124,6 +137,35 @@ impl Decided {
         let changed = self.partitions.get(system) != Some(&now);
         self.partitions.insert(system.to_owned(), now);
         changed
+    }
+
+    /// Tables that were out of the publication for a while, or are now: of what was written to them
+    /// then nothing is in the stream. One that another took the name of is told of otherwise.
+    pub fn unpublished(&self, system: &str, seen: &Seen) -> Vec<TableName> {
+        let Some(before) = self.published.get(system) else { return Vec::new() };
+        let gap = |(table, oid): &(&TableName, &u32)| {
+            let before = before.get(&table.to_string()).filter(|before| before.table == **oid);
+            before.is_some_and(|before| seen.published.get(*table) != Some(before))
+        };
+        seen.oids.iter().filter(gap).map(|(table, _)| table.clone()).collect()
+    }
+
+    /// Takes in which tables are published; `true`: something is new.
+    pub fn note_published(&mut self, system: &str, seen: &Seen) -> bool {
+        let now: BTreeMap<_, _> = seen.published.iter().map(|(table, how)| (table.to_string(), *how)).collect();
+        let changed = self.published.get(system) != Some(&now);
+        self.published.insert(system.to_owned(), now);
+        changed
+    }
+
+    /// Its log is begun anew: what was published before is past.
+    pub fn forget_published(&mut self, system: &str) {
+        self.published.remove(system);
+    }
+
+    /// Which of its tables are published has not been looked at yet.
+    pub fn knows_published(&self, system: &str) -> bool {
+        self.published.contains_key(system)
     }
 
     /// The table's identity when it was last bound.
@@ -192,7 +234,9 @@ pub fn judge(
     moved: &[(SystemId, Moved)],
     before: &Decided,
 ) -> Decided {
-    let mut decided = Decided::default();
+    let mut decided = Decided { published: before.published.clone(), ..Decided::default() };
+    let known = |name: &String| config.systems.iter().any(|system| *system.name == **name);
+    decided.published.retain(|name, _| known(name));
     for system in config.system_ids() {
         let name = config.system(system).name.to_string();
         let oids = seen[system.index()].oids.iter().map(|(table, oid)| (table.to_string(), *oid));
