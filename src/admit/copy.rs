@@ -66,38 +66,37 @@ impl Arbiter {
         let mut out = Copies::default();
         let mut counts = vec![Counts::default(); self.layouts.len()];
         let mut addressed = vec![0; self.systems.len()];
-        let (mut kept, mut to) = (ChangeWriter::default(), SystemSet::EMPTY);
-        for change in Changes::new(&copied.rows) {
+        let mut entered = [Vec::new(), Vec::new()];
+        let (mut changes, mut losers, mut to) = (0, HashSet::new(), SystemSet::EMPTY);
+        for (at, change) in Changes::new(&copied.rows).enumerate() {
             let layout = &self.layouts[change.entity.index()];
-            if changed.contains(&change.key_hash) && !self.bugs.copies_are_live {
-                out.lost.push(change.key_hash);
-                continue;
-            }
-            if layout.indexed {
+            changes += 1;
+            let mut lost = changed.contains(&change.key_hash) && !self.bugs.copies_are_live;
+            if !lost && layout.indexed {
                 let base = self.holds.base(system, change.key_hash, base);
                 let case = Case { layout, system, base, bugs: self.bugs };
-                let Some(slots) = decide::decide_copy(&case, &change, self.store.as_mut())? else {
-                    out.lost.push(change.key_hash);
-                    continue;
-                };
-                decide::enter(
-                    self.store.as_mut(),
-                    change.key_hash,
-                    slots,
-                    Slot::copy(seq, system, change.op == Op::Delete),
-                )?;
+                match decide::decide_copy(&case, &change, &mut self.store)? {
+                    Some(slots) => decide::collect(&mut entered[usize::from(change.op == Op::Delete)], &change, slots),
+                    None => lost = true,
+                }
+            }
+            if lost {
+                out.lost.push(change.key_hash);
+                losers.insert(at);
+                continue;
             }
             let receivers = self.receivers_of_copy(change.entity.index(), system, copied.to.as_deref());
             receivers.iter().for_each(|target| addressed[target.index()] += 1);
             to = SystemSet(to.0 | receivers.0);
             counts[change.entity.index()].journaled += 1;
-            kept.push_change(&change);
         }
-        out.taken = kept.count;
-        if !kept.is_empty() {
+        for (keys, deleted) in entered.into_iter().zip([false, true]) {
+            self.store.put_copies(keys, Slot::copy(seq, system, deleted))?;
+        }
+        out.taken = changes - losers.len() as u64;
+        if out.taken > 0 {
             self.head = seq;
             self.address(to, seq);
-            let changes = kept.count;
             let entry = Entry {
                 seq,
                 origin: Origin::Copied(name),
@@ -108,8 +107,8 @@ impl Arbiter {
                 hops: 0,
                 to: copied.to.map_or(Address::Others, Address::Only),
                 schema: copied.schema,
-                changes,
-                body: Body::Inline(kept.take().into()),
+                changes: out.taken,
+                body: Body::Inline(without(copied.rows, &losers)),
                 decisions: Vec::new(),
                 replacements: bytes::Bytes::new(),
             };
@@ -134,6 +133,7 @@ impl Arbiter {
             Address::Only(names) => Some(names.clone()),
         };
         let (mut to, mut scratch) = (SystemSet::EMPTY, ChangeWriter::default());
+        let mut entered = [Vec::new(), Vec::new()];
         walk(&entry.body, bodies, &mut |chunk| {
             for change in Changes::new(chunk) {
                 scratch.bytes.clear();
@@ -147,18 +147,27 @@ impl Arbiter {
                 let Some(layout) = self.layouts.get(change.entity.index()) else { continue };
                 if layout.indexed {
                     let slots = layout.carried(&change);
-                    decide::enter(
-                        self.store.as_mut(),
-                        change.key_hash,
-                        slots,
-                        Slot::copy(entry.seq, system, change.op == Op::Delete),
-                    )?;
+                    decide::collect(&mut entered[usize::from(change.op == Op::Delete)], &change, slots);
                 }
                 to = SystemSet(to.0 | self.receivers_of_copy(change.entity.index(), system, only.as_deref()).0);
             }
             Ok(())
         })?;
+        for (keys, deleted) in entered.into_iter().zip([false, true]) {
+            self.store.put_copies(keys, Slot::copy(entry.seq, system, deleted))?;
+        }
         self.address(to, entry.seq);
         self.forget()
     }
+}
+
+/// The rows that are left, mostly all of them.
+fn without(rows: bytes::Bytes, losers: &HashSet<usize>) -> bytes::Bytes {
+    if losers.is_empty() {
+        return rows;
+    }
+    let mut kept = ChangeWriter::default();
+    let left = Changes::new(&rows).enumerate().filter(|(at, _)| !losers.contains(at));
+    left.for_each(|(_, change)| kept.push_change(&change));
+    kept.take().into()
 }

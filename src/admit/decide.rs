@@ -15,6 +15,7 @@
 //! it, gets back what no winner brings. An update of a row that was deleted meanwhile revives
 //! it everywhere, so it must carry the whole row.
 
+use crate::admit::copies::Index;
 use crate::admit::index::{Slot, SlotStore, slot_key};
 use crate::admit::policy::Version;
 use crate::admit::topology::{Layout, bits};
@@ -113,10 +114,10 @@ pub(super) fn decide(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotS
 /// What becomes of a row that was copied from `case.system` at its low watermark, `case.base`: the
 /// slots that it takes, or `None` where it loses to a version that the system had not seen, or is
 /// about to lose. Its own versions it has: what is read is at least as new.
-pub(super) fn decide_copy(case: &Case<'_>, change: &Change<'_>, store: &mut dyn SlotStore) -> Result<Option<u128>> {
+pub(super) fn decide_copy(case: &Case<'_>, change: &Change<'_>, index: &mut Index) -> Result<Option<u128>> {
     let carried = case.layout.carried(change);
     for slot in bits(carried) {
-        let latest = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > case.base);
+        let latest = index.get_for_copy(slot_key(change.key_hash, slot), case.system)?.filter(|l| l.seq() > case.base);
         let own = |l: &Slot| l.origin() == case.system && !l.everywhere() && !l.deleted();
         if latest.is_some_and(|l| !own(&l)) && !case.bugs.copies_are_live {
             return Ok(None);
@@ -137,6 +138,11 @@ pub(super) fn slots_of(layout: &Layout, verdict: Option<&Verdict>, change: &Chan
 /// Enters a version into the index.
 pub(super) fn enter(store: &mut dyn SlotStore, key_hash: u128, slots: u128, version: Slot) -> Result<()> {
     bits(slots).try_for_each(|slot| store.put(slot_key(key_hash, slot), version))
+}
+
+/// The keys under which a copied row's slots are entered.
+pub(super) fn collect(keys: &mut Vec<u128>, change: &Change<'_>, slots: u128) {
+    keys.extend(bits(slots).map(|slot| slot_key(change.key_hash, slot)));
 }
 
 /// Appends to `out` what is left of a change: the key, and of its image the fields of `slots`.

@@ -14,6 +14,7 @@
 //! *Base is exact*: a change is concurrent with a version when its system's own log had not
 //! shown that version's marker before it. No clock and no before image takes part in that.
 
+mod copies;
 mod copy;
 mod decide;
 pub mod held;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use copies::Index;
 pub use copy::{Copied, Copies};
 pub use held::HeldKey;
 use index::slot_key;
@@ -134,7 +136,7 @@ impl Followed {
 pub struct Arbiter {
     topology: Topology,
     layouts: Vec<Layout>,
-    store: Box<dyn SlotStore>,
+    store: Index,
     head: Seq,
     systems: Vec<Followed>,
     holds: Holds,
@@ -209,7 +211,7 @@ impl Arbiter {
             Followed { seen: 0, addressed: 0, pending_from: 0, position: None, identity: "".into(), settled: false };
         Arbiter {
             layouts,
-            store,
+            store: Index::new(store),
             head: 0,
             systems: vec![unknown; systems],
             holds: Holds::default(),
@@ -414,7 +416,7 @@ impl Arbiter {
             let author = before.map_or(system, Slot::origin);
             let version = Slot::new(entry.seq, author, everywhere, deleted);
             let slots = decide::slots_of(layout, verdict, &change);
-            decide::enter(self.store.as_mut(), change.key_hash, slots, version)?;
+            decide::enter(&mut self.store, change.key_hash, slots, version)?;
         }
         Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
     }
@@ -506,7 +508,7 @@ impl Arbiter {
             _ if self.bugs.held_base_not_lowered => base,
             _ => self.holds.base(system, change.key_hash, base),
         };
-        let store = self.store.as_mut();
+        let store = &mut self.store;
         let ruling = decide::decide(&Case { layout, system, base, bugs: self.bugs }, change, store)?;
         let offset = draft.replacements.bytes.len() as u64;
         let mut author = system;
