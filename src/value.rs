@@ -233,9 +233,19 @@ impl<'a> Row<'a> {
     pub fn prefix(self, count: usize) -> &'a [u8] {
         let mut iter = self.iter();
         for _ in 0..count {
-            iter.next();
+            iter.skip_one();
         }
         &self.0[..self.0.len() - iter.rest.len()]
+    }
+
+    /// Bit i: field i is sent.
+    pub fn sent(self) -> u128 {
+        let (mut iter, mut sent, mut bit) = (self.iter(), 0, 1u128);
+        while let Some(tag) = iter.skip_one() {
+            sent |= if tag == TAG_NOT_SENT { 0 } else { bit };
+            bit = bit.wrapping_shl(1);
+        }
+        sent
     }
 }
 
@@ -264,6 +274,21 @@ impl<'a> RowIter<'a> {
     fn sized(&mut self) -> &'a [u8] {
         let len = u32::from_le_bytes(self.array()) as usize;
         self.take(len)
+    }
+
+    /// Passes over one datum, whose tag is returned; its value is not looked at.
+    fn skip_one(&mut self) -> Option<u8> {
+        let (&tag, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        match tag {
+            TAG_NOT_SENT | TAG_NULL | TAG_FALSE | TAG_TRUE => {}
+            TAG_FLOAT32 | TAG_DATE => drop(self.take(4)),
+            TAG_INT | TAG_UINT | TAG_FLOAT64 | TAG_TIME | TAG_DATETIME | TAG_TIMESTAMP => drop(self.take(8)),
+            TAG_UUID => drop(self.take(16)),
+            TAG_DECIMAL | TAG_TEXT | TAG_BYTES | TAG_JSON | TAG_BITS | TAG_ARRAY => drop(self.sized()),
+            tag => unreachable!("row tag {tag}: rows are checksummed and of a known format version"),
+        }
+        Some(tag)
     }
 
     fn text(&mut self) -> &'a str {
@@ -454,6 +479,10 @@ mod tests {
         }
 
         assert_eq!(Row(&bytes).iter().collect::<Vec<_>>(), datums);
+        assert_eq!(Row(&bytes).sent(), (1 << datums.len()) - 2, "all but the first");
+        for count in 0..=datums.len() {
+            assert_eq!(Row(Row(&bytes).prefix(count)).iter().count(), count);
+        }
         assert_eq!(Row(&bytes).get(99), Datum::NotSent);
     }
 

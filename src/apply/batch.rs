@@ -12,6 +12,8 @@
 //! ```
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,7 +64,7 @@ impl Routes {
 
     /// Bit i: `row` carries column i of the binding.
     fn carried(binding: &Binding, row: Row<'_>) -> u128 {
-        let sent = sent(row);
+        let sent = row.sent();
         let columns = binding.columns.iter().enumerate();
         columns.fold(0, |set, (i, column)| set | (sent >> column.field & 1) << i)
     }
@@ -70,11 +72,6 @@ impl Routes {
     fn every_column(binding: &Binding) -> u128 {
         u128::MAX >> (128 - binding.columns.len())
     }
-}
-
-/// Bit i: field i is sent.
-fn sent(row: Row<'_>) -> u128 {
-    row.iter().enumerate().filter(|(_, datum)| datum.is_sent()).fold(0, |set, (i, _)| set | 1 << i)
 }
 
 /// Parents before children; a cycle is cut where it is met.
@@ -136,11 +133,29 @@ struct Merged {
     image: Option<Bytes>,
 }
 
+/// Keys are hashes already.
+#[derive(Debug, Default, Clone, Copy)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only u128s are hashed");
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+}
+
 /// Changes of whole entries (or of one chunk), coalesced.
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<Merged>,
-    by_key: HashMap<u128, usize>,
+    by_key: HashMap<u128, usize, BuildHasherDefault<Hashed>>,
     /// All of it was copied, and nothing deleted.
     fresh: bool,
     /// Changes taken in; those that a later one made unnecessary.
@@ -152,6 +167,12 @@ impl Batch {
     /// Of entries that hold nothing but copied rows.
     pub fn copied() -> Self {
         Batch { fresh: true, ..Batch::default() }
+    }
+
+    /// Room for so many more.
+    pub fn reserve(&mut self, changes: usize) {
+        self.rows.reserve(changes);
+        self.by_key.reserve(changes);
     }
 
     /// Adds a change that lies in `holder`.
@@ -167,13 +188,13 @@ impl Batch {
             return self.rows.push(Merged { entity: change.entity, deleted: None, image: Some(row) });
         }
         let new = |deleted, image| Merged { entity: change.entity, deleted, image };
-        let merged = match self.by_key.get(&change.key_hash) {
-            Some(at) => {
+        let merged = match self.by_key.entry(change.key_hash) {
+            Entry::Occupied(at) => {
                 self.coalesced += 1;
-                &mut self.rows[*at]
+                &mut self.rows[*at.get()]
             }
-            None => {
-                self.by_key.insert(change.key_hash, self.rows.len());
+            Entry::Vacant(place) => {
+                place.insert(self.rows.len());
                 self.rows.push(new(None, None));
                 self.rows.last_mut().expect("just pushed")
             }
@@ -188,7 +209,7 @@ impl Batch {
             merged.deleted = Some(row.clone());
         }
         merged.image = Some(match merged.image.take() {
-            Some(under) if sent(Row(&under)) & !sent(Row(&row)) != 0 => overlay(Row(&under), Row(&row)).into(),
+            Some(under) if Row(&under).sent() & !Row(&row).sent() != 0 => overlay(Row(&under), Row(&row)).into(),
             _ => row,
         });
     }
@@ -206,12 +227,18 @@ impl Batch {
     pub fn groups(self, routes: &Routes) -> Vec<Group> {
         let mut order: Vec<(Place, Group)> = Vec::new();
         let mut places: HashMap<Place, usize> = HashMap::new();
+        let mut last = None;
         let mut put = |place: Place, binding: &Arc<Binding>, write, carried, row| {
-            let at = *places.entry(place).or_insert_with(|| {
-                let fresh = self.fresh && binding.filter.is_none();
-                order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried, fresh }));
-                order.len() - 1
-            });
+            let at = match last {
+                // Mostly they are all alike.
+                Some((known, at)) if known == place => at,
+                _ => *places.entry(place).or_insert_with(|| {
+                    let fresh = self.fresh && binding.filter.is_none();
+                    order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried, fresh }));
+                    order.len() - 1
+                }),
+            };
+            last = Some((place, at));
             order[at].1.rows.push(row);
         };
         for merged in self.rows {

@@ -486,6 +486,9 @@ impl Steps {
         if own && entry.decisions.is_empty() {
             return false;
         }
+        if entry.decisions.is_empty() && entry.schema.id == self.routes.schema.id {
+            return Changes::new(body).any(|change| self.routes.binding(change.entity).is_some());
+        }
         let (mut index, mut cursor, mut any) = (0, 0, false);
         self.each(entry, body, &mut index, &mut cursor, &mut |_, _| any = true);
         any
@@ -577,8 +580,9 @@ impl Steps {
         batch: &mut Batch,
         now: Micros,
     ) {
-        let mut found = Vec::new();
+        let mut found = Vec::with_capacity(entry.changes.min(self.limits.changes) as usize);
         self.each(entry, body, index, cursor, &mut |number, encoded| found.push((number, encoded)));
+        batch.reserve(found.len());
         self.work.progress.addressed += found.len() as u64;
         if entry.seq <= self.known {
             self.work.progress.backlog += found.len() as u64;

@@ -4,7 +4,7 @@
 //! Rows that were logged, and entries that were journaled, before a column's type changed are
 //! read so. A cast that depends on a session (zones) or on an expression is none of these.
 
-use super::transform::{Refusal, convert, convertible, integer};
+use super::transform::{Refusal, convert, convertible, integer, kind_of};
 use crate::value::{Kind, MICROS_PER_DAY, Value};
 
 /// Whether values of the former kind can be read as the present one. Single values may still
@@ -21,6 +21,9 @@ pub fn leads(former: Kind, present: Kind) -> bool {
 
 /// The same value in the present kind. `scratch` holds what had to be made.
 pub fn recast<'a>(value: Value<'a>, to: Kind, scratch: &'a mut Vec<u8>) -> Result<Value<'a>, Refusal> {
+    if kind_of(value) == to {
+        return Ok(value);
+    }
     Ok(match (value, to) {
         (Value::Date(days), Kind::DateTime) => Value::DateTime(i64::from(days) * MICROS_PER_DAY),
         (Value::Int(number), Kind::Text) => text(scratch, itoa::Buffer::new().format(number)),

@@ -22,22 +22,10 @@ pub type Refusal = String;
 
 /// The same value in another kind. `scratch` holds what had to be made.
 pub fn convert<'a>(value: Value<'a>, to: Kind, scratch: &'a mut Vec<u8>) -> Result<Value<'a>, Refusal> {
+    if kind_of(value) == to {
+        return Ok(value);
+    }
     Ok(match (value, to) {
-        (Value::Bool(_), Kind::Bool)
-        | (Value::Int(_) | Value::UInt(_), Kind::Int)
-        | (Value::Decimal(_), Kind::Decimal)
-        | (Value::Float32(_), Kind::Float32)
-        | (Value::Float64(_), Kind::Float64)
-        | (Value::Text(_), Kind::Text)
-        | (Value::Bytes(_), Kind::Bytes)
-        | (Value::Date(_), Kind::Date)
-        | (Value::Time(_), Kind::Time)
-        | (Value::DateTime(_), Kind::DateTime)
-        | (Value::Timestamp(_), Kind::Timestamp)
-        | (Value::Uuid(_), Kind::Uuid)
-        | (Value::Json(_), Kind::Json)
-        | (Value::Bits(_), Kind::Bits)
-        | (Value::Array(_), Kind::Array) => value,
         (Value::Bits("0"), Kind::Bool) => Value::Bool(false),
         (Value::Bits("1"), Kind::Bool) => Value::Bool(true),
         (Value::Bool(flag), Kind::Bits) => Value::Bits(if flag { "1" } else { "0" }),
