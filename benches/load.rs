@@ -105,8 +105,42 @@ fn client(db: &Db, options: &str) -> String {
     format!("{} sql {} {options} {database}", script.display(), db.server.dir.display())
 }
 
-/// The plain tool into a table of its own.
-async fn plain(source: &Db, target: &Db, rows: u64) -> Duration {
+/// Processor time of the processes that `counts` takes by pid and parent, and of their children
+/// that have ended.
+fn processor(counts: impl Fn(u32, u32) -> bool) -> Duration {
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let ticks = |pid: u32| {
+        let text = stat(pid)?;
+        let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+        let times = fields[11..15].iter().filter_map(|field| field.parse::<u64>().ok());
+        counts(pid, fields[1].parse().ok()?).then(|| times.sum::<u64>())
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // SAFETY: asks for a constant.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    Duration::from_millis(pids.filter_map(ticks).sum::<u64>() * 1000 / per_second)
+}
+
+/// Of both servers.
+fn at_servers(dbs: [&Db; 2]) -> Duration {
+    let pid = |db: &Db| {
+        let env = std::fs::read_to_string(db.server.dir.join("env")).unwrap();
+        env.lines().find_map(|line| line.strip_prefix("PID=")?.trim_matches('\'').parse::<u32>().ok()).unwrap()
+    };
+    let pids = dbs.map(pid);
+    processor(|pid, parent| pids.contains(&pid) || pids.contains(&parent))
+}
+
+/// The plain tool into a table of its own: how long it took, and the processor time of servers
+/// and clients.
+async fn plain(source: &Db, target: &Db, rows: u64) -> (Duration, Duration) {
+    let spent = || at_servers([source, target]) + processor(|pid, _| pid == std::process::id());
+    let before = spent();
+    let took = copy(source, target, rows).await;
+    (took, spent() - before)
+}
+
+async fn copy(source: &Db, target: &Db, rows: u64) -> Duration {
     const COLUMNS: &str = "id, name, price, made, changed, active, stock";
     let like = if target.kind.is_postgres() { "(LIKE item INCLUDING ALL)" } else { "LIKE item" };
     target.execute(&format!("CREATE TABLE plain {like}")).await;
@@ -146,11 +180,14 @@ async fn plain(source: &Db, target: &Db, rows: u64) -> Duration {
 struct Measured {
     took: Duration,
     memory: u64,
-    processor: Duration,
+    agent: Duration,
+    servers: Duration,
 }
 
 async fn load(world: &mut World, rows: u64) -> Measured {
     world.setup().await;
+    let [source, target] = [&world.systems[0].db, &world.systems[1].db];
+    let before = at_servers([source, target]);
     let begun = Instant::now();
     world.agent.start();
     loop {
@@ -165,15 +202,15 @@ async fn load(world: &mut World, rows: u64) -> Measured {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let took = begun.elapsed();
-    let (processor, (_, memory)) = (world.agent.processor_time(), world.agent.memory());
+    let servers = at_servers([source, target]) - before;
+    let (agent, (_, memory)) = (world.agent.processor_time(), world.agent.memory());
     world.agent.wait_quiet().await;
     world.agent.stop().await;
     let sums = "SELECT count(*), sum(id), sum(price), sum(stock), max(name), max(changed) FROM item";
-    let [source, target] = [&world.systems[0].db, &world.systems[1].db];
     let (here, there) = (source.rows(sums).await, target.rows(sums).await);
     assert_eq!(here[0][..4], there[0][..4]);
     assert_eq!(here[0][0], Some(rows.to_string()));
-    Measured { took, memory, processor }
+    Measured { took, memory, agent, servers }
 }
 
 fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
@@ -193,7 +230,7 @@ async fn way(from: Kind, to: Kind, rows: u64, rounds: u64) -> bool {
         // In turn, so that neither always finds what the other has left.
         let first = if round % 2 == 1 { Some(plain(&world["crm"], &world["shop"], rows).await) } else { None };
         let measured = load(&mut world, rows).await;
-        let by_plain = match first {
+        let (by_plain, plain_processor) = match first {
             Some(took) => took,
             None => plain(&world["crm"], &world["shop"], rows).await,
         };
@@ -205,15 +242,17 @@ async fn way(from: Kind, to: Kind, rows: u64, rounds: u64) -> bool {
             world[db].execute("DROP TABLE item").await;
         }
         let rate = |took: Duration| rows as f64 / took.as_secs_f64();
+        let per_row = |spent: Duration| spent.as_secs_f64() * 1e6 / rows as f64;
         let ratio = rate(measured.took) / rate(by_plain);
         println!(
-            "  round {round}: agent {:>7.0} rows/s, plain {:>7.0} rows/s, ratio {ratio:.2}; agent's peak memory {} MiB, \
-             processor {:.1} s ({:.2} µs/row)",
+            "  round {round}: agent {:>7.0} rows/s, plain {:>7.0} rows/s, ratio {ratio:.2}; processor per row: agent \
+             {:.2} µs, its servers {:.2} µs, plain {:.2} µs; agent's peak memory {} MiB",
             rate(measured.took),
             rate(by_plain),
+            per_row(measured.agent),
+            per_row(measured.servers),
+            per_row(plain_processor),
             measured.memory >> 20,
-            measured.processor.as_secs_f64(),
-            measured.processor.as_secs_f64() * 1e6 / rows as f64,
         );
         ratios.push(ratio);
         memory = memory.max(measured.memory);
