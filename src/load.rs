@@ -22,6 +22,9 @@ pub struct LoadSpec {
     pub only_missing: bool,
     /// At most so many rows read per second.
     pub max_rate: Option<u64>,
+    /// Chunks that are read at once.
+    #[serde(default)]
+    pub parallel: Option<u8>,
     /// What the systems that receive have, and nobody above them, goes there.
     #[serde(default)]
     pub delete_extra: bool,

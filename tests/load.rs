@@ -205,6 +205,30 @@ async fn a_load_goes_on_after_a_kill_where_it_was() {
     assert!(read < rows, "{read} rows were read again");
 }
 
+/// Chunks are measured by rows that were narrow; they end where memory would.
+#[tokio::test]
+async fn rows_that_are_suddenly_wide_are_read_few_at_a_time() {
+    let note = Entity::new("note").key("id", Type::Int).field("body", Type::Text);
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)]).entity(note).build().await;
+    let (narrow, wide) = (6_000, 64);
+    world["crm"]
+        .execute(&format!(
+            "INSERT INTO note SELECT n, CASE WHEN n <= {narrow} THEN 'short' ELSE repeat('wide', 1 << 18) END \
+             FROM generate_series(1, {narrow} + {wide}) AS s(n)"
+        ))
+        .await;
+
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+
+    let found = world["shop"].rows("SELECT count(*), sum(length(body)) FROM note").await;
+    let bytes = narrow * 5 + wide * (4 << 18);
+    assert_eq!(found, [[Some((narrow + wide).to_string()), Some(bytes.to_string())]]);
+    let (_, peak) = world.agent.memory();
+    assert!(peak < 150 << 20, "{} MiB", peak >> 20);
+}
+
 /// Killed while it looks for what only the shop has, and again while it copies: the load that goes
 /// on deletes it still, and brings none of it into the authority.
 #[tokio::test]
@@ -297,7 +321,7 @@ async fn loads_while_everybody_writes(seed: u64) {
 
     // The command only looks on.
     let rate = (rows / 4).to_string();
-    let words = ["load", "item", "account", "--max-rate", &rate];
+    let words = ["load", "item", "account", "--parallel", "5", "--max-rate", &rate];
     let asked = world.agent.command(&words);
     assert!(tokio::time::timeout(Duration::from_secs(1), asked).await.is_err(), "over before it was seen");
     let some = rows * random.random_range(1..4) / 5;

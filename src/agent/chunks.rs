@@ -20,16 +20,20 @@ const RECENT_MAX: usize = 1 << 16;
 
 /// What a load lays on the desk.
 pub enum Copying {
-    /// Answered at once: nothing of it is durable.
+    /// Answered at once with its low watermark (everything up to there was captured): nothing of
+    /// it is durable.
     Open {
+        chunk: u64,
         system: SystemId,
         entity: EntityId,
-        reply: oneshot::Sender<Opened>,
+        reply: oneshot::Sender<Position>,
     },
     /// The log of its system was captured past the high watermark. Answered after the sync.
     Rows {
         chunk: u64,
         rows: Rows,
+        /// How far the load has come with them; what of them is taken is added.
+        mark: Option<Box<LoadMark>>,
         reply: oneshot::Sender<Outcome>,
     },
     /// What a system's lost log would have told: as if it were captured now. Encoded changes of
@@ -55,14 +59,6 @@ pub enum Copying {
         mark: ResyncMark,
         reply: oneshot::Sender<()>,
     },
-}
-
-/// The low watermark of a chunk.
-#[derive(Debug, Clone)]
-pub struct Opened {
-    pub chunk: u64,
-    /// Everything up to here was captured, and what is read must show it.
-    pub position: Position,
 }
 
 /// What was read.
@@ -115,7 +111,6 @@ pub struct Read {
 #[derive(Default)]
 pub struct Chunks {
     open: Vec<Open>,
-    last: u64,
     recent: Vec<Recent>,
 }
 
@@ -124,11 +119,9 @@ impl Chunks {
         Chunks { recent: (0..systems).map(|_| Recent::default()).collect(), ..Chunks::default() }
     }
 
-    pub fn open(&mut self, system: SystemId, entity: EntityId, base: Seq) -> u64 {
-        self.last += 1;
+    pub fn open(&mut self, id: u64, system: SystemId, entity: EntityId, base: Seq) {
         let captured = self.recent[system.index()].count;
-        self.open.push(Open { id: self.last, system, entity, base, changed: HashSet::new(), captured });
-        self.last
+        self.open.push(Open { id, system, entity, base, changed: HashSet::new(), captured });
     }
 
     /// A transaction of that system is taken in.
@@ -223,7 +216,9 @@ mod tests {
     fn what_a_log_changes_while_a_chunk_is_read_is_known() {
         let mut chunks = Chunks::new(2);
         chunks.captured(&captured("7", 1), &Nothing).unwrap();
-        let (mine, others) = (chunks.open(SystemId(0), EntityId(0), 5), chunks.open(SystemId(1), EntityId(0), 5));
+        let (mine, others) = (1, 2);
+        chunks.open(mine, SystemId(0), EntityId(0), 5);
+        chunks.open(others, SystemId(1), EntityId(0), 5);
         chunks.captured(&captured("8", 2), &Nothing).unwrap();
 
         let (base, read) = chunks.close(mine, &[8, 9]).unwrap();
@@ -236,7 +231,8 @@ mod tests {
     fn a_read_that_missed_what_was_captured_before_is_repeated() {
         let mut chunks = Chunks::new(1);
         chunks.captured(&captured("7", 1), &Nothing).unwrap();
-        let chunk = chunks.open(SystemId(0), EntityId(0), 5);
+        let chunk = 1;
+        chunks.open(chunk, SystemId(0), EntityId(0), 5);
         chunks.captured(&captured("8", 2), &Nothing).unwrap();
 
         assert!(chunks.close(chunk, &[7]).unwrap().1.is_none());

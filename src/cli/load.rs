@@ -17,12 +17,13 @@ pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcom
     let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
         return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
     };
-    let LoadOptions { entities, from, resync, restored, dry_run, only_missing, delete_extra, max_rate, json } = options;
+    let LoadOptions { entities, from, resync, restored, dry_run, only_missing, delete_extra, max_rate, parallel, json } =
+        options;
     let request = match resync {
         Some(system) => Request::Resync(ResyncSpec { system, restored, delete_extra }),
         None => {
             tell_of_keyless(config, &entities);
-            Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate, delete_extra })
+            Request::Load(LoadSpec { entities, from, dry_run, only_missing, max_rate, parallel, delete_extra })
         }
     };
     agent.ask(&request).await?;

@@ -98,7 +98,7 @@ pub struct LoadOptions {
     #[arg(long, value_name = "SYSTEM")]
     pub from: Option<String>,
     /// The position in that system's log is lost: make a new one, and bring it into step by difference
-    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["entities", "from", "dry_run", "only_missing", "max_rate"])]
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["entities", "from", "dry_run", "only_missing", "max_rate", "parallel"])]
     pub resync: Option<String>,
     /// With --resync: its tables are from a backup, and may lack what was written there since
     #[arg(long, requires = "resync")]
@@ -115,6 +115,9 @@ pub struct LoadOptions {
     /// Rows read per second at most: 2000, or "2000 rows/s"
     #[arg(long, value_name = "ROWS", value_parser = rate)]
     pub max_rate: Option<u64>,
+    /// Chunks that are read at once, while those before are compared and journaled; 3 where absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub parallel: Option<u8>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -288,7 +291,15 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_exits_with_2() {
-        for line in ["anechoic", "anechoic dance", "anechoic wait --timeout soon", "anechoic run --json"] {
+        let lines = [
+            "anechoic",
+            "anechoic dance",
+            "anechoic wait --timeout soon",
+            "anechoic run --json",
+            "anechoic load --parallel 0",
+            "anechoic load --resync shop --parallel 2",
+        ];
+        for line in lines {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

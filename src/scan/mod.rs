@@ -22,12 +22,15 @@ use crate::position::Position;
 use crate::schema::{EntityId, Schema, SystemId};
 use crate::value::{Datum, Row, write_datum};
 
-/// A page ends when it has about this much.
-pub const PAGE_BYTES: usize = 1 << 20;
+/// About this much is read at once: rows of it may have to be looked up elsewhere, and are
+/// written in one transaction over rows that others write.
+const PAGE_BYTES: usize = 1 << 20;
 /// More rows are not read at once, however small they are.
 const ROWS_MAX: usize = 8192;
 /// Nothing is known of the rows before the first page.
 const ROWS_FIRST: usize = 64;
+/// Rows that are suddenly so much wider end a page.
+const PAGE_TIMES: usize = 2;
 
 /// Rows of one page.
 #[derive(Debug, Default)]
@@ -124,11 +127,13 @@ struct Collector<'p> {
     writer: ChangeWriter,
     page: Page,
     row: Vec<u8>,
+    /// Bytes of rows that were refused.
+    refused: usize,
 }
 
 impl<'p> Collector<'p> {
     fn new(plan: &'p Plan) -> Self {
-        Collector { plan, writer: ChangeWriter::default(), page: Page::default(), row: Vec::new() }
+        Collector { plan, writer: ChangeWriter::default(), page: Page::default(), row: Vec::new(), refused: 0 }
     }
 
     fn add<'d>(&mut self, datum: impl Fn(usize) -> Result<Datum<'d>>) -> Result<()> {
@@ -147,6 +152,7 @@ impl<'p> Collector<'p> {
         self.page.last = Some(key.to_vec());
         if let Some(reason) = refused {
             let change = self.change();
+            self.refused += change.len() + reason.len();
             self.page.refused.push((change, reason));
         } else if self.plan.belongs(Row(&self.row)) {
             self.page.count += 1;
@@ -167,6 +173,11 @@ impl<'p> Collector<'p> {
         writer.take().into()
     }
 
+    /// The page has more than it should, whatever is still to come.
+    fn is_full(&self, size: PageSize) -> bool {
+        self.writer.bytes.len() + self.refused > PAGE_TIMES * size.bytes
+    }
+
     fn done(mut self, asked: usize) -> Page {
         self.page.end = self.page.seen < asked as u64;
         self.page.rows = self.writer.take().into();
@@ -177,7 +188,7 @@ impl<'p> Collector<'p> {
 /// A connection that reads rows of one system.
 pub enum Scanner {
     Postgres(Box<postgres::PgScanner>),
-    Mysql(mysql::MyScanner),
+    Mysql(Box<mysql::MyScanner>),
 }
 
 impl Scanner {
@@ -187,7 +198,7 @@ impl Scanner {
             Engine::Postgres => {
                 postgres::PgScanner::connect(&system.connect, agent).await.map(Box::new).map(Scanner::Postgres)
             }
-            Engine::Mysql => mysql::MyScanner::connect(&system.connect).await.map(Scanner::Mysql),
+            Engine::Mysql => mysql::MyScanner::connect(&system.connect).await.map(Box::new).map(Scanner::Mysql),
         }
     }
 
@@ -200,11 +211,12 @@ impl Scanner {
         }
     }
 
-    /// The rows behind key `after` (a canonical key), at most `rows`.
-    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, rows: usize) -> Result<Page> {
+    /// The rows behind key `after` (a canonical key), at most as many as asked for, and fewer
+    /// where they are wider than was thought.
+    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, size: PageSize) -> Result<Page> {
         match self {
-            Scanner::Postgres(scanner) => scanner.page(plan, after, rows).await,
-            Scanner::Mysql(scanner) => scanner.page(plan, after, rows).await,
+            Scanner::Postgres(scanner) => scanner.page(plan, after, size).await,
+            Scanner::Mysql(scanner) => scanner.page(plan, after, size).await,
         }
     }
 
@@ -251,31 +263,39 @@ impl Scanner {
     }
 }
 
-/// How many rows the next page takes: about [`PAGE_BYTES`], carefully where rows are wide.
+/// How many rows the next page takes: about so many bytes, carefully where rows are wide.
 #[derive(Debug, Clone, Copy)]
-pub struct PageSize(usize);
+pub struct PageSize {
+    rows: usize,
+    bytes: usize,
+}
 
 impl Default for PageSize {
     fn default() -> Self {
-        PageSize(ROWS_FIRST)
+        PageSize::of(PAGE_BYTES)
     }
 }
 
 impl PageSize {
+    pub fn of(bytes: usize) -> Self {
+        PageSize { rows: ROWS_FIRST, bytes }
+    }
+
     pub fn rows(self) -> usize {
-        self.0
+        self.rows
     }
 
     /// Learns from a page.
     pub fn learn(&mut self, page: &Page) {
         let Some(width) = page.rows.len().checked_div(page.count.max(1) as usize).filter(|w| *w > 0) else { return };
-        self.0 = (PAGE_BYTES / width).clamp(1, (self.0 * 4).min(ROWS_MAX));
+        let rows_max = ROWS_MAX * self.bytes.div_ceil(PAGE_BYTES);
+        self.rows = (self.bytes / width).clamp(1, (self.rows * 4).min(rows_max));
     }
 
     /// No more than this.
     #[must_use]
     pub fn at_most(self, rows: usize) -> Self {
-        PageSize(self.0.min(rows.max(1)))
+        PageSize { rows: self.rows.min(rows.max(1)), ..self }
     }
 }
 
@@ -294,5 +314,14 @@ mod tests {
         assert_eq!(size.rows(), ROWS_MAX);
         size.learn(&page(10, 10 << 20));
         assert_eq!(size.rows(), 1);
+    }
+
+    #[test]
+    fn larger_pages_take_more_rows() {
+        let page = Page { count: 64, rows: vec![0; 64 * 100].into(), ..Page::default() };
+        let mut size = PageSize::of(4 << 20);
+
+        (0..9).for_each(|_| size.learn(&page));
+        assert_eq!(size.rows(), 4 * ROWS_MAX);
     }
 }

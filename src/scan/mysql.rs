@@ -8,7 +8,7 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{Collector, Page, Plan};
+use super::{Collector, Page, PageSize, Plan};
 use crate::apply::mysql::statement;
 use crate::apply::mysql::value::decode;
 use crate::apply::sql::Shape;
@@ -23,6 +23,7 @@ use crate::value::{Datum, Row};
 const KEYS: usize = 200;
 
 pub struct MyScanner {
+    connect: ConnectConfig,
     conn: Conn,
     flavour: Flavour,
     locking: bool,
@@ -31,12 +32,16 @@ pub struct MyScanner {
 
 impl MyScanner {
     pub async fn connect(config: &ConnectConfig) -> Result<Self> {
-        let mut conn = connect(config).await?;
+        let mut conn = session(config).await?;
         let (flavour, ..) = server(&mut conn).await?;
-        conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .await
-            .map_err(|e| failed(e, "preparing the session"))?;
-        Ok(MyScanner { conn, flavour, locking: false, begun: false })
+        Ok(MyScanner { connect: config.clone(), conn, flavour, locking: false, begun: false })
+    }
+
+    /// Whatever is still on its way is not waited for.
+    async fn hang_up(&mut self) -> Result<()> {
+        self.conn = session(&self.connect).await?;
+        self.begun = false;
+        Ok(())
     }
 
     pub async fn begin(&mut self, captured: &Position) -> Result<bool> {
@@ -79,8 +84,8 @@ impl MyScanner {
         Ok(false)
     }
 
-    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, rows: usize) -> Result<Page> {
-        let mut texts = vec![Vec::new(); plan.binding.key_len];
+    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, size: PageSize) -> Result<Page> {
+        let (mut texts, rows) = (vec![Vec::new(); plan.binding.key_len], size.rows());
         let text = match after {
             None => super::text::mysql_page(&plan.binding, None, rows, self.locking)?,
             Some(after) => {
@@ -89,8 +94,9 @@ impl MyScanner {
             }
         };
         let mut collector = Collector::new(plan);
-        self.read(plan, text, 0, &mut collector).await?;
-        Ok(collector.done(rows))
+        let whole = self.read(plan, text, 0, &mut collector, Some(size)).await?;
+        let page = collector.done(rows);
+        Ok(Page { end: page.end && whole, ..page })
     }
 
     pub async fn by_keys(&mut self, plan: &Plan, keys: &[Row<'_>]) -> Result<Page> {
@@ -101,13 +107,21 @@ impl MyScanner {
             let datums: Vec<Vec<Datum<'_>>> =
                 keys.iter().zip(&mut texts).map(|(row, texts)| key(plan, *row, texts)).collect::<Result<_>>()?;
             let text = statement::read(&plan.binding, &shape, &datums, self.locking)?;
-            self.read(plan, text, 1, &mut collector).await?;
+            self.read(plan, text, 1, &mut collector, None).await?;
         }
         Ok(collector.done(0))
     }
 
-    /// Prepared, because only the binary protocol returns numbers digit for digit.
-    async fn read(&mut self, plan: &Plan, text: Vec<u8>, skip: usize, collector: &mut Collector<'_>) -> Result<()> {
+    /// Prepared, because only the binary protocol returns numbers digit for digit. `false`: not
+    /// all of it, there is more than the page takes.
+    async fn read(
+        &mut self,
+        plan: &Plan,
+        text: Vec<u8>,
+        skip: usize,
+        collector: &mut Collector<'_>,
+        size: Option<PageSize>,
+    ) -> Result<bool> {
         let doing = format!("reading {}", plan.binding.table.name);
         let query = self.conn.prep(text).await.map_err(|e| failed(e, &doing))?;
         let mut found = self.conn.exec_iter(&query, ()).await.map_err(|e| failed(e, &doing))?;
@@ -117,10 +131,15 @@ impl MyScanner {
                 let raw: Vec<mysql_async::Value> = row.unwrap();
                 outcome = collector.add(|at| decode(&plan.binding.columns[at].column, &raw[at + skip]));
             }
+            if size.is_some_and(|size| collector.is_full(size)) {
+                drop(found);
+                self.hang_up().await?;
+                return outcome.map(|()| false);
+            }
         }
         drop(found);
         self.conn.close(query).await.map_err(|e| failed(e, &doing))?;
-        outcome
+        outcome.map(|()| true)
     }
 
     pub async fn finish(&mut self) -> Result<Position> {
@@ -145,6 +164,14 @@ impl MyScanner {
             .map_err(|e| failed(e, "reading the catalog"))?;
         Ok(found.flatten())
     }
+}
+
+async fn session(config: &ConnectConfig) -> Result<Conn> {
+    let mut conn = connect(config).await?;
+    conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        .await
+        .map_err(|e| failed(e, "preparing the session"))?;
+    Ok(conn)
 }
 
 /// The key as the columns take it.

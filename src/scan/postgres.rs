@@ -6,7 +6,7 @@ use futures_util::{StreamExt, pin_mut};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::{Collector, Page, Plan};
+use super::{Collector, Page, PageSize, Plan};
 use crate::apply::postgres::statement;
 use crate::apply::postgres::value::{self, Array, Wire};
 use crate::apply::postgres::{Batch, Raw};
@@ -33,6 +33,8 @@ enum Kind {
 }
 
 pub struct PgScanner {
+    connect: ConnectConfig,
+    application: String,
     client: Client,
     prepared: HashMap<(EntityId, Kind), Statement>,
     running: Vec<u32>,
@@ -41,9 +43,18 @@ pub struct PgScanner {
 
 impl PgScanner {
     pub async fn connect(config: &ConnectConfig, agent: &str) -> Result<Self> {
-        let client = connect(config, &format!("anechoic/{agent} scan")).await?;
-        client.batch_execute(SESSION).await.map_err(|e| error(&e))?;
-        Ok(PgScanner { client, prepared: HashMap::new(), running: Vec::new(), begun: false })
+        let application = format!("anechoic/{agent} scan");
+        let client = session(config, &application).await?;
+        let connect = config.clone();
+        Ok(PgScanner { connect, application, client, prepared: HashMap::new(), running: Vec::new(), begun: false })
+    }
+
+    /// Whatever is still on its way is not waited for.
+    async fn hang_up(&mut self) -> Result<()> {
+        self.client = session(&self.connect, &self.application).await?;
+        self.prepared.clear();
+        self.begun = false;
+        Ok(())
     }
 
     pub async fn begin(&mut self) -> Result<()> {
@@ -74,7 +85,7 @@ impl PgScanner {
         error(e).context(format!("reading {}", plan.binding.table.name))
     }
 
-    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, rows: usize) -> Result<Page> {
+    pub async fn page(&mut self, plan: &Plan, after: Option<&[u8]>, size: PageSize) -> Result<Page> {
         let statement = self.statement(plan, if after.is_some() { Kind::Next } else { Kind::First }).await?;
         let mut key = Vec::new();
         if let Some(after) = after {
@@ -84,7 +95,7 @@ impl PgScanner {
                 key.push(array);
             }
         }
-        let limit = rows as i64;
+        let limit = size.rows() as i64;
         let mut parameters: Vec<&(dyn ToSql + Sync)> = key.iter().map(|array| array as _).collect();
         parameters.push(&limit);
         let mut collector = Collector::new(plan);
@@ -93,8 +104,12 @@ impl PgScanner {
         while let Some(row) = found.next().await {
             let row = row.map_err(|e| self.failed(&e, plan))?;
             collector.add(|at| datum(plan, &row, at, 0))?;
+            if collector.is_full(size) {
+                self.hang_up().await?;
+                return Ok(Page { running: self.running.clone(), end: false, ..collector.done(size.rows()) });
+            }
         }
-        Ok(Page { running: self.running.clone(), ..collector.done(rows) })
+        Ok(Page { running: self.running.clone(), ..collector.done(size.rows()) })
     }
 
     pub async fn by_keys(&mut self, plan: &Plan, keys: &[Row<'_>]) -> Result<Page> {
@@ -139,6 +154,12 @@ impl PgScanner {
         let row = self.client.query_opt(ROWS, &[&table]).await.map_err(|e| error(&e))?;
         Ok(row.and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()))
     }
+}
+
+async fn session(config: &ConnectConfig, application: &str) -> Result<Client> {
+    let client = connect(config, application).await?;
+    client.batch_execute(SESSION).await.map_err(|e| error(&e))?;
+    Ok(client)
 }
 
 fn datum<'r>(plan: &Plan, row: &'r tokio_postgres::Row, at: usize, skip: usize) -> Result<Datum<'r>> {

@@ -2,7 +2,6 @@
 //! for rows which only that one has.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tracing::{error, info, warn};
 
@@ -16,9 +15,13 @@ use crate::scan::{PageSize, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::now;
 
+/// Chunks that are read at once: one that is on its way, one whose log is waited for, one that is
+/// journaled.
+const PARALLEL: usize = 3;
+
 /// Loads one entity, to its end or until a person must act.
 pub(super) async fn load(
-    context: &Context,
+    context: &Arc<Context>,
     mut counted: Counted,
     entity: EntityId,
     source: Option<SystemId>,
@@ -114,7 +117,7 @@ async fn begin(
 
 /// `None`: there was nothing to do, or it was decided against.
 async fn load_entity(
-    context: &Context,
+    context: &Arc<Context>,
     counted: &mut Counted,
     entity: EntityId,
     source: Option<SystemId>,
@@ -209,6 +212,7 @@ async fn load_entity(
             dry_run: spec.dry_run,
             fresh,
             max_rate: spec.max_rate,
+            parallel: spec.parallel.map_or(PARALLEL, usize::from),
             begun,
             word: "load",
             counted,
@@ -216,7 +220,6 @@ async fn load_entity(
             size: PageSize::default(),
             ahead: Default::default(),
             lost: Default::default(),
-            started: Instant::now(),
         };
         if std::mem::take(&mut deletes) {
             let witness = |system: &SystemId| {

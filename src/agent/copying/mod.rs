@@ -4,7 +4,9 @@
 //! whose rows count, then from every other one that writes it, for rows which only that one has.
 //! Where it stands is in the journal, so that a load goes on after a restart.
 
+mod ahead;
 mod background;
+mod chunk;
 mod compare;
 mod judge;
 mod load;
@@ -430,7 +432,7 @@ struct First {
 
 /// What was found of each system; `None` where the comparison did not come to its end.
 async fn verify(
-    context: &Context,
+    context: &Arc<Context>,
     spec: &VerifySpec,
     entity: EntityId,
     mut counted: Counted,

@@ -2,25 +2,30 @@
 //! of the system's own log.
 //!
 //! ```text
-//! desk: low watermark ─▶ scan: read ─▶ log's end ─▶ captured so far ─▶ desk: admit, sync ─▶ mark
+//! desk: low watermark ─▶ scan: read ─▶ log's end ─▶ captured so far ─▶ desk: admit, mark, sync
 //!                              └─ look up in systems that have rows ─┘
 //! ```
+//!
+//! Chunks are read ahead ([`super::ahead`]), and handed in one after the other: a chunk's rows
+//! become durable together with the mark that it is done.
 //!
 //! Rows that lose to something live are read again until they do not: the log that beat them
 //! has been seen by then.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::ahead::{Ahead, Fetched, Spec};
+use super::chunk::Chunk;
 use super::compare::{Class, compare, names};
 use super::reach::LOOK_EVERY;
 use super::{Context, Counted};
-use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
+use crate::agent::chunks::{Copying, Outcome, Rows};
 use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
 use crate::control::text;
 use crate::error::{Error, Recovery, Result, backoff};
@@ -33,6 +38,9 @@ use crate::value::{Datum, Row};
 
 /// Entries that may wait for a target before more is read.
 const AHEAD: usize = 24;
+/// Of all chunks that are read ahead, about; and of one where its rows are only inserted.
+const BYTES_AHEAD: usize = 12 << 20;
+const CHUNK_BYTES: usize = 4 << 20;
 /// Rows that lost are read again so often at most: what is written all the time is told by the log.
 const ROUNDS: u32 = 60;
 /// Keys of rows that lost, kept in memory.
@@ -61,9 +69,9 @@ impl Receiver {
         self.or_anew(found)
     }
 
-    pub async fn page(&mut self, context: &Context, after: Option<&[u8]>, rows: usize) -> Result<Page> {
+    pub async fn page(&mut self, context: &Context, after: Option<&[u8]>, size: PageSize) -> Result<Page> {
         let plan = self.plan.clone();
-        let page = self.scanner(context).await?.page(&plan, after, rows).await;
+        let page = self.scanner(context).await?.page(&plan, after, size).await;
         self.or_anew(page)
     }
 
@@ -94,7 +102,7 @@ impl Receiver {
 }
 
 pub struct Pass<'a> {
-    pub context: &'a Context,
+    pub context: &'a Arc<Context>,
     pub source: SystemId,
     pub name: Arc<str>,
     pub plan: Plan,
@@ -114,6 +122,8 @@ pub struct Pass<'a> {
     /// Whose rows are read after these.
     pub next: Option<Arc<str>>,
     pub max_rate: Option<u64>,
+    /// Chunks that are read at once.
+    pub parallel: usize,
     pub begun: i64,
     /// What the audit trail calls it.
     pub word: &'static str,
@@ -124,37 +134,56 @@ pub struct Pass<'a> {
     pub ahead: VecDeque<Seq>,
     /// Keys of rows that lost.
     pub lost: HashMap<u128, Vec<u8>>,
-    pub started: Instant,
 }
 
 impl Pass<'_> {
     /// From behind `after` to the table's end.
     pub async fn run(&mut self, mut after: Option<Vec<u8>>) -> Result<()> {
+        let most = (BYTES_AHEAD / self.parallel).min(CHUNK_BYTES);
+        if self.receivers.iter().all(|receiver| receiver.empty) {
+            self.size = PageSize::of(most);
+        }
         let mut attempt = 0;
-        loop {
-            let chunk = self.chunk(Read::Behind(after.as_deref())).await;
-            let (last, end) = match chunk {
-                Ok(done) => done,
-                Err(error) => {
-                    self.retry(error, &mut attempt).await?;
-                    continue;
-                }
-            };
-            attempt = 0;
-            after = last.or(after);
-            self.counted.report(&self.name, "running", None);
-            if end {
-                break;
-            }
-            self.mark(LoadState::Running, after.as_deref().unwrap_or_default()).await?;
-            failpoint::pass("after-load-chunk");
-            self.keep_pace().await?;
+        while let Err(error) = self.chunks(&mut after, &mut attempt).await {
+            self.retry(error, &mut attempt).await?;
         }
         self.read_lost_again().await?;
         if let Some(next) = &self.next {
             self.mark_of(next, LoadState::Running, &[]).await?;
         }
         self.mark(LoadState::Done, &[]).await
+    }
+
+    /// One chunk after the other to the table's end. What was read ahead of one that fails, or
+    /// has to be read again, is given up.
+    async fn chunks(&mut self, after: &mut Option<Vec<u8>>, attempt: &mut u32) -> Result<()> {
+        let spec = Spec {
+            context: self.context.clone(),
+            source: self.source,
+            plan: self.plan.clone(),
+            max_rate: self.max_rate,
+        };
+        loop {
+            let mut ahead = Ahead::begin(&spec, self.parallel, after.clone(), self.size);
+            loop {
+                let Fetched { chunk, page, place } = ahead.next().await?;
+                let last = page.last.clone().or_else(|| after.clone());
+                if !self.hand_in(chunk, &page, Some(last.as_deref().unwrap_or_default())).await? {
+                    // Half as many: fewer of them can change while they are read.
+                    self.size = self.size.at_most(page.seen as usize / 2);
+                    break;
+                }
+                *attempt = 0;
+                *after = last;
+                self.counted.report(&self.name, "running", None);
+                if page.end {
+                    return Ok(());
+                }
+                drop((page, place));
+                failpoint::pass("after-load-chunk");
+                self.keep_pace().await?;
+            }
+        }
     }
 
     pub(super) async fn retry(&mut self, error: Error, attempt: &mut u32) -> Result<()> {
@@ -171,17 +200,11 @@ impl Pass<'_> {
 
     /// Brings the receivers to the rows that this system has for these keys: what it has not goes.
     pub async fn repair(&mut self, keys: &[Vec<u8>]) -> Result<()> {
-        self.chunk(Read::Keys(keys)).await?;
+        self.by_keys(keys).await?;
         self.read_lost_again().await?;
-        let opened = self.open().await?;
-        let chunk = opened.chunk;
-        match self.surplus(&opened.position, keys, None, &mut []).await {
-            Ok((page, parts)) => self.lay_in(chunk, &page, parts).await.map(drop),
-            Err(error) => {
-                self.context.lay(Copying::Drop { chunk }).await?;
-                Err(error)
-            }
-        }
+        let chunk = self.open().await?;
+        let (page, parts) = self.surplus(&chunk.low, keys, None, &mut []).await?;
+        self.lay_in(chunk, &page, parts, None).await.map(drop)
     }
 
     async fn read_lost_again(&mut self) -> Result<()> {
@@ -191,7 +214,7 @@ impl Pass<'_> {
             let lost = std::mem::take(&mut self.lost);
             let keys: Vec<Vec<u8>> = lost.values().cloned().collect();
             for keys in keys.chunks(500) {
-                if let Err(error) = self.chunk(Read::Keys(keys)).await {
+                if let Err(error) = self.by_keys(keys).await {
                     self.lost.extend(lost.clone());
                     self.retry(error, &mut attempt).await?;
                     break;
@@ -205,30 +228,19 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Reads, compares and hands in one chunk. The last key, and whether the table ended.
-    async fn chunk(&mut self, what: Read<'_>) -> Result<(Option<Vec<u8>>, bool)> {
+    /// Reads, compares and hands in the rows of these keys.
+    async fn by_keys(&mut self, keys: &[Vec<u8>]) -> Result<()> {
         loop {
-            let opened = self.open().await?;
-            let chunk = opened.chunk;
-            let read = match self.read(&opened.position, &what).await {
-                Ok(read) => read,
-                Err(error) => {
-                    self.context.lay(Copying::Drop { chunk }).await?;
-                    return Err(error);
-                }
-            };
-            if let Some((last, end)) = self.hand_in(chunk, read).await? {
-                return Ok((last, end));
+            let chunk = self.open().await?;
+            let page = self.read(&chunk.low, &Read::Keys(keys)).await?;
+            if self.hand_in(chunk, &page, None).await? {
+                return Ok(());
             }
-            // Half as many: fewer of them can change while they are read.
-            self.size = self.size.at_most(self.size.rows() / 2);
         }
     }
 
-    pub(super) async fn open(&self) -> Result<Opened> {
-        let (reply, answer) = oneshot::channel();
-        self.context.lay(Copying::Open { system: self.source, entity: self.plan.entity, reply }).await?;
-        answer.await.map_err(|_| super::gone())
+    pub(super) async fn open(&self) -> Result<Chunk> {
+        self.context.open(self.source, self.plan.entity).await
     }
 
     pub(super) async fn scanner(&mut self) -> Result<&mut Scanner> {
@@ -240,11 +252,11 @@ impl Pass<'_> {
 
     /// What is there, all of it captured by now or behind what is read.
     pub(super) async fn read(&mut self, low: &Position, what: &Read<'_>) -> Result<Page> {
-        let (context, plan, rows) = (self.context, self.plan.clone(), self.size.rows());
+        let (context, plan, size) = (self.context, self.plan.clone(), self.size);
         let scanner = self.scanner().await?;
         context.begin(scanner, low).await?;
         let page = match what {
-            Read::Behind(after) => scanner.page(&plan, *after, rows).await?,
+            Read::Behind(after) => scanner.page(&plan, *after, size).await?,
             Read::Keys(keys) => {
                 let keys: Vec<Row<'_>> = keys.iter().map(|key| Row(key)).collect();
                 scanner.by_keys(&plan, &keys).await?
@@ -260,30 +272,25 @@ impl Pass<'_> {
         context.captured(source, self.scanner().await?, high).await
     }
 
-    /// `None`: it has to be read again.
-    async fn hand_in(&mut self, chunk: u64, page: Page) -> Result<Option<(Option<Vec<u8>>, bool)>> {
-        let parts = match self.parts(&page).await {
-            Ok(parts) => parts,
-            Err(error) => {
-                self.context.lay(Copying::Drop { chunk }).await?;
-                return Err(error);
-            }
-        };
-        let Page { seen, last, end, .. } = &page;
+    /// `done`: everything up to that key is, with this. `false`: it has to be read again.
+    async fn hand_in(&mut self, chunk: Chunk, page: &Page, done: Option<&[u8]>) -> Result<bool> {
+        let parts = self.parts(page).await?;
         if self.dry_run {
-            self.context.lay(Copying::Drop { chunk }).await?;
-            self.size.learn(&page);
-            self.counted.read += seen;
-            return Ok(Some((last.clone(), *end)));
+            self.size.learn(page);
+            self.counted.read += page.seen;
+            return Ok(true);
         }
-        match self.lay_in(chunk, &page, parts).await? {
-            true => Ok(Some((last.clone(), *end))),
-            false => Ok(None),
-        }
+        self.lay_in(chunk, page, parts, done).await
     }
 
-    /// `false`: it has to be read again.
-    pub(super) async fn lay_in(&mut self, chunk: u64, page: &Page, parts: Parts) -> Result<bool> {
+    /// As [`hand_in`](Self::hand_in).
+    pub(super) async fn lay_in(
+        &mut self,
+        chunk: Chunk,
+        page: &Page,
+        parts: Parts,
+        done: Option<&[u8]>,
+    ) -> Result<bool> {
         let Page { rows, seen, refused, running, .. } = page;
         let set_aside = refused.len() as u64;
         let rows_in = Rows {
@@ -293,8 +300,9 @@ impl Pass<'_> {
             refused: refused.clone(),
             running: running.clone(),
         };
+        let mark = done.map(|key| Box::new(self.running(key, *seen)));
         let (reply, answer) = oneshot::channel();
-        self.context.lay(Copying::Rows { chunk, rows: rows_in, reply }).await?;
+        self.context.lay(Copying::Rows { chunk: chunk.into_number(), rows: rows_in, mark, reply }).await?;
         let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(false) };
         self.size.learn(page);
         self.counted.read += seen;
@@ -390,10 +398,20 @@ impl Pass<'_> {
     }
 
     async fn mark_of(&self, system: &Arc<str>, state: LoadState, key: &[u8]) -> Result<()> {
-        if self.dry_run {
-            return Ok(());
+        match self.dry_run {
+            true => Ok(()),
+            false => self.context.mark(self.marked(system, state, key)).await,
         }
-        let mark = LoadMark {
+    }
+
+    /// Up to that key everything is done, with a chunk of so many rows.
+    fn running(&self, key: &[u8], seen: u64) -> LoadMark {
+        let mark = self.marked(&self.name, LoadState::Running, key);
+        LoadMark { read: mark.read + seen, ..mark }
+    }
+
+    fn marked(&self, system: &Arc<str>, state: LoadState, key: &[u8]) -> LoadMark {
+        LoadMark {
             entity: self.counted.entity.as_str().into(),
             system: system.clone(),
             authority: self.authority.clone(),
@@ -408,8 +426,7 @@ impl Pass<'_> {
             key: Bytes::copy_from_slice(key),
             read: self.counted.read,
             copied: self.counted.copied,
-        };
-        self.context.mark(mark).await
+        }
     }
 
     /// The receivers have what was handed in so far, but for those that need a person.
@@ -428,12 +445,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Neither faster than asked nor far ahead of those who apply.
+    /// Not far ahead of those who apply.
     async fn keep_pace(&mut self) -> Result<()> {
-        if let Some(rate) = self.max_rate.filter(|rate| *rate > 0) {
-            let due = Duration::from_secs_f64(self.counted.read as f64 / rate as f64);
-            self.context.pause(due.saturating_sub(self.started.elapsed())).await?;
-        }
         while self.ahead.len() > AHEAD {
             let oldest = self.ahead[0];
             let (context, entity) = (self.context, self.plan.entity);

@@ -3,21 +3,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::chunk::Chunk;
 use super::compare::differing;
 use super::judge::{self, Case, Verdict};
 use super::pass::{Pass, Read, Receiver, shown};
 use super::past::{Image, Past};
 use super::{Context, Counted};
-use crate::agent::chunks::{Copying, Opened, Outcome, Rows};
+use crate::agent::chunks::{Copying, Outcome, Rows};
 use crate::change::{ChangeWriter, Changes, Op, ResyncMark, overlay};
 use crate::error::Result;
 use crate::failpoint;
 use crate::normalize::binding::Role;
+use crate::position::Position;
 use crate::scan::{Page, PageSize, Plan, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::now;
@@ -54,7 +55,7 @@ impl Peer {
 
 /// One entity of the system against its peers.
 pub struct Comparison<'a> {
-    context: &'a Context,
+    context: &'a Arc<Context>,
     mark: &'a ResyncMark,
     role: Role,
     /// Reads the system's own rows.
@@ -72,7 +73,7 @@ pub struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     pub fn new(
-        context: &'a Context,
+        context: &'a Arc<Context>,
         mark: &'a ResyncMark,
         system: SystemId,
         plan: Plan,
@@ -104,16 +105,8 @@ impl<'a> Comparison<'a> {
     pub async fn own_rows(&mut self) -> Result<()> {
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let opened = self.pass.open().await?;
-            let chunk = opened.chunk;
-            let read = self.own_page(&opened, after.as_deref()).await;
-            let page = match read {
-                Ok(page) => page,
-                Err(error) => {
-                    self.context.lay(Copying::Drop { chunk }).await?;
-                    return Err(error);
-                }
-            };
+            let chunk = self.pass.open().await?;
+            let page = self.own_page(&chunk.low, after.as_deref()).await?;
             if !self.hand_in(chunk, page.running.clone()).await? {
                 self.bring.iter_mut().for_each(Vec::clear);
                 self.pass.size = self.pass.size.at_most(self.pass.size.rows() / 2);
@@ -133,8 +126,8 @@ impl<'a> Comparison<'a> {
     }
 
     /// Reads a page of it, what the others have for the same keys, and judges.
-    async fn own_page(&mut self, opened: &Opened, after: Option<&[u8]>) -> Result<Page> {
-        let page = self.pass.read(&opened.position, &Read::Behind(after)).await?;
+    async fn own_page(&mut self, low: &Position, after: Option<&[u8]>) -> Result<Page> {
+        let page = self.pass.read(low, &Read::Behind(after)).await?;
         let key_len = self.pass.plan.binding.key_len;
         let keys: Vec<Row<'_>> = Changes::new(&page.rows).map(|change| Row(change.key(key_len))).collect();
         let found = self.look_up(&keys).await?;
@@ -156,7 +149,7 @@ impl<'a> Comparison<'a> {
             let (plan, low) = (plan.clone(), self.context.taken[system.index()].borrow().clone());
             let scanner = self.peers[peer].scanner(self.context).await?;
             self.context.begin(scanner, &low).await?;
-            let page = scanner.page(&plan, after.as_deref(), size.rows()).await?;
+            let page = scanner.page(&plan, after.as_deref(), size).await?;
             self.peers[peer].settle(self.context).await?;
             size.learn(&page);
             let mut missing = self.missing(&page).await?;
@@ -179,15 +172,8 @@ impl<'a> Comparison<'a> {
         }
         let key_len = self.pass.plan.binding.key_len;
         let keys: Vec<Vec<u8>> = Changes::new(&page.rows).map(|change| change.key(key_len).to_vec()).collect();
-        let opened = self.pass.open().await?;
-        let chunk = opened.chunk;
-        let running = match self.judge_missing(&opened, page, &keys).await {
-            Ok(running) => running,
-            Err(error) => {
-                self.context.lay(Copying::Drop { chunk }).await?;
-                return Err(error);
-            }
-        };
+        let chunk = self.pass.open().await?;
+        let running = self.judge_missing(&chunk.low, page, &keys).await?;
         let handed_in = self.hand_in(chunk, running).await?;
         if !handed_in {
             self.bring.iter_mut().for_each(Vec::clear);
@@ -195,8 +181,8 @@ impl<'a> Comparison<'a> {
         Ok(handed_in.then_some(()))
     }
 
-    async fn judge_missing(&mut self, opened: &Opened, page: &Page, keys: &[Vec<u8>]) -> Result<Vec<u32>> {
-        let here = self.pass.read(&opened.position, &Read::Keys(keys)).await?;
+    async fn judge_missing(&mut self, low: &Position, page: &Page, keys: &[Vec<u8>]) -> Result<Vec<u32>> {
+        let here = self.pass.read(low, &Read::Keys(keys)).await?;
         let known: BTreeSet<u128> = Changes::new(&here.rows).map(|change| change.key_hash).collect();
         let key_len = self.pass.plan.binding.key_len;
         let plan = self.pass.plan.clone();
@@ -309,11 +295,11 @@ impl<'a> Comparison<'a> {
     }
 
     /// `false`: what was read may miss something, or too much has changed: once more.
-    async fn hand_in(&mut self, chunk: u64, running: Vec<u32>) -> Result<bool> {
+    async fn hand_in(&mut self, chunk: Chunk, running: Vec<u32>) -> Result<bool> {
         let changes: Bytes = self.written.take().into();
         let (reply, answer) = oneshot::channel();
         let txid = format!("resync {}", self.mark.begun).into();
-        self.context.lay(Copying::Written { chunk, txid, changes, running, reply }).await?;
+        self.context.lay(Copying::Written { chunk: chunk.into_number(), txid, changes, running, reply }).await?;
         match answer.await.map_err(|_| super::gone())? {
             Outcome::Taken { taken, .. } => {
                 self.pass.counted.copied += taken;
@@ -328,7 +314,7 @@ impl<'a> Comparison<'a> {
         if page.refused.is_empty() {
             return Ok(());
         }
-        let chunk = self.pass.open().await?.chunk;
+        let chunk = self.pass.open().await?.into_number();
         let rows = Rows {
             txid: format!("resync {}", self.mark.begun).into(),
             read_at: now(),
@@ -336,7 +322,7 @@ impl<'a> Comparison<'a> {
             ..Rows::default()
         };
         let (reply, answer) = oneshot::channel();
-        self.context.lay(Copying::Rows { chunk, rows, reply }).await?;
+        self.context.lay(Copying::Rows { chunk, rows, mark: None, reply }).await?;
         self.pass.counted.refused += page.refused.len() as u64;
         answer.await.map(drop).map_err(|_| super::gone())
     }
@@ -371,7 +357,7 @@ impl<'a> Comparison<'a> {
 }
 
 fn pass<'a>(
-    context: &'a Context,
+    context: &'a Arc<Context>,
     source: SystemId,
     name: Arc<str>,
     plan: Plan,
@@ -394,6 +380,7 @@ fn pass<'a>(
         fresh: false,
         next: None,
         max_rate: None,
+        parallel: 1,
         begun,
         word: "resync",
         counted,
@@ -401,6 +388,5 @@ fn pass<'a>(
         size: PageSize::default(),
         ahead: Default::default(),
         lost: Default::default(),
-        started: Instant::now(),
     }
 }

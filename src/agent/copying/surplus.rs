@@ -14,7 +14,6 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::pass::{Parts, Pass, Read, Receiver, shown};
-use crate::agent::chunks::Copying;
 use crate::change::{Change, ChangeWriter, Changes, Op};
 use crate::error::Result;
 use crate::failpoint;
@@ -57,7 +56,7 @@ impl Pass<'_> {
         witnesses: &mut [Receiver],
     ) -> Result<(Option<Vec<u8>>, bool)> {
         let began = Instant::now();
-        let page = self.receivers[at].page(self.context, after, size.rows()).await?;
+        let page = self.receivers[at].page(self.context, after, *size).await?;
         size.learn(&page);
         let extra = self.extra_of(at, &page, witnesses).await?;
         let name = self.receivers[at].name.to_string();
@@ -135,16 +134,10 @@ impl Pass<'_> {
 
     async fn delete(&mut self, at: usize, keys: &[Vec<u8>], witnesses: &mut [Receiver]) -> Result<()> {
         loop {
-            let opened = self.open().await?;
-            let (page, parts) = match self.surplus(&opened.position, keys, Some(at), witnesses).await {
-                Ok(surplus) => surplus,
-                Err(error) => {
-                    self.context.lay(Copying::Drop { chunk: opened.chunk }).await?;
-                    return Err(error);
-                }
-            };
+            let chunk = self.open().await?;
+            let (page, parts) = self.surplus(&chunk.low, keys, Some(at), witnesses).await?;
             let copied = self.counted.copied;
-            let taken = self.lay_in(opened.chunk, &page, parts).await?;
+            let taken = self.lay_in(chunk, &page, parts, None).await?;
             self.counted.deleted += self.counted.copied - copied;
             self.counted.copied = copied;
             if taken {

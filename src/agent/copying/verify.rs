@@ -52,7 +52,7 @@ struct Candidate {
 }
 
 pub struct Verification<'a> {
-    context: &'a Context,
+    context: &'a Arc<Context>,
     spec: &'a VerifySpec,
     entity: EntityId,
     pub counted: &'a mut Counted,
@@ -65,7 +65,7 @@ pub struct Verification<'a> {
 
 impl<'a> Verification<'a> {
     pub async fn open(
-        context: &'a Context,
+        context: &'a Arc<Context>,
         spec: &'a VerifySpec,
         entity: EntityId,
         counted: &'a mut Counted,
@@ -120,9 +120,9 @@ impl<'a> Verification<'a> {
         loop {
             let began = Instant::now();
             // Little at a time, rather than much and then nothing for long.
-            let rows = rate.map_or(size, |rate| size.at_most(rate.div_ceil(2) as usize)).rows();
+            let asked = rate.map_or(size, |rate| size.at_most(rate.div_ceil(2) as usize));
             let party = &mut self.parties[reader];
-            let page = party.scanner.page(&party.plan, after.as_deref(), rows).await?;
+            let page = party.scanner.page(&party.plan, after.as_deref(), asked).await?;
             size.learn(&page);
             self.counted.read += page.seen;
             self.counted.refused += page.refused.len() as u64;
@@ -310,6 +310,7 @@ impl<'a> Verification<'a> {
             settled: Vec::new(),
             next: None,
             max_rate: None,
+            parallel: 1,
             begun: crate::status::now(),
             word: "repair",
             counted: self.counted,
@@ -317,7 +318,6 @@ impl<'a> Verification<'a> {
             size: PageSize::default(),
             ahead: Default::default(),
             lost: Default::default(),
-            started: Instant::now(),
         };
         for keys in keys.chunks(KEYS) {
             pass.repair(keys).await?;

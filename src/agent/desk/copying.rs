@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::{Desk, Waiting};
 use crate::admit::{Copied, Copies};
-use crate::agent::chunks::{self, Copying, Opened, Outcome, Read, Rows};
-use crate::change::{Body, Captured, ChangeWriter, Changes, Record};
+use crate::agent::chunks::{self, Copying, Outcome, Read, Rows};
+use crate::change::{Body, Captured, ChangeWriter, Changes, LoadMark, Record};
 use crate::error::Result;
 use crate::journal::PositionRecord;
 use crate::status::now;
@@ -15,17 +15,14 @@ use crate::status::now;
 impl Desk {
     pub(super) fn copying(&mut self, copying: Copying) -> Result<()> {
         match copying {
-            Copying::Open { system, entity, reply } => {
+            Copying::Open { chunk, system, entity, reply } => {
                 let base = self.arbiter.open_chunk(system);
-                let chunk = self.chunks.open(system, entity, base);
-                let position = self.systems[system.index()].at.position.clone();
-                // A load that went away meanwhile leaves nothing behind.
-                if reply.send(Opened { chunk, position }).is_err() {
-                    self.close(chunk, &[]);
-                }
+                self.chunks.open(chunk, system, entity, base);
+                // A load that went away meanwhile gives it up.
+                let _ = reply.send(self.systems[system.index()].at.position.clone());
                 Ok(())
             }
-            Copying::Rows { chunk, rows, reply } => self.copied(chunk, rows, reply),
+            Copying::Rows { chunk, rows, mark, reply } => self.copied(chunk, rows, mark, reply),
             Copying::Written { chunk, txid, changes, running, reply } => {
                 let outcome = self.written(chunk, txid, &changes, &running)?;
                 self.waiting.push(Waiting::Copied(reply, outcome));
@@ -83,7 +80,13 @@ impl Desk {
         read
     }
 
-    fn copied(&mut self, chunk: u64, rows: Rows, reply: oneshot::Sender<Outcome>) -> Result<()> {
+    fn copied(
+        &mut self,
+        chunk: u64,
+        rows: Rows,
+        mark: Option<Box<LoadMark>>,
+        reply: oneshot::Sender<Outcome>,
+    ) -> Result<()> {
         let Some(Read { system, base, changed }) = self.close(chunk, &rows.running) else {
             self.waiting.push(Waiting::Copied(reply, Outcome::Again));
             return Ok(());
@@ -108,6 +111,9 @@ impl Desk {
         let name = self.systems[system.index()].name.clone();
         for (change, reason) in rows.refused {
             self.append(vec![Record::Refused(chunks::refused(&name, &schema, &rows.txid, change, reason))])?;
+        }
+        if let Some(mark) = mark {
+            self.append(vec![Record::Load(LoadMark { copied: mark.copied + taken, ..*mark })])?;
         }
         self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
         Ok(())
