@@ -486,6 +486,8 @@ async fn compressed_transactions_are_read() {
                 .await;
         source.db.execute("BEGIN; INSERT INTO t VALUES (1, repeat('a', 1000000)), (2, repeat('b', 300)); COMMIT").await;
         source.db.execute("UPDATE t SET v = repeat('c', 300) WHERE id = 2; DELETE FROM t WHERE id = 1").await;
+        // MariaDB compresses statements, too.
+        source.db.execute("TRUNCATE TABLE t").await;
 
         let recorded = source.read().await;
 
@@ -503,11 +505,19 @@ async fn compressed_transactions_are_read() {
                 "commit 6",
                 "begin 5",
                 "delete 1000029",
+                "commit 6",
+                "begin 5",
+                "trunca 10",
                 "commit 6"
             ],
             "{}",
             kind.name()
         );
+        let mut admin = source.db.admin().await;
+        admin.execute("SET SESSION binlog_format = STATEMENT").await;
+        admin.execute("INSERT INTO t VALUES (1, 'a statement that is long enough to be compressed')").await;
+        let error = source.read_to_error().await;
+        assert!(error.full().contains("binlog_format=ROW"), "{}: {}", kind.name(), error.full());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bindings: names, formats, value maps, filters, roles, keys, and what no binding names.
 
+use super::support::books::Books;
 use super::support::quarantine::{settled, until_held};
 use super::support::servers::Kind;
 use super::support::world::{Entity, Type, World, quote};
@@ -450,4 +451,39 @@ async fn two_systems_of_one_mysql_server_may_not_share_a_marker() {
         }
         assert!(!check.status.success() && !setup.status.success() && !status.success());
     }
+}
+
+/// Under the default replica identity the log leaves out large values that did not change: what is
+/// there stays, and a row that would be new without them is set aside until they are told.
+#[tokio::test]
+async fn a_large_value_that_the_log_leaves_out_stays_what_it_was() {
+    let note = Entity::new("note")
+        .key("id", Type::Int)
+        .field("n", Type::Int)
+        .field("text", Type::Text)
+        .option_in("shop", "role = \"target\"");
+    let world = World::of(&[PG, MY])
+        .entity(note)
+        .ddl("crm", "ALTER TABLE note ALTER text SET STORAGE EXTERNAL")
+        .ddl("crm", "ALTER TABLE note REPLICA IDENTITY DEFAULT")
+        .start()
+        .await;
+    let identity = "SELECT relreplident FROM pg_class WHERE oid = 'note'::regclass";
+    assert_eq!(world["crm"].value(identity).await.as_deref(), Some("d"));
+
+    world["crm"].execute("INSERT INTO note VALUES (1, 1, repeat('x', 5000)), (2, 2, repeat('y', 5000))").await;
+    world.quiet().await;
+    world["crm"].execute("UPDATE note SET n = n + 10").await;
+    world.quiet().await;
+    assert_eq!(world["shop"].value("SELECT sum(length(text)) FROM note WHERE n > 10").await.as_deref(), Some("10000"));
+
+    world["crm"].execute("UPDATE note SET id = 5 WHERE id = 2").await;
+    world.agent.wait_quiet().await;
+    assert_eq!(world["shop"].rows("SELECT id FROM note").await, [[Some("1".to_owned())]], "not without its text");
+    let books = Books::read(&world.agent).await;
+    assert_eq!(books.get("capture_quarantined_changes_total", "crm"), 1);
+    assert!(world.agent.log().contains("REPLICA IDENTITY FULL would"));
+    world["crm"].execute("UPDATE note SET text = text || '!' WHERE id = 5").await;
+    world.quiet().await;
+    assert_eq!(world["shop"].value("SELECT length(text) FROM note WHERE id = 5").await.as_deref(), Some("5001"));
 }

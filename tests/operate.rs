@@ -228,3 +228,36 @@ async fn a_wrong_password_is_said_as_such() {
     assert_eq!(findings.len(), 3, "{findings:#?}");
     assert!(findings.iter().all(|f| f.to_lowercase().contains("password")), "{findings:#?}");
 }
+
+/// The servers run with a clock that is set for every session but an administrator's.
+#[tokio::test]
+async fn clocks_that_are_apart_are_told_with_by_how_much() {
+    let contact = Entity::new("contact").key("id", Type::Int).field("name", Type::Varchar(50));
+    let systems = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+    let apart = |seconds: i32| format!("--init-connect=SET timestamp = UNIX_TIMESTAMP(SYSDATE(6)) + {seconds}");
+    let world = World::of(&systems)
+        .entity(contact)
+        .private_with("shop", &["--sysdate-is-now", &apart(90)])
+        .private_with("erp", &["--sysdate-is-now", &apart(-90)])
+        .build()
+        .await;
+    world.setup().await;
+
+    let said = world.agent.run(&["check"]).await;
+
+    let told: Vec<&str> = said.lines().filter(|line| line.contains("clock")).collect();
+    assert_eq!(told.len(), 2, "{said}");
+    for (line, (system, way)) in told.iter().zip([("shop", "ahead of"), ("erp", "behind")]) {
+        let start = format!("warning: {system}: its clock is ");
+        let rest = line.strip_prefix(&start).unwrap_or_else(|| panic!("{line}"));
+        let seconds: f64 = rest.split(' ').next().unwrap().parse().unwrap();
+        // A session's clock stands still, so some of it passes until it is asked.
+        assert!((80.0..=100.0).contains(&seconds), "{line}");
+        assert_eq!(rest.matches(&format!("s {way} ")).count(), 2, "{line}");
+        assert!(rest.contains(&format!("{way} that of crm and")) && rest.contains("this machine's"), "{line}");
+        world[system].admin().await.execute("SET GLOBAL init_connect = ''").await;
+    }
+    assert!(said.contains("timedatectl set-ntp true"), "{said}");
+    let said = world.agent.run(&["check"]).await;
+    assert!(!said.contains("clock"), "{said}");
+}
