@@ -10,15 +10,18 @@
 //! ```
 //! All numbers little endian. Insert has no before image (len 0), delete no after image.
 
+mod conflict;
 mod marks;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::conflict::{ConflictId, Conflicted, Outcome, Rule, Settled, Settlement, Waiting};
 pub use self::marks::{LoadMark, LoadState, ResyncMark, ResyncState};
 use crate::position::{Position, Seq};
 use crate::schema::{EntityId, Schema, SystemId, Translation};
+use crate::value::number::write_sum;
 use crate::value::{Datum, Row, key_hash, write_datum};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -329,6 +332,19 @@ pub enum Verdict {
     /// Another change takes its place (fields lost or completed): one encoded change in
     /// [`Entry::replacements`] at that offset. `winner` is set where fields were lost.
     Replaced { offset: u64, everywhere: bool, winner: Option<Seq> },
+    /// The origin gets something else than the others: the change at offset `own`. Differences go to it
+    /// where a whole value that it is about to receive would undo them, and nowhere else twice.
+    Split { others: Others, own: u64, winner: Option<Seq> },
+}
+
+/// What becomes of a change for those who did not write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    Nothing,
+    /// As it stands in the body.
+    Same,
+    /// One encoded change in [`Entry::replacements`] at that offset.
+    Replaced(u64),
 }
 
 /// One committed transaction in the journal.
@@ -420,8 +436,18 @@ impl Entry {
             None | Some(Verdict::Everywhere) => Fate::Apply,
             Some(Verdict::Rejected { .. }) => Fate::Skip,
             Some(Verdict::Replaced { everywhere: false, .. }) if is_origin => Fate::Skip,
-            Some(Verdict::Replaced { offset, .. }) => Fate::Replace(Encoded(&self.replacements[*offset as usize..])),
+            Some(Verdict::Replaced { offset, .. }) => self.replacement(*offset),
+            Some(Verdict::Split { own, .. }) if is_origin => self.replacement(*own),
+            Some(Verdict::Split { others, .. }) => match others {
+                Others::Nothing => Fate::Skip,
+                Others::Same => Fate::Apply,
+                Others::Replaced(offset) => self.replacement(*offset),
+            },
         }
+    }
+
+    fn replacement(&self, offset: u64) -> Fate<'_> {
+        Fate::Replace(Encoded(&self.replacements[offset as usize..]))
     }
 
     /// The changes of the body, or of one chunk of it, that `system` is to have, with their
@@ -544,15 +570,21 @@ pub enum Record {
     },
     Load(LoadMark),
     Resync(ResyncMark),
+    Conflict(Conflicted),
+    Settled(Settled),
 }
 
-/// `over` where it is sent, else `under`.
+/// `over` where it is sent, else `under`; a difference is added to what is under it.
 pub fn overlay(under: Row<'_>, over: Row<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(under.0.len().max(over.0.len()));
     let mut below = under.iter();
     for datum in over.iter() {
         let under = below.next().unwrap_or(Datum::NotSent);
-        write_datum(&mut out, if datum.is_sent() { datum } else { under });
+        match datum {
+            Datum::NotSent => write_datum(&mut out, under),
+            Datum::Added(difference) => write_sum(&mut out, under, difference),
+            datum => write_datum(&mut out, datum),
+        }
     }
     out
 }

@@ -21,6 +21,7 @@ pub mod value;
 pub mod charset;
 pub mod position;
 pub mod schema;
+pub mod rules;
 pub mod catalog;
 pub mod change;
 pub mod marker;

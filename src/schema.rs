@@ -27,17 +27,22 @@ impl SystemSet {
     pub const EMPTY: SystemSet = SystemSet(0);
 
     pub fn contains(self, system: SystemId) -> bool {
-        self.0 >> system.0 & 1 == 1
+        self.0 & Self::of(system) != 0
+    }
+
+    /// Nothing, for a number that is no system's.
+    fn of(system: SystemId) -> u64 {
+        1u64.checked_shl(system.0.into()).unwrap_or(0)
     }
 
     #[must_use]
     pub fn with(self, system: SystemId) -> Self {
-        SystemSet(self.0 | 1 << system.0)
+        SystemSet(self.0 | Self::of(system))
     }
 
     #[must_use]
     pub fn without(self, system: SystemId) -> Self {
-        SystemSet(self.0 & !(1 << system.0))
+        SystemSet(self.0 & !Self::of(system))
     }
 
     pub fn is_empty(self) -> bool {

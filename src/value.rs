@@ -9,6 +9,8 @@
 //! datum = tag u8, payload              numbers little endian; text and bytes: len u32, bytes
 //! ```
 
+pub mod number;
+
 use std::fmt::{self, Write as _};
 use std::net::Ipv6Addr;
 
@@ -137,13 +139,16 @@ pub enum Datum<'a> {
     NotSent,
     Null,
     Value(Value<'a>),
+    /// What is to be added to the value that is there (NULL, or no row, is zero): a decimal text
+    /// with an optional minus. Only in after images, of fields whose differences are merged.
+    Added(&'a str),
 }
 
 impl<'a> Datum<'a> {
     pub fn value(self) -> Option<Value<'a>> {
         match self {
             Datum::Value(value) => Some(value),
-            Datum::Null | Datum::NotSent => None,
+            Datum::Null | Datum::NotSent | Datum::Added(_) => None,
         }
     }
 
@@ -171,6 +176,7 @@ const TAG_UUID: u8 = 15;
 const TAG_JSON: u8 = 16;
 const TAG_BITS: u8 = 17;
 const TAG_ARRAY: u8 = 18;
+const TAG_ADDED: u8 = 19;
 
 /// Appends one datum in row form.
 pub fn write_datum(out: &mut Vec<u8>, datum: Datum<'_>) {
@@ -186,6 +192,7 @@ pub fn write_datum(out: &mut Vec<u8>, datum: Datum<'_>) {
     let value = match datum {
         Datum::NotSent => return out.push(TAG_NOT_SENT),
         Datum::Null => return out.push(TAG_NULL),
+        Datum::Added(difference) => return sized(out, TAG_ADDED, difference.as_bytes()),
         Datum::Value(value) => value,
     };
     match value {
@@ -240,12 +247,21 @@ impl<'a> Row<'a> {
 
     /// Bit i: field i is sent.
     pub fn sent(self) -> u128 {
-        let (mut iter, mut sent, mut bit) = (self.iter(), 0, 1u128);
+        self.fields(|tag| tag != TAG_NOT_SENT)
+    }
+
+    /// Bit i: field i is a difference.
+    pub fn added(self) -> u128 {
+        self.fields(|tag| tag == TAG_ADDED)
+    }
+
+    fn fields(self, of: impl Fn(u8) -> bool) -> u128 {
+        let (mut iter, mut fields, mut bit) = (self.iter(), 0, 1u128);
         while let Some(tag) = iter.skip_one() {
-            sent |= if tag == TAG_NOT_SENT { 0 } else { bit };
+            fields |= if of(tag) { bit } else { 0 };
             bit = bit.wrapping_shl(1);
         }
-        sent
+        fields
     }
 }
 
@@ -285,7 +301,7 @@ impl<'a> RowIter<'a> {
             TAG_FLOAT32 | TAG_DATE => drop(self.take(4)),
             TAG_INT | TAG_UINT | TAG_FLOAT64 | TAG_TIME | TAG_DATETIME | TAG_TIMESTAMP => drop(self.take(8)),
             TAG_UUID => drop(self.take(16)),
-            TAG_DECIMAL | TAG_TEXT | TAG_BYTES | TAG_JSON | TAG_BITS | TAG_ARRAY => drop(self.sized()),
+            TAG_DECIMAL | TAG_TEXT | TAG_BYTES | TAG_JSON | TAG_BITS | TAG_ARRAY | TAG_ADDED => drop(self.sized()),
             tag => unreachable!("row tag {tag}: rows are checksummed and of a known format version"),
         }
         Some(tag)
@@ -306,6 +322,7 @@ impl<'a> Iterator for RowIter<'a> {
         let value = match tag {
             TAG_NOT_SENT => return Some(Datum::NotSent),
             TAG_NULL => return Some(Datum::Null),
+            TAG_ADDED => return Some(Datum::Added(self.text())),
             TAG_FALSE => Value::Bool(false),
             TAG_TRUE => Value::Bool(true),
             TAG_INT => Value::Int(i64::from_le_bytes(self.array())),

@@ -183,7 +183,7 @@ impl Bench {
         let mut result = Ok(());
         for (binding, write, carried, rows) in writes {
             let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
-            let table = TableRows { binding, write: *write, rows: &rows, carried: *carried, fresh: false };
+            let table = TableRows { binding, write: *write, rows: &rows, carried: *carried, added: 0, fresh: false };
             result = self.target.write(&table).await;
             if result.is_err() {
                 break;
@@ -208,7 +208,7 @@ impl Bench {
         let next = self.next();
         self.target.begin(&next).await?;
         let rows: Vec<Row<'_>> = rows.iter().map(|row| Row(row)).collect();
-        let table = TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX, fresh: true };
+        let table = TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX, added: 0, fresh: true };
         let result = match self.target.write(&table).await {
             Ok(()) => self.target.commit().await,
             failed => failed,
@@ -223,7 +223,14 @@ impl Bench {
     async fn alone(&mut self, binding: &Binding, row: &[u8]) -> Result<()> {
         let rows = [Row(row)];
         self.target
-            .write_alone(&TableRows { binding, write: Write::Upsert, rows: &rows, carried: u128::MAX, fresh: false })
+            .write_alone(&TableRows {
+                binding,
+                write: Write::Upsert,
+                rows: &rows,
+                carried: u128::MAX,
+                added: 0,
+                fresh: false,
+            })
             .await
     }
 
@@ -806,8 +813,14 @@ async fn a_large_transaction_becomes_visible_whole() {
             bench.target.begin(&next).await.unwrap();
             for chunk in rows.chunks(1000) {
                 let refs: Vec<Row<'_>> = chunk.iter().map(|row| Row(row)).collect();
-                let table =
-                    TableRows { binding: &big, write: Write::Upsert, rows: &refs, carried: u128::MAX, fresh: false };
+                let table = TableRows {
+                    binding: &big,
+                    write: Write::Upsert,
+                    rows: &refs,
+                    carried: u128::MAX,
+                    added: 0,
+                    fresh: false,
+                };
                 bench.target.write(&table).await.unwrap();
             }
             let seen = if what == "insert" { "0" } else { "100000" };

@@ -28,6 +28,7 @@ mod mapping;
 mod matrix;
 mod operate;
 mod outage;
+mod policies;
 mod quarantine;
 mod reload;
 mod replicate;

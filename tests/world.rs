@@ -57,6 +57,9 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         sum.copied += tally.copied;
         sum.lost += tally.lost;
         sum.side_effects += tally.side_effects;
+        sum.differences += tally.differences;
+        sum.waited += tally.waited;
+        sum.by_hand += tally.by_hand;
     }
 
     println!("{} schedules: {sum:?}", seeds.end - seeds.start);
@@ -65,6 +68,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
         assert!(sum.side_effects > 100, "{sum:?}");
+        assert!(sum.differences > 500 && sum.waited > 100 && sum.by_hand > 100, "{sum:?}");
     }
 }
 
@@ -130,6 +134,18 @@ fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
 fn a_field_that_only_the_loser_of_a_row_made_again_has_is_caught() {
     let bugs = Bugs { lone_fields_lost: true, ..Bugs::default() };
     must_diverge("lone fields lost", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn a_difference_that_a_whole_value_undoes_at_its_origin_is_caught() {
+    let bugs = Bugs { differences_left_out: true, ..Bugs::default() };
+    must_diverge("differences left out", Planted { bugs, ..Planted::default() });
+}
+
+#[test]
+fn a_row_that_outlives_its_deletion_without_its_sums_is_caught() {
+    let bugs = Bugs { returned_left_out: true, ..Bugs::default() };
+    must_diverge("returned left out", Planted { bugs, ..Planted::default() });
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::decide::{self, Case};
+use super::index::NOBODY;
 use super::{Admitted, Arbiter, Bodies, Counts, Slot, walk};
 use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Micros, Op, Origin, Record};
 use crate::error::Result;
@@ -126,8 +127,8 @@ impl Arbiter {
 
     pub(super) fn replay_copy(&mut self, entry: &Entry, source: &str, bodies: &dyn Bodies) -> Result<()> {
         let translation = Translation::between(&entry.schema, &self.topology.schema);
-        // A system that is gone from the configuration: the lowest authority.
-        let system = self.topology.find(source).unwrap_or(SystemId(u8::MAX));
+        // A system that is gone from the configuration has the lowest authority.
+        let system = self.topology.find(source).unwrap_or(NOBODY);
         let only = match &entry.to {
             Address::Others => None,
             Address::Only(names) => Some(names.clone()),

@@ -11,6 +11,7 @@
 //! whether it stands before or after the retry's marker in that log ([`Phase`]).
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use crate::admit::index::slot_key;
 use crate::change::{Change, Changes, Micros, Quarantined};
@@ -44,7 +45,8 @@ pub(super) struct Hold {
     phases: Vec<Phase>,
     /// When the timer tries again.
     due: Micros,
-    slots: usize,
+    /// Under which the index may know the key.
+    numbers: Arc<[usize]>,
 }
 
 impl Hold {
@@ -87,13 +89,13 @@ impl Holds {
     }
 
     /// Takes a record up. `false`: it says nothing new (logged again, or overtaken).
-    pub fn hold(&mut self, system: SystemId, quarantined: &Quarantined, slots: usize) -> bool {
+    pub fn hold(&mut self, system: SystemId, quarantined: &Quarantined, numbers: Arc<[usize]>) -> bool {
         let key = change_of(quarantined).key_hash;
         let phase = Phase { held_seq: quarantined.held_seq, until: None };
         let due = due(quarantined);
-        self.pinned.extend((0..slots).map(|slot| slot_key(key, slot)));
+        self.pinned.extend(numbers.iter().map(|number| slot_key(key, *number)));
         let Some(hold) = self.live.get_mut(&(system, key)) else {
-            let hold = Hold { quarantined: quarantined.clone(), phases: vec![phase], due, slots };
+            let hold = Hold { quarantined: quarantined.clone(), phases: vec![phase], due, numbers };
             self.live.insert((system, key), hold);
             return true;
         };
@@ -144,7 +146,7 @@ impl Holds {
         let hold = self.live.remove(&(system, key))?;
         self.pinned.clear();
         for ((_, key), hold) in &self.live {
-            self.pinned.extend((0..hold.slots).map(|slot| slot_key(*key, slot)));
+            self.pinned.extend(hold.numbers.iter().map(|number| slot_key(*key, *number)));
         }
         Some(hold)
     }

@@ -26,6 +26,7 @@ pub struct Slot(pub u64);
 const EVERYWHERE: u64 = 1;
 const DELETED: u64 = 2;
 const COPIED: u64 = 4;
+const DECIDED: u64 = 8;
 
 impl Slot {
     pub fn new(seq: Seq, origin: SystemId, everywhere: bool, deleted: bool) -> Self {
@@ -61,12 +62,38 @@ impl Slot {
     pub fn copied(self) -> bool {
         self.0 & COPIED != 0
     }
+
+    /// A person's: nothing that has not seen it wins against it.
+    pub fn decided(seq: Seq, deleted: bool) -> Self {
+        Slot(Slot::new(seq, NOBODY, false, deleted).0 | DECIDED)
+    }
+
+    /// The same deletion, told once more by entry `seq`: still of who deleted.
+    #[must_use]
+    pub fn told_again(self, seq: Seq) -> Self {
+        if self.is_decided() { Slot::decided(seq, true) } else { Slot::new(seq, self.origin(), true, true) }
+    }
+
+    pub fn is_decided(self) -> bool {
+        self.0 & DECIDED != 0
+    }
 }
+
+/// The origin of what no system wrote, or of one that is gone from the configuration.
+pub const NOBODY: SystemId = SystemId(u8::MAX);
 
 /// The index's key of slot number `slot` of a row.
 pub fn slot_key(key_hash: u128, slot: usize) -> u128 {
     const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     key_hash ^ (slot as u128).wrapping_mul(MIX)
+}
+
+/// The number under which an additive slot's latest difference by `origin` is kept; its latest whole value
+/// has the slot's own. Those that go back to their origin count apart: it has not seen them before they
+/// come back.
+pub fn added(slot: usize, origin: SystemId, everywhere: bool) -> usize {
+    // Above every slot; 256 origins, each twice.
+    128 + slot * 512 + usize::from(origin.0) * 2 + usize::from(everywhere)
 }
 
 /// Where slots are kept: in memory, or on disk with a checkpoint.

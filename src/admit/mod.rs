@@ -19,7 +19,9 @@ mod copy;
 mod decide;
 pub mod held;
 pub mod index;
-pub mod policy;
+mod merge;
+mod person;
+mod policy;
 mod store;
 pub mod topology;
 
@@ -32,20 +34,23 @@ pub use copy::{Copied, Copies};
 pub use held::HeldKey;
 use index::slot_key;
 pub use index::{MemoryStore, Slot, SlotStore};
-pub use policy::Policy;
+pub use person::ByHand;
 pub use store::DiskStore;
 pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
-    Address, Body, Captured, Change, ChangeWriter, Changes, Decision, Entry, Fate, Micros, Op, Origin, Prepared,
-    Quarantined, Record, SpoolRef, Verdict, fold,
+    Address, Body, Captured, Change, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Fate, Micros, Op,
+    Origin, Others, Outcome, Prepared, Quarantined, Record, SpoolRef, Verdict, Waiting, fold, overlay,
 };
 use crate::error::{Error, Result};
 use crate::normalize::binding::Role;
 use crate::position::{Position, Seq};
 use crate::schema::{Schema, SystemId, SystemSet, Translation};
-use decide::{Case, Ruling};
+use crate::value::Row;
+use decide::{Case, Clash, Decided, Ruling};
 use held::{Holds, change_of};
+use person::Waitings;
+use policy::Contest;
 use topology::Layout;
 
 /// Mistakes that the simulation plants to show that it would catch them. Production code never
@@ -71,10 +76,17 @@ pub struct Bugs {
     pub lone_fields_lost: bool,
     /// A copied row wins and loses as if it had been written just now.
     pub copies_are_live: bool,
+    /// A difference and a whole value that have not seen each other go to the others only.
+    pub differences_left_out: bool,
+    /// A row that outlives its deletion comes back without what its origin had of additive fields.
+    pub returned_left_out: bool,
 }
 
 /// What the arbiter reads of the journal while it decides.
 pub trait Bodies {
+    /// When the transaction of entry `seq` was committed, by its server's clock.
+    fn committed_at(&self, seq: Seq) -> Result<Option<Micros>>;
+
     /// The chunks of a spooled body, in order.
     fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
 
@@ -142,6 +154,9 @@ pub struct Arbiter {
     holds: Holds,
     /// Low watermarks of chunks that are being read: what they have not seen stays in the index.
     chunks: Vec<Seq>,
+    waiting: Waitings,
+    /// By system: how much its clock is ahead of ours.
+    clocks: Vec<Micros>,
     bugs: Bugs,
 }
 
@@ -159,6 +174,8 @@ struct Draft {
     counts: Vec<Counts>,
     /// Rows revived without fields that these systems have.
     incomplete: Vec<Incomplete>,
+    /// Records of conflicts, and of those that came to an end.
+    conflicts: Vec<Record>,
 }
 
 /// A revived row, encoded, and the systems that have fields which it lacks.
@@ -173,9 +190,9 @@ struct Incomplete {
 impl Draft {
     /// Puts an accepted change onto an incomplete row of the same key and transaction: its
     /// replacement, where one was written at `offset`.
-    fn fold(&mut self, offset: u64, change: &Change<'_>) {
+    fn fold(&mut self, offset: Option<u64>, change: &Change<'_>) {
         let Some(incomplete) = self.incomplete.iter_mut().find(|i| i.key_hash == change.key_hash) else { return };
-        let replaced = Changes::new(&self.replacements.bytes[offset as usize..]).next();
+        let replaced = offset.and_then(|offset| Changes::new(&self.replacements.bytes[offset as usize..]).next());
         incomplete.change = fold(&incomplete.change, &replaced.unwrap_or(*change));
         incomplete.folded = true;
     }
@@ -216,6 +233,8 @@ impl Arbiter {
             systems: vec![unknown; systems],
             holds: Holds::default(),
             chunks: Vec::new(),
+            waiting: Waitings::default(),
+            clocks: vec![0; systems],
             bugs,
             topology,
         }
@@ -232,11 +251,13 @@ impl Arbiter {
     }
 
     /// Ends the replay. `head` counts where the oldest records are gone; the position records
-    /// that the journal knows then are replayed like any other, before this.
-    pub fn resume(&mut self, head: Seq) {
+    /// that the journal knows then are replayed like any other, before this. What comes out is
+    /// to be appended.
+    pub fn resume(&mut self, head: Seq) -> Vec<Record> {
         self.head = self.head.max(head);
         self.systems.iter_mut().for_each(|followed| followed.settled = false);
         self.holds.wake();
+        self.waiting.orphaned(self.head)
     }
 
     /// The last seq given to an entry; the journal may not have synced it yet.
@@ -329,6 +350,8 @@ impl Arbiter {
                     self.forget()?;
                 }
             }
+            Record::Conflict(conflict) => self.waiting.add(conflict),
+            Record::Settled(settled) => self.waiting.remove(settled.id),
             Record::Refused(_) | Record::Load(_) | Record::Resync(_) => {}
         }
         Ok(())
@@ -358,8 +381,8 @@ impl Arbiter {
             }
             return self.forget();
         }
-        // A system that is gone from the configuration: the lowest authority.
-        let system = origin.unwrap_or(SystemId(u8::MAX));
+        // A system that is gone from the configuration has the lowest authority.
+        let system = origin.unwrap_or(index::NOBODY);
         let (mut index, mut cursor, mut to) = (0, 0, SystemSet::EMPTY);
         let mut scratch = ChangeWriter::default();
         walk(&entry.body, bodies, &mut |chunk| {
@@ -390,11 +413,18 @@ impl Arbiter {
         // What a system that is neither origin nor excluded does with it, and whether the origin gets it.
         let fate = entry.fate(index, "", cursor);
         let verdict = entry.decisions.get(*cursor).filter(|d| d.from <= index).map(|d| &d.verdict);
-        let everywhere = matches!(verdict, Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. }));
+        let everywhere = matches!(
+            verdict,
+            Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. } | Verdict::Split { .. })
+        );
         let inserted = change.op == Op::Insert;
         let change = match fate {
             Fate::Apply => *change,
             Fate::Replace(encoded) => encoded.change(),
+            // Its origin alone gets something back: nothing that others write meets it.
+            Fate::Skip if matches!(verdict, Some(Verdict::Split { .. })) => {
+                return Ok(SystemSet::EMPTY.with(system));
+            }
             Fate::Skip => return Ok(SystemSet::EMPTY),
         };
         scratch.bytes.clear();
@@ -413,17 +443,24 @@ impl Arbiter {
                 true => self.store.get(slot_key(change.key_hash, 0))?,
                 false => None,
             };
-            let author = before.map_or(system, Slot::origin);
-            let version = Slot::new(entry.seq, author, everywhere, deleted);
+            let version = match (&entry.origin, before) {
+                (Origin::Agent, _) => Slot::decided(entry.seq, deleted),
+                (_, Some(deletion)) => deletion.told_again(entry.seq),
+                (_, None) => Slot::new(entry.seq, system, everywhere, deleted),
+            };
             let slots = decide::slots_of(layout, verdict, &change);
-            decide::enter(&mut self.store, change.key_hash, slots, version)?;
+            let own = match verdict {
+                Some(Verdict::Split { own, .. }) => Changes::new(&entry.replacements[*own as usize..]).next(),
+                _ => None,
+            };
+            decide::enter(&mut self.store, layout, &change, own.as_ref(), slots, version)?;
         }
         Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
     }
 
     /// Admits a captured transaction. An error leaves the arbiter unusable: it may have entered
     /// half of it, and must be made anew from the journal.
-    pub fn captured(&mut self, captured: Captured, bodies: &dyn Bodies) -> Result<Admitted> {
+    pub fn captured(&mut self, mut captured: Captured, bodies: &dyn Bodies) -> Result<Admitted> {
         let system = captured.system;
         let name = self.topology.systems[system.index()].clone();
         let mut records = self.has_seen(system, captured.base)?;
@@ -437,13 +474,13 @@ impl Arbiter {
         };
         walk(&captured.body, bodies, &mut |chunk| {
             for change in Changes::new(chunk) {
-                self.admit(&mut draft, &change, system, base, seq, bodies)?;
+                self.admit(&mut draft, &change, &captured, base, seq, bodies)?;
                 draft.index += 1;
             }
             Ok(())
         })?;
         debug_assert_eq!(draft.index, captured.changes, "a body has as many changes as it says");
-        records.extend(captured.refused.into_iter().map(Record::Refused));
+        records.extend(std::mem::take(&mut captured.refused).into_iter().map(Record::Refused));
         if draft.shown == 0 {
             records.push(self.position_record(system, captured.base));
             return Ok(Admitted { records, counts: draft.counts, addressed: draft.changes });
@@ -460,6 +497,9 @@ impl Arbiter {
                 records.push(Record::Quarantine(quarantined));
             }
         }
+        // Also before it, so that no crash leaves an entry without them; one without its entry is told
+        // by its seq.
+        records.append(&mut draft.conflicts);
         records.push(Record::Entry(Entry {
             seq,
             origin: Origin::System(name),
@@ -483,11 +523,12 @@ impl Arbiter {
         &mut self,
         draft: &mut Draft,
         change: &Change<'_>,
-        system: SystemId,
+        captured: &Captured,
         base: Seq,
         seq: Seq,
         bodies: &dyn Bodies,
     ) -> Result<()> {
+        let system = captured.system;
         let layout = &self.layouts[change.entity.index()];
         let counts = &mut draft.counts[change.entity.index()];
         let Some(member) = layout.member(system).filter(|m| m.role != Role::Target) else {
@@ -509,50 +550,82 @@ impl Arbiter {
             _ => self.holds.base(system, change.key_hash, base),
         };
         let store = &mut self.store;
-        let ruling = decide::decide(&Case { layout, system, base, bugs: self.bugs }, change, store)?;
+        let contest =
+            Contest { rules: &layout.rules, system, change, at: captured.committed_at, clocks: &self.clocks, bodies };
+        let case = Case { layout, system, base, bugs: self.bugs };
+        let Decided { ruling, clash, others_only, returned } = decide::decide(&case, change, &contest, store)?;
+        let returned = if self.bugs.returned_left_out { 0 } else { returned };
+        counts.conflicts += u64::from(clash.is_some());
         let offset = draft.replacements.bytes.len() as u64;
-        let mut author = system;
+        let mut told_again = None;
+        let (revived, same) = (matches!(ruling, Ruling::Revived { .. }), matches!(ruling, Ruling::Accepted { .. }));
+        if let Some(clash) = &clash {
+            let conflict =
+                conflicted(&self.topology, layout, draft.index, change, captured, seq, clash, &ruling, bodies)?;
+            self.waiting.add(&conflict);
+            draft.conflicts.push(Record::Conflict(conflict));
+        }
         let (slots, everywhere, deleted) = match ruling {
-            Ruling::Accepted { slots, everywhere, conflict } => {
+            Ruling::Accepted { slots, everywhere } => {
                 counts.journaled += 1;
-                counts.conflicts += u64::from(conflict);
-                if everywhere {
+                if clash.is_none() {
+                    draft.conflicts.extend(self.waiting.superseded(change, layout.fields_of(slots), seq));
+                }
+                if others_only != 0 {
+                    decide::write_own(&mut draft.replacements, layout, change, others_only);
+                    draft.decide(Verdict::Split { others: Others::Same, own: offset, winner: None });
+                } else if everywhere {
                     draft.decide(Verdict::Everywhere);
                 }
                 (slots, everywhere, change.op == Op::Delete)
             }
+            Ruling::Rejected { winner } if returned != 0 => {
+                counts.rejected += 1;
+                decide::write_returned(&mut draft.replacements, layout, change, 0, returned);
+                draft.decide(Verdict::Split { others: Others::Nothing, own: offset, winner: Some(winner) });
+                draft.address(SystemSet::EMPTY.with(system));
+                return Ok(());
+            }
             Ruling::Rejected { winner } => {
                 counts.rejected += 1;
-                counts.conflicts += 1;
                 draft.decide(Verdict::Rejected { winner });
                 return Ok(());
             }
-            Ruling::Partly { slots, everywhere, winner } => {
+            Ruling::Partly { slots, everywhere, winner, merged } => {
                 counts.journaled += 1;
-                counts.conflicts += 1;
-                decide::write_part(&mut draft.replacements, layout, change, slots);
-                draft.decide(Verdict::Replaced { offset, everywhere, winner: Some(winner) });
+                decide::write_part(&mut draft.replacements, layout, change, slots, &merged);
+                let own = draft.replacements.bytes.len() as u64;
+                if others_only == 0 {
+                    draft.decide(Verdict::Replaced { offset, everywhere, winner: Some(winner) });
+                } else {
+                    let part = draft.replacements.bytes[offset as usize..].to_vec();
+                    let part = Changes::new(&part).next().expect("just written");
+                    decide::write_own(&mut draft.replacements, layout, &part, others_only);
+                    draft.decide(Verdict::Split { others: Others::Replaced(offset), own, winner: Some(winner) });
+                }
                 (slots, everywhere, false)
             }
             Ruling::Restored { slots, winner } => {
                 counts.rejected += 1;
-                counts.conflicts += 1;
-                decide::write_part(&mut draft.replacements, layout, change, slots);
-                draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
+                decide::write_part(&mut draft.replacements, layout, change, slots, &[]);
+                if returned == 0 {
+                    draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
+                } else {
+                    let own = draft.replacements.bytes.len() as u64;
+                    decide::write_returned(&mut draft.replacements, layout, change, slots, returned);
+                    draft.decide(Verdict::Split { others: Others::Replaced(offset), own, winner: Some(winner) });
+                }
                 (slots, true, false)
             }
-            Ruling::Redeleted { winner, origin } => {
+            Ruling::Redeleted { winner, deletion } => {
                 counts.rejected += 1;
-                counts.conflicts += 1;
                 decide::write_delete(&mut draft.replacements, change);
                 draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
-                // It stays the version of the one who deleted.
-                author = origin;
+                told_again = Some(deletion.told_again(seq));
                 (layout.every_slot(), true, true)
             }
             Ruling::Revived { everywhere, deletion } => {
                 counts.journaled += 1;
-                counts.conflicts += 1;
                 let missing = decide::write_revived(&mut draft.replacements, layout, change, deletion, bodies)?;
                 draft.decide(Verdict::Replaced { offset, everywhere, winner: None });
                 let encoded = &draft.replacements.bytes[offset as usize..];
@@ -568,9 +641,13 @@ impl Arbiter {
                 (layout.carried(&written) | 1, everywhere, false)
             }
         };
-        decide::enter(store, change.key_hash, slots, Slot::new(seq, author, everywhere, deleted))?;
-        if !matches!(ruling, Ruling::Revived { .. }) {
-            draft.fold(offset, change);
+        let mut written = Changes::new(&draft.replacements.bytes[offset as usize..]);
+        let own = written.clone().last().filter(|_| others_only != 0);
+        let written = written.next().filter(|_| !same);
+        let version = told_again.unwrap_or_else(|| Slot::new(seq, system, everywhere, deleted));
+        decide::enter(store, layout, &written.unwrap_or(*change), own.as_ref(), slots, version)?;
+        if !revived {
+            draft.fold((!same).then_some(offset), change);
         }
         let to = if everywhere { layout.receivers } else { others };
         draft.address(to);
@@ -641,7 +718,8 @@ impl Arbiter {
     fn hold(&mut self, system: SystemId, quarantined: &Quarantined) -> bool {
         let name = &quarantined.schema.entity(change_of(quarantined).entity).name;
         let layout = self.topology.schema.find(name).map(|entity| &self.layouts[entity.index()]);
-        self.holds.hold(system, quarantined, layout.map_or(1, |l| l.slots.len()))
+        let numbers = layout.map_or_else(|| Arc::from([0]), Layout::numbers);
+        self.holds.hold(system, quarantined, numbers)
     }
 
     /// Retries that are due. Call every second or so.
@@ -737,11 +815,66 @@ pub fn image_in(entry: &Entry, key_hash: u128, schema: &Arc<Schema>, bodies: &dy
                 None => out.push_change(&change),
                 Some(translation) => drop(translation.translate(&change, &mut out)),
             }
-            found = (!out.is_empty()).then(|| out.take().into());
+            let Some(last) = Changes::new(&out.bytes).next() else { continue };
+            found = Some(with_earlier(found.as_ref(), &last));
         }
         Ok(())
     })?;
     Ok(found)
+}
+
+/// A change of a key, with what an earlier one of the same entry carried and this one does not.
+fn with_earlier(earlier: Option<&Bytes>, change: &Change<'_>) -> Bytes {
+    let earlier = earlier.and_then(|earlier| Changes::new(earlier).next()).filter(|_| change.op == Op::Update);
+    let after = earlier.and_then(|earlier| earlier.after).zip(change.after);
+    let after = after.map(|(earlier, after)| overlay(earlier, after));
+    let mut out = ChangeWriter::default();
+    out.push_change(&Change { after: after.as_deref().map(Row).or(change.after), ..*change });
+    out.take().into()
+}
+
+/// What the journal tells of a change that met a version which it had not seen.
+fn conflicted(
+    topology: &Topology,
+    layout: &Layout,
+    index: u64,
+    change: &Change<'_>,
+    captured: &Captured,
+    seq: Seq,
+    clash: &Clash,
+    ruling: &Ruling,
+    bodies: &dyn Bodies,
+) -> Result<Conflicted> {
+    let outcome = match ruling {
+        _ if clash.waits != 0 => Outcome::Waiting,
+        Ruling::Rejected { .. } | Ruling::Restored { .. } | Ruling::Redeleted { .. } => Outcome::Lost,
+        Ruling::Partly { .. } if clash.lost != 0 => Outcome::Partly,
+        Ruling::Partly { .. } => Outcome::Merged,
+        Ruling::Accepted { .. } | Ruling::Revived { .. } => Outcome::Won,
+    };
+    let waiting = match outcome {
+        Outcome::Waiting => {
+            let mut out = ChangeWriter::default();
+            out.push_change(change);
+            let current = bodies.image(clash.against.seq(), change.key_hash)?.unwrap_or_default();
+            let fields = layout.fields_of(clash.waits);
+            Some(Waiting { schema: captured.schema.clone(), change: out.take().into(), current, fields })
+        }
+        _ => None,
+    };
+    let entity = &topology.schema.entity(change.entity).name;
+    Ok(Conflicted {
+        id: ConflictId { seq, index },
+        entity: entity.as_str().into(),
+        key_hash: change.key_hash,
+        system: topology.systems[captured.system.index()].clone(),
+        against: clash.against.seq(),
+        against_system: topology.systems.get(clash.against.origin().index()).cloned(),
+        rule: clash.rule,
+        outcome,
+        at: captured.committed_at,
+        waiting,
+    })
 }
 
 #[cfg(test)]

@@ -1,41 +1,150 @@
-//! Which of two concurrent versions stands. Pure: a function of both versions, so that it
-//! comes out the same wherever and whenever it is asked.
-//!
-//! Only `authority` so far. `latest` and `manual` get their arm here; a version then also
-//! tells its commit time.
+//! What becomes of a change that has not seen the current version of what it writes, by the entity's
+//! [`Rules`]. One arbiter asks, once, and the answer is journaled: it need not come out the same twice.
 
+use std::cmp::Ordering;
+
+use super::Bodies;
+use super::index::Slot;
+use super::merge::{self, United};
+use crate::change::{Change, Changes, Micros, Op, Rule};
+use crate::error::Result;
+use crate::rules::{Merge, OnDelete, Policy, Rules};
 use crate::schema::SystemId;
+use crate::value::{Datum, Value};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Policy {
-    /// The system listed first wins.
-    #[default]
-    Authority,
+/// What is written without having seen what is there.
+pub(super) struct Contest<'a> {
+    pub rules: &'a Rules,
+    pub system: SystemId,
+    pub change: &'a Change<'a>,
+    /// When it was committed, by its server's clock.
+    pub at: Micros,
+    /// By system: how much its clock is ahead of ours.
+    pub clocks: &'a [Micros],
+    pub bodies: &'a dyn Bodies,
 }
 
-/// What a policy may know of a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version {
-    pub origin: SystemId,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Weighed {
+    Wins,
+    Loses,
+    /// Loses for now: a person decides.
+    Waits,
+    /// Neither: this encoded datum takes the place of both.
+    Merged(Vec<u8>),
 }
 
-impl Policy {
-    /// Whether `new`, written without having seen `current`, takes its place. The origins differ.
-    pub fn prefers(self, new: Version, current: Version) -> bool {
-        match self {
-            Policy::Authority => new.origin < current.origin,
+impl Contest<'_> {
+    /// Against the latest version of a slot; `merge` is the slot's, of its only `field`.
+    pub fn weigh(&self, latest: Slot, merge: Option<(usize, Merge)>) -> Result<(Weighed, Rule)> {
+        if latest.is_decided() {
+            return Ok((Weighed::Loses, Rule::Person));
         }
+        let deletes = self.change.op == Op::Delete;
+        if deletes != latest.deleted() {
+            return match self.rules.on_delete {
+                Some(OnDelete::UpdateWins) => Ok((won(!deletes), Rule::UpdateWins)),
+                Some(OnDelete::DeleteWins) => Ok((won(deletes), Rule::DeleteWins)),
+                None => self.prefer(self.rules.policy, latest),
+            };
+        }
+        if deletes {
+            // Both want the same; nobody has to be asked.
+            return Ok((won(self.rules.rank(self.system) < self.rules.rank(latest.origin())), Rule::Authority));
+        }
+        match merge {
+            Some((field, merge @ (Merge::Max | Merge::Min | Merge::Union))) => {
+                if let Some(merged) = self.merge(latest, field, merge)? {
+                    return Ok(merged);
+                }
+                self.prefer(self.rules.policy, latest)
+            }
+            Some((_, Merge::Policy(policy))) => self.prefer(policy, latest),
+            // Of an additive field two whole values: they belong to the row.
+            Some((_, Merge::Add)) | None => self.prefer(self.rules.policy, latest),
+        }
+    }
+
+    fn prefer(&self, policy: Policy, latest: Slot) -> Result<(Weighed, Rule)> {
+        let by_authority = self.rules.rank(self.system) < self.rules.rank(latest.origin());
+        Ok(match policy {
+            Policy::Authority => (won(by_authority), Rule::Authority),
+            Policy::Manual => (Weighed::Waits, Rule::Manual),
+            Policy::Latest => match self.lateness(latest)? {
+                Some(Ordering::Greater) => (Weighed::Wins, Rule::Latest),
+                Some(Ordering::Less) => (Weighed::Loses, Rule::Latest),
+                Some(Ordering::Equal) | None => (won(by_authority), Rule::Latest),
+            },
+        })
+    }
+
+    /// How late the change is beside the version that is there; `None` where nothing tells.
+    fn lateness(&self, latest: Slot) -> Result<Option<Ordering>> {
+        let written = self.change.op != Op::Delete && !latest.deleted();
+        if let Some(field) = self.rules.version.filter(|_| written) {
+            return self.with_value(latest, field, |there| match (self.change.image().get(field), there) {
+                (Datum::Value(here), Datum::Value(there)) => merge::order(here, there),
+                (Datum::Value(_), _) => Some(Ordering::Greater),
+                (_, Datum::Value(_)) => Some(Ordering::Less),
+                _ => None,
+            });
+        }
+        let corrected = |at: Micros, system: SystemId| {
+            at.saturating_sub(self.clocks.get(system.index()).copied().unwrap_or_default())
+        };
+        let there = self.bodies.committed_at(latest.seq())?;
+        Ok(there.map(|there| corrected(self.at, self.system).cmp(&corrected(there, latest.origin()))))
+    }
+
+    /// `None` where both values cannot be merged: then one of them stands.
+    fn merge(&self, latest: Slot, field: usize, merge: Merge) -> Result<Option<(Weighed, Rule)>> {
+        let here = self.change.image().get(field);
+        self.with_value(latest, field, |there| {
+            let (here, there): (Value<'_>, Value<'_>) = match (here, there) {
+                (Datum::Value(here), Datum::Value(there)) => (here, there),
+                // What is there is more than nothing.
+                (Datum::Value(_), Datum::Null) => return Some((Weighed::Wins, rule_of(merge))),
+                (Datum::Null, Datum::Value(_)) => return Some((Weighed::Loses, rule_of(merge))),
+                _ => return None,
+            };
+            let weighed = match merge {
+                Merge::Max => won(merge::order(here, there)? != Ordering::Less),
+                Merge::Min => won(merge::order(here, there)? != Ordering::Greater),
+                _ => match merge::united(there, here)? {
+                    United::Left => Weighed::Loses,
+                    United::Right => Weighed::Wins,
+                    United::Both(datum) => Weighed::Merged(datum),
+                },
+            };
+            Some((weighed, rule_of(merge)))
+        })
+    }
+
+    /// The field as the version that is there carried it.
+    fn with_value<T>(
+        &self,
+        latest: Slot,
+        field: usize,
+        then: impl FnOnce(Datum<'_>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let image = self.bodies.image(latest.seq(), self.change.key_hash)?;
+        let change = image.as_ref().and_then(|bytes| Changes::new(bytes).next());
+        Ok(change.and_then(|change| then(change.image().get(field))))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn won(wins: bool) -> Weighed {
+    if wins { Weighed::Wins } else { Weighed::Loses }
+}
 
-    #[test]
-    fn the_system_listed_first_wins() {
-        let version = |n| Version { origin: SystemId(n) };
-        assert!(Policy::Authority.prefers(version(0), version(1)));
-        assert!(!Policy::Authority.prefers(version(2), version(1)));
+fn rule_of(merge: Merge) -> Rule {
+    match merge {
+        Merge::Max => Rule::Max,
+        Merge::Min => Rule::Min,
+        Merge::Union => Rule::Union,
+        Merge::Add => Rule::Add,
+        Merge::Policy(Policy::Authority) => Rule::Authority,
+        Merge::Policy(Policy::Latest) => Rule::Latest,
+        Merge::Policy(Policy::Manual) => Rule::Manual,
     }
 }

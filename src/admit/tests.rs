@@ -22,6 +22,10 @@ impl Bodies for Spooled {
         Ok(())
     }
 
+    fn committed_at(&self, _: Seq) -> Result<Option<Micros>> {
+        Ok(None)
+    }
+
     fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
         Ok(None)
     }
@@ -34,7 +38,7 @@ fn topology() -> Topology {
     Topology {
         systems: ["crm", "shop"].map(Arc::from).to_vec(),
         schema,
-        entities: vec![EntityTopology { policy: Policy::Authority, members: vec![member(0), member(1)] }],
+        entities: vec![EntityTopology { rules: Arc::default(), members: vec![member(0), member(1)] }],
     }
 }
 

@@ -9,10 +9,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::admit::policy::Policy;
+use crate::admit::index::added;
 use crate::change::{Change, Op};
 use crate::normalize::binding::{Binding, Role};
-use crate::schema::{EntityId, EntitySchema, Schema, SystemId, SystemSet};
+use crate::rules::{Merge, Rules};
+use crate::schema::{EntitySchema, Schema, SystemId, SystemSet};
 
 /// An entity has at most this many fields: a set of them is one u128.
 pub const FIELDS_MAX: usize = 128;
@@ -28,7 +29,7 @@ pub struct Topology {
 
 #[derive(Debug, Clone, Default)]
 pub struct EntityTopology {
-    pub policy: Policy,
+    pub rules: Arc<Rules>,
     pub members: Vec<Member>,
 }
 
@@ -45,16 +46,15 @@ pub struct Member {
 }
 
 impl Topology {
-    /// From the resolved bindings of all systems.
+    /// From the resolved bindings of all systems, and the rules by [`EntityId`](crate::schema::EntityId).
     pub fn new(
         systems: Vec<Arc<str>>,
         schema: Arc<Schema>,
         bindings: &[Vec<Arc<Binding>>],
-        policy: impl Fn(EntityId) -> Policy,
+        rules: &[Arc<Rules>],
     ) -> Self {
-        let mut entities: Vec<EntityTopology> = (0..schema.entities.len())
-            .map(|i| EntityTopology { policy: policy(EntityId(i as u16)), members: Vec::new() })
-            .collect();
+        let of_entity = |i: usize| EntityTopology { rules: rules[i].clone(), members: Vec::new() };
+        let mut entities: Vec<EntityTopology> = (0..schema.entities.len()).map(of_entity).collect();
         for binding in bindings.iter().flatten() {
             entities[binding.entity.index()].members.push(Member {
                 system: binding.system,
@@ -74,7 +74,7 @@ impl Topology {
 /// One entity's members and slots, made once from the topology.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    pub policy: Policy,
+    pub rules: Arc<Rules>,
     pub key_len: usize,
     members: Vec<Option<Member>>,
     /// Who receives changes of it.
@@ -82,6 +82,8 @@ pub(super) struct Layout {
     /// Fields of each slot, the key left out.
     pub slots: Vec<u128>,
     slot_of: Vec<u8>,
+    /// By slot, where its one field is merged.
+    merges: Vec<Option<Merge>>,
     /// Fields that any binding has.
     pub fields: u128,
     /// More than one system writes it, and it has a key: only then can there be a conflict.
@@ -98,7 +100,9 @@ impl Layout {
         let class = |field: usize| {
             let bit = 1u128 << field;
             let has: SystemSet = topology.members.iter().filter(|m| m.fields & bit != 0).map(|m| m.system).collect();
-            let alone = topology.members.iter().any(|m| m.inexact & bit != 0).then_some(field);
+            let inexact = topology.members.iter().any(|m| m.inexact & bit != 0);
+            let alone = inexact || topology.rules.by_field || topology.rules.merge(field).is_some();
+            let alone = alone.then_some(field);
             (has, alone)
         };
         let classes: BTreeSet<_> =
@@ -114,9 +118,14 @@ impl Layout {
             slots[slot] |= 1 << field;
             *slot_of = slot as u8;
         }
+        let merge = |fields: &u128| match fields.count_ones() {
+            1 if !even => topology.rules.merge(fields.trailing_zeros() as usize),
+            _ => None,
+        };
         let writers = topology.members.iter().filter(|m| m.role != Role::Target).count();
         Layout {
-            policy: topology.policy,
+            rules: topology.rules.clone(),
+            merges: slots.iter().map(merge).collect(),
             key_len: entity.key_len,
             receivers: topology.members.iter().filter(|m| m.role != Role::Source).map(|m| m.system).collect(),
             fields: topology.members.iter().fold(0, |set, m| set | m.fields),
@@ -134,6 +143,31 @@ impl Layout {
     /// Systems that receive the entity and have any of `fields`.
     pub fn receivers_with(&self, fields: u128) -> SystemSet {
         self.receivers.iter().filter(|s| self.member(*s).is_some_and(|m| m.fields & fields != 0)).collect()
+    }
+
+    /// The numbers under which the index may know a key: its slots, and the differences of each writer.
+    pub fn numbers(&self) -> Arc<[usize]> {
+        let additive = (0..self.slots.len()).filter(|slot| self.merges[*slot] == Some(Merge::Add));
+        (0..self.slots.len()).chain(additive.flat_map(|slot| self.differences(slot))).collect()
+    }
+
+    fn differences(&self, slot: usize) -> impl Iterator<Item = usize> {
+        self.writers().flat_map(move |writer| [false, true].map(|everywhere| added(slot, writer, everywhere)))
+    }
+
+    /// Whose changes are journaled.
+    pub fn writers(&self) -> impl Iterator<Item = SystemId> {
+        self.members.iter().flatten().filter(|member| member.role != Role::Target).map(|member| member.system)
+    }
+
+    /// How the slot's field is merged.
+    pub fn merge(&self, slot: usize) -> Option<Merge> {
+        self.merges[slot]
+    }
+
+    /// The field of a slot that is merged.
+    pub fn field_of(&self, slot: usize) -> usize {
+        self.slots[slot].trailing_zeros() as usize
     }
 
     /// All slots, as a set.

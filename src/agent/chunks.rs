@@ -187,6 +187,10 @@ mod tests {
             Ok(())
         }
 
+        fn committed_at(&self, _: Seq) -> Result<Option<Micros>> {
+            Ok(None)
+        }
+
         fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
             Ok(None)
         }

@@ -26,7 +26,8 @@ use super::chunks::{Chunks, Copying, Outcome};
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
 use crate::change::{
-    Address, Body, Captured, ChangeWriter, Changes, Entry, Micros, Prepared, Quarantined, Record, Refused, SpoolRef,
+    Address, Body, Captured, ChangeWriter, Changes, Conflicted, Entry, Micros, Prepared, Quarantined, Record, Refused,
+    SpoolRef,
 };
 use crate::config::JournalConfig;
 use crate::error::{Error, Recovery, Result};
@@ -200,6 +201,13 @@ impl Bodies for Archive {
         Ok(())
     }
 
+    fn committed_at(&self, seq: Seq) -> Result<Option<Micros>> {
+        if let Some(entry) = self.fresh.iter().find(|entry| entry.seq == seq) {
+            return Ok(Some(entry.committed_at));
+        }
+        Ok(self.journal.entry(seq)?.map(|entry| entry.committed_at))
+    }
+
     fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>> {
         if let Some(entry) = self.fresh.iter().find(|entry| entry.seq == seq) {
             return image_in(entry, key_hash, &self.schema, self);
@@ -248,6 +256,7 @@ impl Desk {
         schema: Arc<Schema>,
         mut systems: Vec<SystemDesk>,
         held: Vec<Quarantined>,
+        conflicts: Vec<Conflicted>,
         prepared: Vec<Prepared>,
         status: Arc<Status>,
         retention: JournalConfig,
@@ -265,11 +274,14 @@ impl Desk {
         for record in held {
             arbiter.replay(&Record::Quarantine(record), &archive)?;
         }
+        for conflict in conflicts {
+            arbiter.replay(&Record::Conflict(conflict), &archive)?;
+        }
         let mut reader = archive.journal.reader(from)?;
         while let Some(record) = reader.next()? {
             arbiter.replay(&record, &archive)?;
         }
-        arbiter.resume(archive.journal.head());
+        let mut recast = arbiter.resume(archive.journal.head());
         info!(
             head = archive.journal.head(),
             from,
@@ -277,7 +289,6 @@ impl Desk {
             "journal replayed"
         );
         let needed_from = arbiter.needed_from();
-        let mut recast = Vec::new();
         for prepared in prepared {
             let Some(system) = systems.iter_mut().find(|system| system.name == prepared.system) else { continue };
             let xid = prepared.xid.clone();

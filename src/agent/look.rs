@@ -117,18 +117,17 @@ pub fn of_partitions(config: &Config, system: SystemId, sight: &Sight, decided: 
         );
         Finding::warning(name, what).table(&table).mend("anechoic verify shows them; delete them there, too")
     });
-    let weak = sight.weak.iter().filter(|(table, _)| captures(config, system, table)).map(|(table, leaf)| {
+    let captured = |table: &TableName| {
+        let mut bindings = config.entities.iter().flat_map(|entity| &entity.bindings);
+        bindings.any(|binding| binding.system == system && binding.table == *table && binding.role.captures())
+    };
+    let weak = sight.weak.iter().filter(|(table, _)| captured(table)).map(|(table, leaf)| {
         let what =
             format!("the replica identity of partition {leaf} is too weak: its first UPDATE or DELETE stops the flow");
         let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", crate::apply::sql::quoted_table(leaf));
         Finding::warning(name, what).table(table).by_owner(sql)
     });
     parted.chain(weak).collect()
-}
-
-fn captures(config: &Config, system: SystemId, table: &TableName) -> bool {
-    let mut bindings = config.entities.iter().flat_map(|entity| &entity.bindings);
-    bindings.any(|binding| binding.system == system && binding.table == *table && binding.role.captures())
 }
 
 /// Tables of PostgreSQL whose rows no longer reach us. Where another table took the name, what
@@ -159,8 +158,7 @@ pub fn out_of_stream(config: &Config, system: SystemId, sight: &Sight, decided: 
 /// written to them meanwhile no log tells, so that of the system is as good as lost.
 pub fn gap(config: &Config, system: SystemId, seen: &Seen, decided: &Decided) -> Option<Error> {
     let name = &config.system(system).name;
-    let mut tables = decided.unpublished(name, seen);
-    tables.retain(|table| captures(config, system, table));
+    let tables = decided.unpublished(name, seen);
     let publication = capture::postgres::publication_name(&config.agent.id);
     let list: Vec<String> = tables.iter().map(ToString::to_string).collect();
     let what = format!(

@@ -38,7 +38,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::admit::{Arbiter, DiskStore, Policy, Topology};
+use crate::admit::{Arbiter, DiskStore, Topology};
 use crate::change::{LoadMark, ResyncMark, ResyncState};
 use crate::config::Config;
 use crate::control::{self, Socket};
@@ -187,7 +187,7 @@ impl Agent {
         let systems = config.system_ids().zip(&names).zip(positions);
         let systems =
             systems.map(|((system, name), at)| SystemDesk::new(name.clone(), at, receives(model, system))).collect();
-        let topology = Topology::new(names, model.schema.clone(), &model.bindings, |_| Policy::default());
+        let topology = Topology::new(names, model.schema.clone(), &model.bindings, &model.rules);
         let index = DiskStore::new(config.agent.data_dir.join("index"))?;
         let arbiter = Arbiter::new(topology, Box::new(index));
         let Operator { writer, journal, recovered } = operator;
@@ -198,6 +198,7 @@ impl Agent {
             model.schema.clone(),
             systems,
             recovered.quarantined,
+            recovered.conflicts,
             recovered.prepared,
             self.status.clone(),
             config.journal.clone(),

@@ -25,7 +25,7 @@ use super::look::{Sight, gap, look, of_partitions, out_of_stream};
 use super::prepare::{Plan, needed};
 use crate::capture::Moved;
 use crate::change::ResyncMark;
-use crate::config::{Config, Engine};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::normalize::follow::{fingerprint, judge};
@@ -104,13 +104,8 @@ impl Watch {
     pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) -> Renewal {
         let before = fingerprint(&self.plan.model);
         let mut looked = Instant::now();
-        let unknown = |system: &SystemId| {
-            let tables = self.plan.catalogs[system.index()].keys();
-            let config = self.config.system(*system);
-            config.engine == Engine::Postgres && !self.plan.decided.knows_published(&config.name, tables)
-        };
-        // That it is published is known from the first moment on.
-        if self.read.iter().any(unknown)
+        // Which tables are published is known from here on.
+        if !self.read.iter().all(|system| self.plan.decided.knows_published(&self.config.system(*system).name))
             && let Some(renewal) = self.look(&before).await
         {
             return renewal;

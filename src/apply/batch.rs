@@ -69,9 +69,21 @@ impl Routes {
         columns.fold(0, |set, (i, column)| set | (sent >> column.field & 1) << i)
     }
 
+    /// Bit i: `row` carries a difference for column i of the binding.
+    fn added(binding: &Binding, row: Row<'_>) -> u128 {
+        let added = row.added();
+        let columns = binding.columns.iter().enumerate().filter(|_| added != 0);
+        columns.fold(0, |set, (i, column)| set | (added >> column.field & 1) << i)
+    }
+
     fn every_column(binding: &Binding) -> u128 {
         u128::MAX >> (128 - binding.columns.len())
     }
+}
+
+/// Bit i: field i is sent, and whatever is under it does not matter.
+fn settled(row: Row<'_>) -> u128 {
+    row.sent() & !row.added()
 }
 
 /// Parents before children; a cycle is cut where it is met.
@@ -111,6 +123,7 @@ pub struct Group {
     pub write: Write,
     pub rows: Vec<Bytes>,
     pub carried: u128,
+    pub added: u128,
     pub fresh: bool,
 }
 
@@ -120,7 +133,8 @@ impl Group {
     }
 
     pub fn table_rows<'a>(&'a self, rows: &'a [Row<'a>]) -> TableRows<'a> {
-        TableRows { binding: &self.binding, write: self.write, rows, carried: self.carried, fresh: self.fresh }
+        let Group { binding, write, carried, added, fresh, .. } = self;
+        TableRows { binding, write: *write, rows, carried: *carried, added: *added, fresh: *fresh }
     }
 }
 
@@ -209,7 +223,7 @@ impl Batch {
             merged.deleted = Some(row.clone());
         }
         merged.image = Some(match merged.image.take() {
-            Some(under) if Row(&under).sent() & !Row(&row).sent() != 0 => overlay(Row(&under), Row(&row)).into(),
+            Some(under) if Row(&under).sent() & !settled(Row(&row)) != 0 => overlay(Row(&under), Row(&row)).into(),
             _ => row,
         });
     }
@@ -228,13 +242,15 @@ impl Batch {
         let mut order: Vec<(Place, Group)> = Vec::new();
         let mut places: HashMap<Place, usize> = HashMap::new();
         let mut last = None;
-        let mut put = |place: Place, binding: &Arc<Binding>, write, carried, row| {
+        let mut put = |place: Place, binding: &Arc<Binding>, write, row| {
             let at = match last {
                 // Mostly they are all alike.
                 Some((known, at)) if known == place => at,
                 _ => *places.entry(place).or_insert_with(|| {
-                    let fresh = self.fresh && binding.filter.is_none();
-                    order.push((place, Group { binding: binding.clone(), write, rows: Vec::new(), carried, fresh }));
+                    let Place { carried, added, .. } = place;
+                    let fresh = self.fresh && binding.filter.is_none() && added == 0;
+                    let rows = Vec::new();
+                    order.push((place, Group { binding: binding.clone(), write, rows, carried, added, fresh }));
                     order.len() - 1
                 }),
             };
@@ -244,13 +260,16 @@ impl Batch {
         for merged in self.rows {
             let Some(binding) = routes.binding(merged.entity) else { continue };
             let (entity, level) = (merged.entity.0, routes.levels[merged.entity.index()]);
-            let carried = merged.image.as_ref().map_or(0, |row| Routes::carried(binding, Row(row)));
-            if let Some(row) = merged.deleted.filter(|_| carried != Routes::every_column(binding)) {
-                put(Place { stage: 0, level: usize::MAX - level, entity, carried: 0 }, binding, Write::Delete, 0, row);
+            let of_image =
+                |of: fn(&Binding, Row<'_>) -> u128| merged.image.as_ref().map_or(0, |row| of(binding, Row(row)));
+            let (carried, added) = (of_image(Routes::carried), of_image(Routes::added));
+            if let Some(row) = merged.deleted.filter(|_| carried & !added != Routes::every_column(binding)) {
+                let place = Place { stage: 0, level: usize::MAX - level, entity, carried: 0, added: 0 };
+                put(place, binding, Write::Delete, row);
             }
             if let Some(row) = merged.image {
                 let write = if binding.key_len == 0 { Write::Insert } else { Write::Upsert };
-                put(Place { stage: 1, level, entity, carried }, binding, write, carried, row);
+                put(Place { stage: 1, level, entity, carried, added }, binding, write, row);
             }
         }
         order.sort_by_key(|(place, _)| *place);
@@ -265,6 +284,7 @@ struct Place {
     level: usize,
     entity: u16,
     carried: u128,
+    added: u128,
 }
 
 /// A planted mistake ([`crate::admit::Bugs`]): what did not change is not written.

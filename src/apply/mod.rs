@@ -87,6 +87,9 @@ pub struct TableRows<'a> {
     pub rows: &'a [Row<'a>],
     /// Bit i: `binding.columns[i]` is written. Key columns always are.
     pub carried: u128,
+    /// Of these, the ones whose datums are differences ([`Datum::Added`](crate::value::Datum)), added
+    /// to what the row has; a new row is given them as they are.
+    pub added: u128,
     /// Most likely not there yet: rows of a load. A guess that only decides what is tried first.
     pub fresh: bool,
 }

@@ -37,23 +37,26 @@ pub struct Shape {
     /// Places in `sent` that an existing row is given. Never the key; nor a column that the
     /// server lets nobody update (GENERATED ALWAYS AS IDENTITY).
     pub set: Vec<usize>,
+    /// Of these, the ones that are added to what the row has.
+    pub added: Vec<usize>,
 }
 
 impl Shape {
-    pub fn of(binding: &Binding, carried: u128) -> Shape {
+    pub fn of(binding: &Binding, carried: u128, added: u128) -> Shape {
         let written =
             |at: usize| at < binding.key_len || (carried >> at & 1 == 1 && !binding.columns[at].column.generated);
         let sent: Vec<usize> = (0..binding.columns.len()).filter(|at| written(*at)).collect();
         let column = |place: &usize| &binding.columns[sent[*place]].column;
         let insert = (0..sent.len()).filter(|p| !column(p).generated).collect();
         let set = (binding.key_len..sent.len()).filter(|p| !column(p).identity_always).collect();
-        Shape { key: binding.key_len, insert, set, sent }
+        let added = (binding.key_len..sent.len()).filter(|place| added >> sent[*place] & 1 == 1).collect();
+        Shape { key: binding.key_len, insert, set, added, sent }
     }
 
     /// The key alone, for deletes and reads.
     pub fn key(binding: &Binding) -> Shape {
         let sent: Vec<usize> = (0..binding.key_len).collect();
-        Shape { key: binding.key_len, insert: Vec::new(), set: Vec::new(), sent }
+        Shape { key: binding.key_len, insert: Vec::new(), set: Vec::new(), added: Vec::new(), sent }
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
         binding.columns[1].column.generated = true;
         binding.columns[2].column.identity_always = true;
 
-        let shape = Shape::of(&binding, u128::MAX);
+        let shape = Shape::of(&binding, u128::MAX, 0);
 
         assert_eq!(shape.sent, [0, 2, 3]);
         assert_eq!(shape.insert, [0, 1, 2]);

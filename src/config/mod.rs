@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
 use crate::normalize::dates::Dates;
+pub use crate::rules::{Merge, OnDelete, Policy as Conflict};
 use crate::schema::SystemId;
 
 #[derive(Debug, Clone)]
@@ -140,41 +141,12 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-/// Who wins when two systems change one record, neither having seen the other's change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Conflict {
-    Authority,
-    Latest,
-    /// What came first stays, and the other waits for a person.
-    Manual,
-}
-
 /// What a conflict is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Row,
     /// Changes of different fields are none.
     Field,
-}
-
-/// An update against a delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnDelete {
-    UpdateWins,
-    DeleteWins,
-}
-
-/// What becomes of one field that two systems changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Merge {
-    /// Both differences count.
-    Add,
-    Max,
-    Min,
-    /// The members of both.
-    Union,
-    /// Only with [`Scope::Field`].
-    Policy(Conflict),
 }
 
 /// What becomes of a record whose value, unique in a system, another record has there.

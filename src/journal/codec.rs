@@ -9,6 +9,7 @@
 //! frame says where to begin. Schemas are named by id. Frames are checksummed, so malformed
 //! bytes mean a fault of ours or of the disk; they are an error, never a panic.
 
+mod conflict;
 mod marks;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::change::{
-    Address, Body, Decision, Entry, Origin, Prepared, Quarantined, Record, Refused, SpoolRef, Verdict,
+    Address, Body, Decision, Entry, Origin, Others, Prepared, Quarantined, Record, Refused, SpoolRef, Verdict,
 };
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position, Seq};
 use crate::schema::{EntitySchema, Field, Schema};
@@ -34,6 +35,8 @@ const LOAD: u8 = 8;
 const RESYNC: u8 = 9;
 /// An entry that is a side effect: how many hops it is away from what people wrote stands first.
 const HOPPED: u8 = 10;
+const CONFLICT: u8 = 11;
+const SETTLED: u8 = 12;
 
 /// Why bytes could not be read as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +77,12 @@ pub fn schema_of(record: &Record) -> Option<&Arc<Schema>> {
         Record::Refused(refused) => Some(&refused.schema),
         Record::Prepared(prepared) => Some(&prepared.schema),
         Record::Load(mark) => Some(&mark.schema),
-        Record::Position { .. } | Record::Released { .. } | Record::Decided { .. } | Record::Resync(_) => None,
+        Record::Conflict(conflict) => conflict.waiting.as_ref().map(|waiting| &waiting.schema),
+        Record::Position { .. }
+        | Record::Released { .. }
+        | Record::Decided { .. }
+        | Record::Resync(_)
+        | Record::Settled(_) => None,
     }
 }
 
@@ -110,6 +118,8 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) {
         }
         Record::Load(mark) => marks::put_load(out, mark),
         Record::Resync(mark) => marks::put_resync(out, mark),
+        Record::Conflict(conflict) => conflict::put_conflict(out, conflict),
+        Record::Settled(settled) => conflict::put_settled(out, settled),
     }
     let len = (out.len() - start - 4) as u32;
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -182,6 +192,17 @@ fn put_decisions(out: &mut Vec<u8>, decisions: &[Decision]) {
             Verdict::Replaced { offset, everywhere, winner } => {
                 out.push(2 + u8::from(*everywhere) + 2 * u8::from(winner.is_some()));
                 put_u64(out, *offset);
+                winner.iter().for_each(|seq| put_u64(out, *seq));
+            }
+            Verdict::Split { others, own, winner } => {
+                let (kind, offset) = match others {
+                    Others::Nothing => (0, 0),
+                    Others::Same => (1, 0),
+                    Others::Replaced(offset) => (2, *offset),
+                };
+                out.push(6 + kind + 3 * u8::from(winner.is_some()));
+                put_u64(out, offset);
+                put_u64(out, *own);
                 winner.iter().for_each(|seq| put_u64(out, *seq));
             }
         }
@@ -472,6 +493,8 @@ impl<'a> Decoder<'a> {
             },
             LOAD => Record::Load(self.load()?),
             RESYNC => Record::Resync(self.resync()?),
+            CONFLICT => Record::Conflict(self.conflict()?),
+            SETTLED => Record::Settled(self.settled()?),
             _ => return Err(Malformed::Content("is of an unknown kind")),
         };
         match self.at == end {
@@ -565,6 +588,16 @@ impl<'a> Decoder<'a> {
                     let offset = self.u64()?;
                     let winner = if flags & 2 != 0 { Some(self.u64()?) } else { None };
                     Verdict::Replaced { offset, everywhere: flags & 1 != 0, winner }
+                }
+                tag @ 6..=11 => {
+                    let (offset, own) = (self.u64()?, self.u64()?);
+                    let winner = if tag >= 9 { Some(self.u64()?) } else { None };
+                    let others = match (tag - 6) % 3 {
+                        0 => Others::Nothing,
+                        1 => Others::Same,
+                        _ => Others::Replaced(offset),
+                    };
+                    Verdict::Split { others, own, winner }
                 }
                 _ => return Err(Malformed::Content("has an unknown verdict")),
             };

@@ -20,7 +20,7 @@ use super::spool::Spool;
 use super::state::{PositionRecord, State};
 use super::writer::{self, Writer};
 use super::{Journal, Mark, Options, Segment, Shared, now};
-use crate::change::{LoadMark, Prepared, Quarantined, ResyncMark};
+use crate::change::{Conflicted, LoadMark, Prepared, Quarantined, ResyncMark};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::Schema;
@@ -42,6 +42,8 @@ pub struct Recovered {
     pub loads: Vec<LoadMark>,
     /// Systems without a log position, or that are being compared behind a new one.
     pub resyncs: Vec<ResyncMark>,
+    /// Those that wait for a person.
+    pub conflicts: Vec<Conflicted>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     pub torn: Option<Torn>,
@@ -85,6 +87,7 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
         prepared: tail.state.prepared().cloned().collect(),
         loads: tail.state.loads().cloned().collect(),
         resyncs: tail.state.resyncs().cloned().collect(),
+        conflicts: tail.state.conflicts().cloned().collect(),
         refused: tail.state.refused,
         torn: tail.torn.clone(),
     };

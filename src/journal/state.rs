@@ -11,7 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{Decoder, Malformed, Names, put_i64, put_position, put_record, put_schema, put_str, put_u64};
-use crate::change::{Body, Changes, Entry, LoadMark, Origin, Prepared, Quarantined, Record, ResyncMark, ResyncState};
+use crate::change::{
+    Body, Changes, ConflictId, Conflicted, Entry, LoadMark, Origin, Prepared, Quarantined, Record, ResyncMark,
+    ResyncState,
+};
 use crate::position::{Position, Seq};
 use crate::schema::Schema;
 
@@ -36,6 +39,8 @@ pub struct State {
     loads: BTreeMap<(Arc<str>, Arc<str>), LoadMark>,
     /// By system; those that are not over.
     resyncs: BTreeMap<Arc<str>, ResyncMark>,
+    /// Those that wait for a person.
+    conflicts: BTreeMap<ConflictId, Conflicted>,
     /// Changes quarantined at capture, ever.
     pub refused: u64,
     /// By system and xid.
@@ -76,6 +81,15 @@ impl State {
             }
             Record::Resync(mark) if mark.state == ResyncState::Done => drop(self.resyncs.remove(&mark.system)),
             Record::Resync(mark) => drop(self.resyncs.insert(mark.system.clone(), mark.clone())),
+            Record::Conflict(conflict) => {
+                let mut conflict = conflict.clone();
+                let Some(waiting) = &mut conflict.waiting else { return };
+                // Copied: a slice would keep the whole frame in memory that it was read from.
+                waiting.change = Bytes::copy_from_slice(&waiting.change);
+                waiting.current = Bytes::copy_from_slice(&waiting.current);
+                self.conflicts.insert(conflict.id, conflict);
+            }
+            Record::Settled(settled) => drop(self.conflicts.remove(&settled.id)),
             Record::Decided { system, xid, position, base } => {
                 self.reach(system, position, *base);
                 self.prepared.remove(&(system.clone(), xid.clone()));
@@ -130,6 +144,11 @@ impl State {
         self.quarantined.values()
     }
 
+    /// Conflicts that wait for a person, the oldest first.
+    pub fn conflicts(&self) -> impl Iterator<Item = &Conflicted> {
+        self.conflicts.values()
+    }
+
     /// Prepared and not yet decided.
     pub fn prepared(&self) -> impl Iterator<Item = &Prepared> {
         self.prepared.values()
@@ -155,7 +174,9 @@ impl State {
         let held = self.quarantined.values().map(|held| &held.schema);
         let prepared = self.prepared.values().map(|prepared| &prepared.schema);
         let loaded = self.loads.values().map(|mark| &mark.schema);
-        held.chain(prepared).chain(loaded).map(|schema| (schema.id, schema.clone())).collect()
+        let waiting = self.conflicts.values().filter_map(|conflict| conflict.waiting.as_ref());
+        let waiting = waiting.map(|waiting| &waiting.schema);
+        held.chain(prepared).chain(loaded).chain(waiting).map(|schema| (schema.id, schema.clone())).collect()
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -186,6 +207,8 @@ impl State {
         }
         put_u64(&mut out, self.resyncs.len() as u64);
         self.resyncs.values().for_each(|mark| put_record(&mut out, &Record::Resync(mark.clone())));
+        put_u64(&mut out, self.conflicts.len() as u64);
+        self.conflicts.values().for_each(|conflict| put_record(&mut out, &Record::Conflict(conflict.clone())));
         out
     }
 
@@ -230,11 +253,13 @@ impl State {
             segment += decoder.i64()?;
             state.spools.insert(id, segment as u64);
         }
-        // A checkpoint of an older version ends here.
-        let resyncs = if decoder.is_at_end() { 0 } else { decoder.count()? };
-        for _ in 0..resyncs {
-            let record = decoder.record(0)?;
-            state.apply(&record, 0);
+        // A checkpoint of an older version ends before resyncs, or before conflicts.
+        for _ in 0..2 {
+            let records = if decoder.is_at_end() { 0 } else { decoder.count()? };
+            for _ in 0..records {
+                let record = decoder.record(0)?;
+                state.apply(&record, 0);
+            }
         }
         Ok((state, schemas))
     }

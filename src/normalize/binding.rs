@@ -124,7 +124,8 @@ impl BoundColumn {
     /// rounded, not cut; what was made for it lies in `scratch`. Errors as above.
     pub fn to_column<'a>(&'a self, datum: Datum<'a>, scratch: &'a mut Vec<u8>) -> Result<Datum<'a>> {
         let value = match datum {
-            Datum::NotSent => return Ok(datum),
+            // A difference has no range of its own: the server checks what it leads to.
+            Datum::NotSent | Datum::Added(_) => return Ok(datum),
             Datum::Null if self.column.nullable => return Ok(datum),
             Datum::Null if self.zero().is_some() => return Ok(self.zero().map_or(Datum::Null, Datum::Value)),
             // MySQL and MariaDB may put their own value where a timestamp is not nullable.

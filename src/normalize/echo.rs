@@ -32,6 +32,7 @@ use crate::change::{Address, Body, Change, Changes, Entry, Op, Origin, SpoolRef,
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::{EntityId, Schema, Translation};
+use crate::value::number::write_sum;
 use crate::value::{Datum, Row, Value, decimal_eq, key_hash, write_datum};
 
 /// Keys of a large transaction that are held at a time: some 20 MB.
@@ -252,7 +253,7 @@ impl Echo {
         let written = watch.written[change.entity.index()];
         let entity = watch.schema.entity(change.entity);
         if entity.key_len == 0 {
-            let carried = sent(change.image()) & written;
+            let carried = change.image().sent() & written;
             if !self.carried.contains(&(change.entity, carried)) {
                 self.carried.push((change.entity, carried));
             }
@@ -306,9 +307,11 @@ impl Echo {
             expected.images.push(None);
         }
         let Some(after) = change.after else { return };
-        // Alone, and over what came before it in the same statement.
-        let under = expected.images.iter().rev().find_map(Option::as_deref);
-        let over = under.filter(|under| sent(Row(under)) & !sent(after) != 0).map(|under| overlay(Row(under), after));
+        // Alone, and over what came before it in the same statement; behind a deletion nothing does.
+        let under = expected.images.last().and_then(Option::as_deref);
+        let over = under
+            .filter(|under| Row(under).sent() & (!after.sent() | after.added()) != 0)
+            .map(|under| overlay(Row(under), after));
         expected.images.push(Some(after.0.into()));
         expected.images.extend(over.map(|image| Some(image.into())));
     }
@@ -401,8 +404,9 @@ impl Echo {
             let ours = expected.images.iter().any(|image| match (image, change.after) {
                 (None, None) => true,
                 (Some(row), Some(seen)) => {
-                    first_difference(Row(row), seen, written).is_none()
-                        && written_beside(change, written & !sent(Row(row)), 0).is_none()
+                    let applied = summed(Row(row), change);
+                    first_difference(Row(&applied), seen, written).is_none()
+                        && written_beside(change, written & !Row(row).sent(), 0).is_none()
                 }
                 _ => false,
             });
@@ -440,9 +444,9 @@ impl Echo {
             (Image::Gone, Some(_)) | (_, None) => Some(Difference::Existence(change.entity)),
             (Image::Row(row), Some(seen)) => first_difference(Row(row), seen, written)
                 .map(|field| Difference::Field(change.entity, field))
-                .or_else(|| beside(change, written & !sent(Row(row)))),
+                .or_else(|| beside(change, written & !Row(row).sent())),
             (Image::Hash { carried, hash }, Some(seen)) => {
-                let told = carried & !sent(seen) == 0;
+                let told = carried & !seen.sent() == 0;
                 if told && row_hash(entity.seed, seen, *carried, &mut self.scratch) != *hash {
                     let example = self.examples < EXAMPLES_MAX;
                     self.examples += usize::from(example);
@@ -515,14 +519,13 @@ impl Echo {
     }
 }
 
-/// Bit i: field i is sent.
-fn sent(row: Row<'_>) -> u128 {
-    row.iter().enumerate().filter(|(_, datum)| datum.is_sent()).fold(0, |set, (i, _)| set | 1 << i)
-}
-
-/// The sent fields whose equality a hash can tell: not documents and arrays, which servers spell anew.
+/// The sent fields whose equality a hash can tell: not documents and arrays, which servers spell anew,
+/// nor differences.
 fn comparable(row: Row<'_>) -> u128 {
-    let told = |datum: Datum<'_>| datum.is_sent() && !matches!(datum, Datum::Value(Value::Json(_) | Value::Array(_)));
+    let told = |datum: Datum<'_>| match datum {
+        Datum::NotSent | Datum::Added(_) => false,
+        datum => !matches!(datum, Datum::Value(Value::Json(_) | Value::Array(_))),
+    };
     row.iter().enumerate().filter(|(_, datum)| told(*datum)).fold(0, |set, (i, _)| set | 1 << i)
 }
 
@@ -538,6 +541,22 @@ fn first_difference(applied: Row<'_>, seen: Row<'_>, fields: u128) -> Option<usi
     }
     let pairs = applied.iter().zip(seen.iter()).enumerate().filter(|(field, _)| fields >> field & 1 == 1);
     pairs.filter(|(_, (a, b))| a.is_sent() && b.is_sent()).find(|(_, (a, b))| !same(*a, *b)).map(|(field, _)| field)
+}
+
+/// What was applied, with its differences added to what the log says was there.
+fn summed(applied: Row<'_>, change: &Change<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(applied.0.len());
+    for (field, datum) in applied.iter().enumerate() {
+        let Datum::Added(difference) = datum else {
+            write_datum(&mut out, datum);
+            continue;
+        };
+        match change.before.map_or(Datum::Null, |before| before.get(field)) {
+            Datum::NotSent => write_datum(&mut out, datum),
+            then => write_sum(&mut out, then, difference),
+        }
+    }
+    out
 }
 
 /// The first of `fields`, which the applied change did not carry, that the row of the log has
@@ -557,6 +576,8 @@ fn written_beside(change: &Change<'_>, fields: u128, defaulted: u128) -> Option<
 
 fn same(a: Datum<'_>, b: Datum<'_>) -> bool {
     match (a, b) {
+        // What it was added to is not known here.
+        (Datum::Added(_), _) | (_, Datum::Added(_)) => true,
         (Datum::Value(Value::Decimal(a)), Datum::Value(Value::Decimal(b))) => a == b || decimal_eq(a, b),
         (Datum::Value(Value::Json(a)), Datum::Value(Value::Json(b))) => a == b || json_eq(a, b),
         (a, b) => {

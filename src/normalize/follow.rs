@@ -163,10 +163,9 @@ impl Decided {
         self.published.remove(system);
     }
 
-    /// All of these tables were in its publication when that was looked at.
-    pub fn knows_published<'t>(&self, system: &str, mut tables: impl Iterator<Item = &'t TableName>) -> bool {
-        let published = self.published.get(system);
-        tables.all(|table| published.is_some_and(|published| published.contains_key(&table.to_string())))
+    /// Which of its tables are published has not been looked at yet.
+    pub fn knows_published(&self, system: &str) -> bool {
+        self.published.contains_key(system)
     }
 
     /// The table's identity when it was last bound.
@@ -235,16 +234,11 @@ pub fn judge(
     moved: &[(SystemId, Moved)],
     before: &Decided,
 ) -> Decided {
-    let mut decided = Decided::default();
+    let mut decided = Decided { published: before.published.clone(), ..Decided::default() };
+    let known = |name: &String| config.systems.iter().any(|system| *system.name == **name);
+    decided.published.retain(|name, _| known(name));
     for system in config.system_ids() {
         let name = config.system(system).name.to_string();
-        if let Some(published) = before.published.get(&name) {
-            // One that is bound again is compared anyway.
-            let bound = |table: &String| catalogs[system.index()].keys().any(|bound| bound.to_string() == *table);
-            let published =
-                published.iter().filter(|(table, _)| bound(table)).map(|(table, how)| (table.clone(), *how));
-            decided.published.insert(name.clone(), published.collect());
-        }
         let oids = seen[system.index()].oids.iter().map(|(table, oid)| (table.to_string(), *oid));
         if seen[system.index()].at.is_some() {
             decided.note_partitions(&name, &seen[system.index()]);

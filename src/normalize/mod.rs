@@ -46,7 +46,8 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Reader, SpoolWriter};
 use crate::marker::Marker;
 use crate::position::{Position, Seq};
-use crate::schema::{EntitySchema, Schema, SystemId};
+use crate::rules::Rules;
+use crate::schema::{EntityId, EntitySchema, Schema, SystemId};
 use crate::status::Status;
 use crate::value::{Datum, Row, key_hash, write_datum};
 use binding::{Binding, Role};
@@ -103,6 +104,8 @@ pub struct Normalizer {
     name: Arc<str>,
     schema: Arc<Schema>,
     routes: Vec<Route>,
+    /// By entity.
+    rules: Vec<Arc<Rules>>,
     status: Arc<Status>,
     journal: Journal,
     /// The highest marker seq seen in this log.
@@ -121,6 +124,7 @@ pub struct Normalizer {
     held: watch::Receiver<Vec<Quarantined>>,
     before: Vec<u8>,
     after: Vec<u8>,
+    trimmed: Vec<u8>,
     scratch: Vec<u8>,
     collected: Vec<Collected>,
     collected_bytes: usize,
@@ -195,6 +199,7 @@ impl Normalizer {
             name,
             schema: model.schema.clone(),
             routes: bindings.iter().map(route).collect(),
+            rules: model.rules.clone(),
             status,
             journal,
             base,
@@ -206,6 +211,7 @@ impl Normalizer {
             held,
             before: Vec::new(),
             after: Vec::new(),
+            trimmed: Vec::new(),
             scratch: Vec::new(),
             collected: Vec::new(),
             collected_bytes: 0,
@@ -364,30 +370,39 @@ impl Normalizer {
     }
 
     fn write(&mut self, table: usize, op: Op) -> Result<()> {
+        let entity = self.routes[table].binding.entity;
         let (before, after) = images(op, &self.before, &self.after);
-        let writer = &mut self.transaction.writer;
-        writer.begin(self.routes[table].binding.entity, op);
-        writer.bytes.extend_from_slice(before);
-        writer.end_before();
-        writer.bytes.extend_from_slice(after);
-        writer.finish(&self.schema);
+        write_change(&mut self.transaction.writer, &self.schema, entity, op, before, after);
         if let (Some(echo), Some(watch)) = (&mut self.echo, &self.watch)
-            && echo.is_ours(watch, &writer.last())
+            && echo.is_ours(watch, &self.transaction.writer.last())
         {
-            writer.take_back();
+            self.transaction.writer.take_back();
+        } else if self.rules[entity.index()].trims(op) && !before.is_empty() {
+            self.trim(entity);
         }
-        if writer.bytes.len() >= CHUNK_BYTES { self.spool_chunk() } else { Ok(()) }
+        if self.transaction.writer.bytes.len() >= CHUNK_BYTES { self.spool_chunk() } else { Ok(()) }
+    }
+
+    /// Leaves of the update that was written last what the entity's rules have it carry.
+    fn trim(&mut self, entity: EntityId) {
+        let rules = &self.rules[entity.index()];
+        let key_len = self.schema.entity(entity).key_len;
+        self.transaction.writer.take_back();
+        self.trimmed.clear();
+        if !rules.write_carried(key_len, Row(&self.before), Row(&self.after), &mut self.trimmed) {
+            // Nobody has to hear of what changed nothing; what the agent itself wrote is in no books.
+            self.transaction.filtered += u64::from(self.echo.is_none());
+            return;
+        }
+        let writer = &mut self.transaction.writer;
+        write_change(writer, &self.schema, entity, Op::Update, &self.before, &self.trimmed);
     }
 
     fn refuse(&mut self, table: usize, op: Op, reason: String) -> Result<()> {
         let binding = &self.routes[table].binding;
         let (before, after) = images(op, &self.before, &self.after);
         let mut writer = ChangeWriter::default();
-        writer.begin(binding.entity, op);
-        writer.bytes.extend_from_slice(before);
-        writer.end_before();
-        writer.bytes.extend_from_slice(after);
-        writer.finish(&self.schema);
+        write_change(&mut writer, &self.schema, binding.entity, op, before, after);
         if let (Some(echo), Some(watch)) = (&mut self.echo, &self.watch)
             && echo.is_ours(watch, &writer.last())
         {
@@ -611,6 +626,14 @@ fn same_key(entity: &EntitySchema, before: Row<'_>, after: Row<'_>, scratch: &mu
 }
 
 /// The images that a change of this kind has.
+fn write_change(writer: &mut ChangeWriter, schema: &Schema, entity: EntityId, op: Op, before: &[u8], after: &[u8]) {
+    writer.begin(entity, op);
+    writer.bytes.extend_from_slice(before);
+    writer.end_before();
+    writer.bytes.extend_from_slice(after);
+    writer.finish(schema);
+}
+
 fn images<'i>(op: Op, before: &'i [u8], after: &'i [u8]) -> (&'i [u8], &'i [u8]) {
     match op {
         Op::Insert => (&[], after),

@@ -23,6 +23,7 @@ use crate::capture::{WantedColumn, WantedTable};
 use crate::catalog::{Column, ColumnType, ReplicaIdentity, Table, TableName};
 use crate::config::{BindingConfig, ColumnConfig, Config, Engine, EntityConfig, nearest};
 use crate::finding::Finding;
+use crate::rules::Rules;
 use crate::schema::{EntityId, EntitySchema, Field, Schema, SystemId};
 use crate::value::Kind;
 
@@ -39,6 +40,8 @@ pub struct Model {
     pub bindings: Vec<Vec<Arc<Binding>>>,
     /// Per system, what its capture is to hand on; `id` is the index in `bindings`.
     pub wanted: Vec<Vec<WantedTable>>,
+    /// Per entity.
+    pub rules: Vec<Arc<Rules>>,
     /// What works, with a risk that a person should know.
     pub warnings: Vec<Finding>,
 }
@@ -63,10 +66,11 @@ pub fn resolve(config: &Config, catalogs: &[Catalog]) -> Result<Model, Vec<Findi
 /// The same, with what was decided of bindings by name when their tables looked otherwise.
 pub fn resolve_after(config: &Config, catalogs: &[Catalog], decided: &Decided) -> Result<Model, Vec<Finding>> {
     let mut resolver = Resolver { config, catalogs, decided, findings: Vec::new() };
-    let mut entities = Vec::new();
+    let (mut entities, mut rules) = (Vec::new(), Vec::new());
     let mut bindings: Vec<Vec<Arc<Binding>>> = vec![Vec::new(); config.systems.len()];
     for (index, entity) in config.entities.iter().enumerate() {
         let Some((schema, bound)) = resolver.entity(EntityId(index as u16), entity) else { continue };
+        rules.push(Arc::new(conflicts::rules(config, entity, &schema)));
         entities.push(schema);
         bound.into_iter().for_each(|binding| bindings[binding.system.index()].push(Arc::new(binding)));
     }
@@ -74,7 +78,7 @@ pub fn resolve_after(config: &Config, catalogs: &[Catalog], decided: &Decided) -
         return Err(resolver.findings);
     }
     let wanted = bindings.iter().map(|bindings| bindings.iter().enumerate().map(wanted).collect()).collect();
-    Ok(Model { schema: Schema::new(entities), bindings, wanted, warnings: resolver.findings })
+    Ok(Model { schema: Schema::new(entities), bindings, wanted, rules, warnings: resolver.findings })
 }
 
 /// Of a target only the number of its local writes is wanted, so none of its columns.

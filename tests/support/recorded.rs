@@ -38,6 +38,7 @@ pub fn image(datums: Option<&[Datum<'_>]>) -> String {
         Datum::NotSent => "not sent".to_owned(),
         Datum::Null => "NULL".to_owned(),
         Datum::Value(value) => format!("{value:?}"),
+        Datum::Added(difference) => format!("added {difference}"),
     });
     texts.collect::<Vec<_>>().join(" ")
 }

@@ -132,6 +132,15 @@ pub struct System {
     pub open: Option<Open>,
     /// Refuses values of this residue modulo four, and deletes of such keys.
     pub refuses: Option<i64>,
+    /// Fields that users add to; bit i is contact's field i + 1.
+    pub additive: u8,
+    /// Rows are written again, and neither deleted nor given whole values of additive fields.
+    pub only_added: bool,
+    /// New rows are made here.
+    pub inserts: bool,
+    /// Its clock, and when each transaction of its log was committed.
+    pub now: i64,
+    pub times: Vec<i64>,
 }
 
 impl System {
@@ -156,6 +165,11 @@ impl System {
             marker,
             open: None,
             refuses: None,
+            additive: 0,
+            only_added: false,
+            inserts: true,
+            now: 0,
+            times: Vec::new(),
         }
     }
 
@@ -184,8 +198,9 @@ impl System {
             }
             let before = self.rows.get(&key).copied();
             let after = match before {
-                Some(_) if random.percent(25) => None,
+                Some(_) if !self.only_added && random.percent(25) => None,
                 Some(old) => Some(self.edited(old, random, value)),
+                None if !self.inserts => continue,
                 None => Some(self.fresh(random, value)),
             };
             let op = match (before, after) {
@@ -202,17 +217,22 @@ impl System {
         }
         if !done.is_empty() {
             self.log.push(Logged::Local(done.clone()));
+            self.times.push(self.now);
         }
         done
     }
 
     fn fresh(&self, random: &mut Random, value: &mut i64) -> Contact {
-        std::array::from_fn(|field| (self.has(field) && !random.percent(10)).then(|| next(value)))
+        std::array::from_fn(|field| (self.has(field) && (self.only_added || !random.percent(10))).then(|| next(value)))
     }
 
     /// Some of the fields change.
     fn edited(&self, old: Contact, random: &mut Random, value: &mut i64) -> Contact {
         std::array::from_fn(|field| match self.has(field) && random.percent(50) {
+            true if self.additive >> field & 1 == 1 && (self.only_added || !random.percent(5)) => {
+                let difference = random.below(9) as i64 - 4;
+                old[field].map(|old| old + difference).or_else(|| Some(next(value)))
+            }
             true => Some(next(value)),
             false => old[field],
         })
@@ -239,7 +259,11 @@ impl System {
 
     fn refused(&self, group: &Group) -> bool {
         let Some(residue) = self.refuses else { return false };
-        let refuses = |datum: Datum<'_>| matches!(datum, Datum::Value(Value::Int(v)) if v % 4 == residue);
+        let refuses = |datum: Datum<'_>| match datum {
+            Datum::Value(Value::Int(v)) => v % 4 == residue,
+            Datum::Added(text) => text.parse::<i64>().unwrap() % 4 == residue,
+            _ => false,
+        };
         group.rows().iter().any(|row| match group.write {
             Write::Delete => refuses(row.get(0)),
             _ => row.iter().skip(usize::from(group.binding.key_len > 0)).any(refuses),
@@ -282,8 +306,11 @@ impl System {
         let after = (group.write == Write::Upsert).then(|| {
             let mut contact = there.unwrap_or_default();
             for (i, column) in group.binding.columns.iter().enumerate().skip(1) {
+                let at = &mut contact[column.field - 1];
+                let datum = row.get(column.field);
+                assert_eq!(group.added >> i & 1 == 1, matches!(datum, Datum::Added(_)), "rows of a group are alike");
                 if group.carried >> i & 1 == 1 {
-                    contact[column.field - 1] = int(row.get(column.field));
+                    *at = added(*at, datum);
                 }
             }
             contact
@@ -306,6 +333,9 @@ impl System {
             let mut after = before.unwrap_or_default();
             let field = (0..FIELDS).find(|field| self.has(*field)).expect("a system has a field");
             after[field] = Some(-amount);
+            if before == Some(after) {
+                continue;
+            }
             open.rows.insert(key, Some(after));
             open.done.push(change(key, before, Some(after)));
             side += 1;
@@ -328,8 +358,22 @@ impl System {
         }
         self.events.extend(open.events);
         self.log.push(Logged::Echo { seq: open.marker.seq, rows: open.done, side });
+        self.times.push(self.now);
         self.marker = open.marker;
         true
+    }
+}
+
+/// A field with this datum written into it.
+pub fn added(under: Option<i64>, datum: Datum<'_>) -> Option<i64> {
+    match datum {
+        Datum::Value(Value::Int(v)) => Some(v),
+        Datum::Added(text) => {
+            let difference: i64 = text.parse().expect("a difference of integers");
+            Some(under.unwrap_or(0) + difference)
+        }
+        Datum::NotSent => under,
+        _ => None,
     }
 }
 

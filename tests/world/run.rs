@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, MemoryStore, Policy, Topology, image_in};
+use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, ByHand, MemoryStore, Topology, image_in};
 use anechoic::apply::batch::Routes;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
 use anechoic::change::{
@@ -14,12 +14,13 @@ use anechoic::error::{Error, Result};
 use anechoic::normalize::binding::Role;
 use anechoic::normalize::echo::{Echo, Watch};
 use anechoic::position::{Position, Seq};
+use anechoic::rules::{Merge, OnDelete, Policy, Rules};
 use anechoic::schema::{Schema, SystemId};
-use anechoic::value::{Datum, Value};
+use anechoic::value::{Datum, Row, Value};
 use bytes::Bytes;
 
 use super::copy::Chunk;
-use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, bindings, schema};
+use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, added, bindings, schema};
 
 /// What goes wrong on purpose.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +47,11 @@ pub struct Tally {
     pub copied: u64,
     pub lost: u64,
     pub side_effects: u64,
+    /// Differences that users made, in rows which nothing else made a whole value of: see `check_sums`.
+    pub differences: u64,
+    /// Conflicts that waited, and what persons did.
+    pub waited: u64,
+    pub by_hand: u64,
 }
 
 /// The journal: every record ever appended, how many are synced, how many were dropped.
@@ -60,11 +66,14 @@ pub struct Log {
     entries: Vec<usize>,
     spool: HashMap<u64, Vec<Bytes>>,
     schema: Option<Arc<Schema>>,
+    /// That waited.
+    conflicts: u64,
 }
 
 impl Log {
     pub fn append(&mut self, records: Vec<Record>) {
         for record in records {
+            self.conflicts += u64::from(matches!(&record, Record::Conflict(conflict) if conflict.waiting.is_some()));
             if std::env::var("ANECHOIC_TRACE").is_ok() {
                 println!("  {}", shown(&record));
             }
@@ -81,6 +90,11 @@ impl Log {
             Record::Entry(entry) => entry,
             _ => unreachable!("entries holds the places of entries"),
         }
+    }
+
+    /// Journaled, and not dropped: the entry that is being made is not there yet.
+    fn kept(&self, seq: Seq) -> bool {
+        self.entries.get(seq as usize - 1).is_some_and(|at| *at >= self.dropped)
     }
 
     fn head(&self) -> Seq {
@@ -106,6 +120,7 @@ impl Log {
         }
         let mut positions: BTreeMap<Arc<str>, Record> = BTreeMap::new();
         let mut live: BTreeMap<(Arc<str>, u128), Record> = BTreeMap::new();
+        let mut waiting = BTreeMap::new();
         for record in self.snapshot.iter().chain(&self.records[self.dropped..at]) {
             match record {
                 Record::Position { system, .. } => drop(positions.insert(system.clone(), record.clone())),
@@ -123,10 +138,14 @@ impl Log {
                     live.insert((q.system.clone(), key), record.clone());
                 }
                 Record::Released { system, key_hash, .. } => drop(live.remove(&(system.clone(), *key_hash))),
+                Record::Conflict(conflict) if conflict.waiting.is_some() => {
+                    waiting.insert(conflict.id, record.clone());
+                }
+                Record::Settled(settled) => drop(waiting.remove(&settled.id)),
                 _ => {}
             }
         }
-        self.snapshot = positions.into_values().chain(live.into_values()).collect();
+        self.snapshot = positions.into_values().chain(live.into_values()).chain(waiting.into_values()).collect();
         self.dropped = at;
     }
 }
@@ -136,8 +155,12 @@ impl Bodies for Log {
         self.spool[&spool.id].iter().try_for_each(|chunk| each(chunk))
     }
 
+    fn committed_at(&self, seq: Seq) -> Result<Option<i64>> {
+        Ok(self.kept(seq).then(|| self.entry(seq).committed_at))
+    }
+
     fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>> {
-        if self.entries[seq as usize - 1] < self.dropped {
+        if !self.kept(seq) {
             return Ok(None);
         }
         image_in(self.entry(seq), key_hash, self.schema.as_ref().unwrap(), self)
@@ -165,6 +188,7 @@ pub struct World {
     pub random: Random,
     planted: Planted,
     pub schema: Arc<Schema>,
+    rules: Arc<Rules>,
     names: Vec<Arc<str>>,
     pub systems: Vec<System>,
     pub captures: Vec<Capture>,
@@ -201,6 +225,13 @@ impl World {
         let names: Vec<Arc<str>> = (0..count).map(|i| format!("s{i}").into()).collect();
         let uneven = random.percent(50);
         let special = random.below(12);
+        // Where only differences follow one insert, what they come to is known without the journal.
+        let only_added = random.percent(10);
+        let mut rules = rules(&mut random);
+        if only_added && rules.added() == 0 {
+            rules.merges.push((2, Merge::Add));
+        }
+        let rules = Arc::new(rules);
         let systems: Vec<System> = (0..count)
             .map(|i| {
                 let fields = if uneven { 1 + random.below(7) as u8 } else { 7 };
@@ -209,22 +240,26 @@ impl World {
                     (1, true) => Role::Target,
                     _ => Role::Both,
                 };
-                System::new(fields, role, role == Role::Both && random.percent(30))
+                let additive = rules.added() >> 1;
+                let triggers = role == Role::Both && !only_added && random.percent(30);
+                let inserts = !only_added || i == 0;
+                System { additive: additive as u8, only_added, inserts, ..System::new(fields, role, triggers) }
             })
             .collect();
         let keys = 1 + random.below(4);
         let limits = Limits { changes: 1 + random.below(12) as u64, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
-        let refusals = random.percent(50);
+        let refusals = !only_added && random.percent(50);
         // Fields that the authority has not would have to come from others.
-        let loads = !uneven && random.percent(40);
+        let loads = !uneven && !only_added && random.percent(40);
         let mut world = World {
-            arbiter: arbiter(&systems, &names, &schema, planted),
+            arbiter: arbiter(&systems, &names, &schema, &rules, planted),
             captures: vec![Capture::default(); count],
             appliers: Vec::new(),
             log: Log { schema: Some(schema.clone()), ..Log::default() },
             random,
             planted,
             schema,
+            rules,
             names,
             systems,
             now: 0,
@@ -269,6 +304,15 @@ impl World {
             self.step()?;
         }
         self.settle()?;
+        if std::env::var("ANECHOIC_TRACE").is_ok() {
+            println!("{:?}", self.rules);
+            for (i, system) in self.systems.iter().enumerate() {
+                println!("s{i} {:?} {:#?}", system.role, system.log);
+            }
+        }
+        self.tally.waited = self.log.conflicts;
+        self.tally.differences = self.check_sums()?;
+        self.check_waiting()?;
         self.check()
     }
 
@@ -278,7 +322,10 @@ impl World {
             return self.load();
         }
         let system = self.random.below(self.systems.len());
-        match self.random.below(100) {
+        self.systems.iter_mut().for_each(|system| system.now = self.now);
+        match self.random.below(101) {
+            100 if self.systems[0].only_added => {}
+            100 => self.by_hand(system)?,
             0..18 => self.write(system),
             18..38 => self.capture(system)?,
             38..50 => self.log.durable = self.log.records.len(),
@@ -301,6 +348,44 @@ impl World {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A person decides: a conflict that waits, or a record as somebody has it.
+    fn by_hand(&mut self, system: usize) -> std::result::Result<(), String> {
+        let open: Vec<_> = self.arbiter.conflicts().cloned().collect();
+        let mut writer = ChangeWriter::default();
+        let mut resolves = None;
+        if open.is_empty() || self.random.percent(30) {
+            let here = &self.systems[system];
+            let Some((key, row)) = here.rows.iter().next() else { return Ok(()) };
+            let (key, row, fields) = (*key, *row, here.fields);
+            let change = match self.random.percent(50) {
+                true => Local::Contact { op: Op::Delete, key, before: Some(row), after: None },
+                false => Local::Contact { op: Op::Insert, key, before: None, after: Some(row) },
+            };
+            self.encode_whole(&mut writer, fields, &change);
+        } else {
+            let conflict = &open[self.random.below(open.len())];
+            if self.random.percent(30) {
+                let records = self.arbiter.keep(conflict.id);
+                self.log.append(records);
+                return Ok(());
+            }
+            let waiting = conflict.waiting.as_ref().unwrap();
+            writer.push_change(&Changes::new(&waiting.change).next().unwrap());
+            resolves = Some(conflict.id);
+        }
+        self.tally.by_hand += 1;
+        let changes = writer.count;
+        let body = writer.take().into();
+        let schema = self.schema.clone();
+        let by_hand = ByHand { txid: "person".into(), at: self.now, schema, body, changes, resolves };
+        let admitted = self.arbiter.by_hand(by_hand).map_err(|e| e.full())?;
+        if let Some(id) = resolves {
+            ensure!(self.arbiter.conflict(id).is_none(), "{id} waits although it was resolved");
+        }
+        self.log.append(admitted.records);
         Ok(())
     }
 
@@ -377,7 +462,7 @@ impl World {
         let mut left: Vec<(Local, Bytes)> = Vec::new();
         for row in rows {
             let mut writer = ChangeWriter::default();
-            self.encode(&mut writer, here.fields, row);
+            self.encode_whole(&mut writer, here.fields, row);
             left.push((row.clone(), writer.take().into()));
         }
         let mut found = HashMap::new();
@@ -436,7 +521,7 @@ impl World {
             txid: format!("{position}").into(),
             position,
             base,
-            committed_at: self.now,
+            committed_at: self.systems[system.index()].times[self.captures[system.index()].at],
             hops: 0,
             schema: self.schema.clone(),
             changes: changes.len() as u64,
@@ -445,7 +530,23 @@ impl World {
         }
     }
 
+    /// As the entity's rules have it carried.
     pub fn encode(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
+        let start = writer.bytes.len();
+        self.encode_whole(writer, fields, change);
+        let whole = writer.bytes[start..].to_vec();
+        let change = Changes::new(&whole).next().unwrap();
+        if change.entity != CONTACT || !self.rules.trims(change.op) {
+            return;
+        }
+        writer.take_back();
+        let mut after = Vec::new();
+        let changed = self.rules.write_carried(1, change.before.unwrap(), change.after.unwrap(), &mut after);
+        assert!(changed, "nobody writes what is there");
+        writer.push_change(&Change { after: Some(Row(&after)), ..change });
+    }
+
+    pub fn encode_whole(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
         let int = |v: Option<i64>| v.map_or(Datum::Null, |v| Datum::Value(Value::Int(v)));
         match change {
             Local::Event(amount) => {
@@ -485,17 +586,19 @@ impl World {
             applier.steps.event(event, self.now);
             return Ok(());
         }
-        if std::env::var("ANECHOIC_TRACE").is_ok() && self.faults {
+        if std::env::var("ANECHOIC_TRACE").is_ok_and(|trace| self.faults || trace == "2") {
             println!("s{system} {applier:?}");
         }
         let target = &mut self.systems[system];
         let cut = self.faults && self.random.percent(2);
         let event = match applier.steps.next(0.5) {
             Action::Stop(error) => return Err(format!("applier stopped: {:?}", error.map(|e| e.full()))),
-            Action::Wait | Action::Pause(_) => {
+            Action::Wait => {
                 applier.idle = true;
                 Event::Done
             }
+            // It is over at once.
+            Action::Pause(_) => Event::Done,
             Action::Fetch if applier.at < self.log.dropped => Event::Failed(Error::retry("dropped")),
             Action::Fetch => match self.log.records.get(applier.at).filter(|_| applier.at < self.log.durable) {
                 Some(record) => {
@@ -590,7 +693,7 @@ impl World {
             }
             system.open = None;
         }
-        self.arbiter = arbiter(&self.systems, &self.names, &self.schema, self.planted);
+        self.arbiter = arbiter(&self.systems, &self.names, &self.schema, &self.rules, self.planted);
         let mut at = vec![Capture::default(); self.systems.len()];
         for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
             self.arbiter.replay(record, &self.log).map_err(|e| e.full())?;
@@ -605,7 +708,8 @@ impl World {
             let Position::Memory { index } = position else { unreachable!("the model's positions are memory") };
             at[system] = Capture { at: *index as usize, base: *base };
         }
-        self.arbiter.resume(self.log.head());
+        let orphans = self.arbiter.resume(self.log.head());
+        self.log.append(orphans);
         self.captures = at;
         self.chunk = None;
         // What was journaled of it may be gone.
@@ -640,7 +744,8 @@ impl World {
                     self.apply(system)?;
                     self.log.durable = self.log.records.len();
                     let Some(applier) = &self.appliers[system] else { break };
-                    if applier.idle && applier.at == self.log.records.len() && self.systems[system].open.is_none() {
+                    let rests = applier.idle && applier.waits.is_none();
+                    if rests && applier.at == self.log.records.len() && self.systems[system].open.is_none() {
                         break;
                     }
                     busy |= self.systems[system].open.is_some();
@@ -696,6 +801,78 @@ impl World {
             self.tally.changes
         );
         self.check_entries()
+    }
+
+    /// What additive fields come to where nothing but one insert and differences were ever written: the
+    /// sum of all, whoever lost what. Returns how many differences that were.
+    fn check_sums(&self) -> std::result::Result<u64, String> {
+        let added = self.rules.added() >> 1;
+        let mut count = 0;
+        let any_held = self.log.records.iter().any(|record| matches!(record, Record::Quarantine(_)));
+        if self.loads || any_held || self.tally.by_hand > 0 {
+            return Ok(0);
+        }
+        for key in 0..self.keys as i64 {
+            for field in (0..FIELDS).filter(|field| added >> field & 1 == 1) {
+                let (mut inserts, mut sum, mut differences) = (0, 0, 0);
+                for (system, logged) in self.systems.iter().flat_map(|s| s.log.iter().map(move |logged| (s, logged))) {
+                    let rows = match logged {
+                        Logged::Local(rows) => &rows[..],
+                        Logged::Echo { rows, side, .. } => &rows[rows.len() - side..],
+                    };
+                    for row in rows {
+                        let Local::Contact { key: of, before, after, .. } = row else { continue };
+                        if *of != key {
+                            continue;
+                        }
+                        match (before, after) {
+                            (Some(before), Some(after)) if before[field] == after[field] => {}
+                            (Some(before), Some(after)) => match (before[field], after[field]) {
+                                (Some(before), Some(after)) => {
+                                    sum += after - before;
+                                    differences += 1;
+                                }
+                                _ => inserts += 2,
+                            },
+                            (None, Some(after)) if system.has(field) && after[field].is_some() => {
+                                sum += after[field].unwrap();
+                                inserts += 1;
+                            }
+                            _ => inserts += 2,
+                        }
+                    }
+                }
+                if inserts != 1 || differences == 0 {
+                    continue;
+                }
+                count += differences;
+                for (i, system) in
+                    self.systems.iter().enumerate().filter(|(_, s)| s.has(field) && s.role != Role::Source)
+                {
+                    let found = system.rows.get(&key).and_then(|row| row[field]);
+                    ensure!(
+                        found == Some(sum),
+                        "diverged: s{i} has {found:?} in field {field} of {key}, the sum is {sum}"
+                    );
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// What waits is what the journal says, whatever crashed.
+    fn check_waiting(&self) -> std::result::Result<(), String> {
+        let mut waiting = BTreeSet::new();
+        for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
+            match record {
+                Record::Conflict(conflict) if conflict.waiting.is_some() => drop(waiting.insert(conflict.id)),
+                Record::Settled(settled) => drop(waiting.remove(&settled.id)),
+                _ => {}
+            }
+        }
+        let known: BTreeSet<_> = self.arbiter.conflicts().map(|conflict| conflict.id).collect();
+        ensure!(known == waiting, "{known:?} wait, the journal says {waiting:?}");
+        Ok(())
     }
 
     /// Markers in a log only rise, and each is of an entry that is addressed to the system.
@@ -800,9 +977,7 @@ impl World {
                 };
                 let row = rows.entry(change.key_hash).or_default();
                 for (field, value) in row.iter_mut().enumerate() {
-                    if after.get(field + 1).is_sent() {
-                        *value = int(after.get(field + 1));
-                    }
+                    *value = added(*value, after.get(field + 1));
                 }
             };
             match &entry.body {
@@ -821,13 +996,52 @@ fn masked(row: &Contact, fields: u8) -> Contact {
     std::array::from_fn(|field| row[field].filter(|_| fields >> field & 1 == 1))
 }
 
-fn arbiter(systems: &[System], names: &[Arc<str>], schema: &Arc<Schema>, planted: Planted) -> Arbiter {
+/// What an entity may be configured to.
+fn rules(random: &mut Random) -> Rules {
+    if random.percent(30) {
+        return Rules::default();
+    }
+    let policy = match random.below(3) {
+        0 => Policy::Authority,
+        1 => Policy::Latest,
+        _ => Policy::Manual,
+    };
+    let on_delete = match random.below(4) {
+        0 => Some(OnDelete::UpdateWins),
+        1 => Some(OnDelete::DeleteWins),
+        _ => None,
+    };
+    let by_field = random.percent(40);
+    let mut merges = Vec::new();
+    if random.percent(60) {
+        merges.push((2, Merge::Add));
+    }
+    match random.below(5) {
+        0 => merges.push((3, Merge::Max)),
+        1 => merges.push((3, Merge::Min)),
+        2 => merges.push((3, Merge::Add)),
+        3 if by_field => merges.push((3, Merge::Policy(Policy::Latest))),
+        _ => {}
+    }
+    let ranks = if random.percent(30) { vec![3, 2, 1, 0] } else { Vec::new() };
+    let version = (policy == Policy::Latest && random.percent(30)).then_some(1);
+    Rules { policy, ranks, version, by_field, on_delete, merges }
+}
+
+fn arbiter(
+    systems: &[System],
+    names: &[Arc<str>],
+    schema: &Arc<Schema>,
+    rules: &Arc<Rules>,
+    planted: Planted,
+) -> Arbiter {
     let bindings: Vec<_> = systems
         .iter()
         .enumerate()
         .map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, s.triggers, schema))
         .collect();
-    let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, |_| Policy::Authority);
+    let rules = [rules.clone(), Arc::default()];
+    let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, &rules);
     Arbiter::with_bugs(topology, Box::new(MemoryStore::default()), planted.bugs)
 }
 

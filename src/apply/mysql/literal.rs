@@ -30,6 +30,11 @@ pub fn literal(column: &Column, datum: Datum<'_>, place: Place, out: &mut Vec<u8
             out.extend_from_slice(b"NULL");
             return Ok(());
         }
+        // A number without exponent is an exact one.
+        Datum::Added(difference) => {
+            out.extend_from_slice(difference.as_bytes());
+            return Ok(());
+        }
         Datum::NotSent => return Err(refused(column, "was not sent")),
     };
     match (&column.ty, value) {
@@ -92,7 +97,7 @@ pub fn field(column: &Column, datum: Datum<'_>, out: &mut Vec<u8>) -> Result<()>
             out.extend_from_slice(b"\\N");
             return Ok(());
         }
-        Datum::NotSent => return Err(refused(column, "was not sent")),
+        Datum::NotSent | Datum::Added(_) => return Err(refused(column, "was not sent whole")),
     };
     match (&column.ty, value) {
         (

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn columns_that_text_would_miss_go_through_a_variable() {
         let mut binding = contacts();
-        let text = |binding: &Binding| statement(binding, &Shape::of(binding, u128::MAX));
+        let text = |binding: &Binding| statement(binding, &Shape::of(binding, u128::MAX, 0));
         insta::assert_snapshot!(text(&binding).unwrap(), @r##"LOAD DATA LOCAL INFILE 'rows' INTO TABLE `public`.`Kontakte` CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\t' ENCLOSED BY '' ESCAPED BY '\\' LINES TERMINATED BY '\n' STARTING BY '' (`id`,`firstName`,`order`,`od"d``größe`)"##);
         binding.columns[1].column = column("b", ColumnType::Bytes { bytes: None }, "blob");
         binding.columns[2].column = column("y", ColumnType::Year, "year");
@@ -167,7 +167,7 @@ mod tests {
         ] {
             write_datum(&mut row, datum);
         }
-        let pieces = lines(&binding, &Shape::of(&binding, u128::MAX), &[Row(&row), Row(&row)]).unwrap();
+        let pieces = lines(&binding, &Shape::of(&binding, u128::MAX, 0), &[Row(&row), Row(&row)]).unwrap();
         let line = "7\ta\\tb\\nc\\\\N\\0d\t1.50\t\\N\n";
         assert_eq!(pieces.concat(), [line, line].concat().as_bytes());
     }

@@ -132,7 +132,8 @@ async fn at_work(connect: &ConnectConfig, id: u32) -> Result<AtWork> {
 }
 
 /// What patterns were made for.
-type PatternKey = (EntityId, Write, u128, Form);
+/// The columns that are carried, and that are added.
+type PatternKey = (EntityId, Write, [u128; 2], Form);
 
 struct Patterns {
     shape: Shape,
@@ -466,7 +467,7 @@ impl Session {
 
     fn loadable(&mut self, binding: &Binding, carried: u128) -> Arc<Loadable> {
         let make = || {
-            let shape = Shape::of(binding, carried);
+            let shape = Shape::of(binding, carried, 0);
             // Without a unique key of the entity's own, rows would be there twice.
             let key: Vec<&str> = binding.columns[..binding.key_len].iter().map(|c| &*c.column.name).collect();
             let tells =
@@ -524,15 +525,17 @@ impl Session {
         let carried = if write == Write::Delete { 0 } else { rows.carried };
         let facts = self.facts(binding).await?;
         let form = match write {
+            // Next to constants a difference is a number of any size; in a derived table it has a type.
+            Write::Upsert if rows.added != 0 => Form::Each,
             Write::Upsert if !alone && facts.sole_key && may_propose(binding, carried) => Form::Propose,
             Write::Upsert if !alone && rows.rows.len() > ROWS_ONE_BY_ONE && facts.joinable() => Form::Join,
             _ => Form::Each,
         };
-        let key = (binding.entity, write, carried, form);
+        let key = (binding.entity, write, [carried, rows.added], form);
         if let Some(patterns) = self.patterns.get(&key) {
             return Ok(patterns.clone());
         }
-        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried, rows.added) };
         let statements = statement::write(binding, &shape, write, form, &facts);
         let patterns = Arc::new(Patterns { shape, statements });
         self.patterns.insert(key, patterns.clone());

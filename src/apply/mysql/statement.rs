@@ -57,7 +57,7 @@ enum RowForm {
     Bare,
     /// (`a`=1 AND `b`='x')
     Key,
-    /// `c`=1,`d`='x' WHERE `a`=1: an update of one row
+    /// `c`=1,`d`=COALESCE(`d`,0)+-2 WHERE `a`=1: an update of one row
     Assignments,
     /// 1,'a',NULL FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM t WHERE `a`=1): an insert of one
     /// row, with as many NULLs as there are columns that it lacks
@@ -128,8 +128,12 @@ impl Pattern {
             RowForm::Assignments => {
                 for (nth, place) in shape.set.iter().enumerate() {
                     out.extend_from_slice(if nth == 0 { b"" } else { b"," });
-                    out.extend_from_slice(backquoted(&column(*place).name).as_bytes());
+                    let name = backquoted(&column(*place).name);
+                    out.extend_from_slice(name.as_bytes());
                     out.push(b'=');
+                    if shape.added.contains(place) {
+                        out.extend_from_slice(format!("COALESCE({name},0)+").as_bytes());
+                    }
                     literal(column(*place), datums[*place], Place::Assigned, out)?;
                 }
                 out.extend_from_slice(b" WHERE ");
@@ -396,7 +400,7 @@ mod tests {
     }
 
     fn spelled(binding: &Binding, carried: u128, what: Write, form: Form, facts: &Facts, row: &[Datum<'_>]) -> String {
-        let shape = if what == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let shape = if what == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried, 0) };
         let mut statements = Vec::new();
         for pattern in write(binding, &shape, what, form, facts) {
             let mut out = Vec::new();

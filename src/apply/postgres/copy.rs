@@ -109,7 +109,9 @@ fn field(wire: Wire, column: &Column, datum: Datum<'_>, out: &mut Vec<u8>) -> Re
             out.put_i32(-1);
             return Ok(());
         }
-        Datum::NotSent => return Err(Error::data(format!("column {:?} was not sent", column.name))),
+        Datum::NotSent | Datum::Added(_) => {
+            return Err(Error::data(format!("column {:?} was not sent whole", column.name)));
+        }
     };
     let start = out.len();
     out.put_i32(0);
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_table_with_a_type_of_somebody_elses_is_not_copied() {
-        let text = |binding: &Binding| statement(binding, &Shape::of(binding, u128::MAX));
+        let text = |binding: &Binding| statement(binding, &Shape::of(binding, u128::MAX, 0));
         insta::assert_snapshot!(text(&contacts()).unwrap(), @r##"COPY "public"."Kontakte" ("id", "firstName", "order", "od""d`größe") FROM STDIN (FORMAT binary)"##);
         assert!(text(&lines()).is_some(), "an enum is written as its label");
 

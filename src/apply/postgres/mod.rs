@@ -34,7 +34,7 @@ use tracing::debug;
 
 use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
 use self::statement::{ARBITER, Form};
-use self::value::{Array, Wire};
+use self::value::Array;
 use crate::apply::guess::Guess;
 use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
@@ -132,7 +132,8 @@ async fn at_work(connect: &ConnectConfig, pid: i32) -> Result<AtWork> {
 }
 
 /// What a prepared statement was made for.
-type StatementKey = (EntityId, Write, u128, Form);
+/// The columns that are carried, and that are added.
+type StatementKey = (EntityId, Write, [u128; 2], Form);
 
 struct Prepared {
     shape: Shape,
@@ -457,7 +458,7 @@ impl Session {
         if let Some(copied) = self.copies.get(&key) {
             return Ok(copied.clone());
         }
-        let shape = Shape::of(binding, carried);
+        let shape = Shape::of(binding, carried, 0);
         let text = copy::statement(binding, &shape).filter(|_| !binding.table.triggers && binding.key_len > 0);
         let statement = match text {
             // Without an index that tells, rows would be there twice.
@@ -471,7 +472,7 @@ impl Session {
 
     /// Encodes rows into statements and holds them back.
     async fn hold(&mut self, rows: &TableRows<'_>, alone: bool) -> Result<()> {
-        let prepared = self.prepared(rows.binding, rows.write, rows.carried, alone).await?;
+        let prepared = self.prepared(rows, alone).await?;
         let mut batch = Batch::new(rows.binding, &prepared.shape)?;
         let mut batches = Vec::new();
         let mut datums = Vec::with_capacity(rows.binding.columns.len());
@@ -499,17 +500,19 @@ impl Session {
         Ok(())
     }
 
-    async fn prepared(&mut self, binding: &Binding, write: Write, carried: u128, alone: bool) -> Result<Arc<Prepared>> {
-        let carried = if write == Write::Delete { 0 } else { carried };
-        let form = match write == Write::Upsert && !alone && may_propose(binding, carried) {
+    async fn prepared(&mut self, rows: &TableRows<'_>, alone: bool) -> Result<Arc<Prepared>> {
+        let (binding, write) = (rows.binding, rows.write);
+        let carried = if write == Write::Delete { 0 } else { rows.carried };
+        // A difference that is proposed as a value may not be one of the column's type.
+        let form = match write == Write::Upsert && !alone && rows.added == 0 && may_propose(binding, carried) {
             true if self.arbiter(binding).await? => Form::Propose,
             _ => Form::UpdateThenInsert,
         };
-        let key = (binding.entity, write, carried, form);
+        let key = (binding.entity, write, [carried, rows.added], form);
         if let Some(prepared) = self.prepared.get(&key) {
             return Ok(prepared.clone());
         }
-        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let shape = if write == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried, rows.added) };
         let mut statements = Vec::new();
         for text in statement::write(binding, &shape, write, form)? {
             statements.push(self.prepare(binding, &text).await?);
@@ -585,8 +588,8 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(binding: &'a Binding, shape: &'a Shape) -> Result<Self> {
-        let arrays: Result<_> =
-            shape.sent.iter().map(|at| Ok(Array::new(Wire::of(&binding.columns[*at].column)?))).collect();
+        let wire = |place: usize| shape.wire(place, &binding.columns[shape.sent[place]].column);
+        let arrays: Result<_> = (0..shape.sent.len()).map(|place| Ok(Array::new(wire(place)?))).collect();
         Ok(Batch { binding, columns: &shape.sent, arrays: arrays?, rows: 0, scratch: Vec::new() })
     }
 

@@ -3,6 +3,7 @@
 use super::value::{Wire, assigned, cast, select};
 use crate::apply::Write;
 use crate::apply::sql::{Shape, quoted, quoted_table};
+use crate::catalog::Column;
 use crate::error::Result;
 use crate::normalize::binding::Binding;
 
@@ -58,13 +59,20 @@ pub const ARBITER: &str = "SELECT count(*) > 0 FROM pg_index i \
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k] \
     WHERE a.attname IS NULL OR NOT a.attname = ANY ($3::text[]))";
 
+impl Shape {
+    /// How the values of a place travel: a difference need not fit into its column.
+    pub(crate) fn wire(&self, place: usize, column: &Column) -> Result<Wire> {
+        if self.added.contains(&place) { Ok(Wire::Text) } else { Wire::of(column) }
+    }
+}
+
 struct Text<'a> {
     binding: &'a Binding,
     shape: &'a Shape,
 }
 
 impl Text<'_> {
-    fn column(&self, place: usize) -> &crate::catalog::Column {
+    fn column(&self, place: usize) -> &Column {
         &self.binding.columns[self.shape.sent[place]].column
     }
 
@@ -73,7 +81,10 @@ impl Text<'_> {
     }
 
     fn value(&self, place: usize) -> String {
-        assigned(self.column(place), &format!("s.c{}", place + 1))
+        match self.shape.added.contains(&place) {
+            true => format!("s.c{}::numeric", place + 1),
+            false => assigned(self.column(place), &format!("s.c{}", place + 1)),
+        }
     }
 
     fn table(&self) -> String {
@@ -88,7 +99,7 @@ impl Text<'_> {
         let mut parameters = Vec::new();
         let mut names = Vec::new();
         for place in 0..self.shape.sent.len() {
-            parameters.push(format!("${}::{}[]", place + 1, Wire::of(self.column(place))?.sql_type()));
+            parameters.push(format!("${}::{}[]", place + 1, self.shape.wire(place, self.column(place))?.sql_type()));
             names.push(format!("c{}", place + 1));
         }
         Ok(format!("unnest({}){ordinality} AS s({}{number})", parameters.join(", "), names.join(", ")))
@@ -127,7 +138,10 @@ impl Text<'_> {
     }
 
     fn update(&self) -> Result<String> {
-        let set = self.list(&self.shape.set, |p| format!("{} = {}", self.name(p), self.value(p)));
+        let set = self.list(&self.shape.set, |p| match self.shape.added.contains(&p) {
+            true => format!("{0} = COALESCE(t.{0}, 0) + {1}", self.name(p), self.value(p)),
+            false => format!("{} = {}", self.name(p), self.value(p)),
+        });
         Ok(format!("UPDATE {} SET {set} FROM {} WHERE {}", self.table(), self.rows("", "")?, self.same_key()))
     }
 
@@ -147,7 +161,7 @@ mod tests {
     use crate::apply::sql::fixture::{contacts, lines};
 
     fn texts(binding: &Binding, carried: u128, what: Write, form: Form) -> String {
-        let shape = if what == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried) };
+        let shape = if what == Write::Delete { Shape::key(binding) } else { Shape::of(binding, carried, 0) };
         write(binding, &shape, what, form).unwrap().join(";\n")
     }
 
@@ -166,6 +180,16 @@ INSERT INTO "public"."Kontakte" AS t ("id", "order") OVERRIDING SYSTEM VALUE SEL
         insta::assert_snapshot!(texts(&lines(), u128::MAX, Write::Upsert, Form::UpdateThenInsert), @r##"
 UPDATE "shop"."lines" AS t SET "mood" = s.c3::app."Mood" FROM unnest($1::text[], $2::text[], $3::text[]) AS s(c1, c2, c3) WHERE t."land" = s.c1::bpchar AND t."price" = s.c2::numeric;
 INSERT INTO "shop"."lines" AS t ("land", "price", "mood") OVERRIDING SYSTEM VALUE SELECT s.c1::bpchar, s.c2::numeric, s.c3::app."Mood" FROM unnest($1::text[], $2::text[], $3::text[]) AS s(c1, c2, c3) WHERE NOT EXISTS (SELECT FROM "shop"."lines" AS t WHERE t."land" = s.c1::bpchar AND t."price" = s.c2::numeric)
+"##);
+    }
+
+    #[test]
+    fn differences_are_added_as_numbers_of_any_size() {
+        let shape = Shape::of(&contacts(), 0b0100, 0b0100);
+        let text = write(&contacts(), &shape, Write::Upsert, Form::UpdateThenInsert).unwrap().join(";\n");
+        insta::assert_snapshot!(text, @r##"
+UPDATE "public"."Kontakte" AS t SET "order" = COALESCE(t."order", 0) + s.c2::numeric FROM unnest($1::bigint[], $2::text[]) AS s(c1, c2) WHERE t."id" = s.c1;
+INSERT INTO "public"."Kontakte" AS t ("id", "order") OVERRIDING SYSTEM VALUE SELECT s.c1, s.c2::numeric FROM unnest($1::bigint[], $2::text[]) AS s(c1, c2) WHERE NOT EXISTS (SELECT FROM "public"."Kontakte" AS t WHERE t."id" = s.c1)
 "##);
     }
 

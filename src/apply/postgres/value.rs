@@ -185,6 +185,7 @@ impl Array {
                 self.elements.extend_from_slice(&(-1i32).to_be_bytes());
                 return Ok(());
             }
+            Datum::Added(difference) => Value::Decimal(difference),
             Datum::NotSent => return Err(refused(column, "was not sent")),
         };
         let start = self.elements.len();

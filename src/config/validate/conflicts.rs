@@ -15,17 +15,17 @@ const RENAME: &str = "{ policy = \"rename\", template = \"{value}-{system}-{key}
 
 /// What the arbiter does not decide by yet must not be taken for decided.
 pub(in crate::config) fn not_yet(config: Config, file: &str) -> Result<Config, Vec<ConfigError>> {
-    let mut errors = Vec::new();
-    for entity in &config.entities {
-        if entity.decides() {
+    let clashes = config.entities.iter().filter(|entity| !entity.unique.is_empty());
+    let errors: Vec<ConfigError> = clashes
+        .map(|entity| {
             let message = format!(
-                "entity {:?}: of what can be said of conflicts, conflict = \"authority\" and scope = \"row\" are \
-                 available yet",
+                "entity {:?}: \"unique\" is not available yet; two records that clash are both quarantined until a \
+                 person changes one of them",
                 entity.name
             );
-            errors.push(ConfigError { file: file.to_owned(), line: entity.line, message });
-        }
-    }
+            ConfigError { file: file.to_owned(), line: entity.line, message }
+        })
+        .collect();
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
 

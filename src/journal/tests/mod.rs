@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use super::disk::fault::{self, Fault};
 use super::*;
 use crate::change::{
-    Address, Body, ChangeWriter, Decision, Encoded, Entry, LoadMark, LoadState, Op, Origin, Prepared, Quarantined,
-    Record, Refused, SpoolRef, Verdict,
+    Address, Body, ChangeWriter, ConflictId, Conflicted, Decision, Encoded, Entry, LoadMark, LoadState, Op, Origin,
+    Others, Outcome, Prepared, Quarantined, Record, Refused, Rule, Settled, Settlement, SpoolRef, Verdict, Waiting,
 };
 use crate::error::Recovery;
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position};
@@ -432,11 +432,17 @@ fn any_bytes() -> impl Strategy<Value = Bytes> {
 }
 
 fn any_decision() -> impl Strategy<Value = Decision> {
+    let others = prop_oneof![Just(Others::Nothing), Just(Others::Same), any::<u64>().prop_map(Others::Replaced)];
     let verdict = prop_oneof![
         Just(Verdict::Everywhere),
         any::<u64>().prop_map(|winner| Verdict::Rejected { winner }),
         (any::<u64>(), any::<bool>(), any::<Option<u64>>())
             .prop_map(|(offset, everywhere, winner)| { Verdict::Replaced { offset, everywhere, winner } }),
+        (others, any::<u64>(), any::<Option<u64>>()).prop_map(|(others, own, winner)| Verdict::Split {
+            others,
+            own,
+            winner
+        }),
     ];
     (any::<u64>(), any::<u64>(), verdict).prop_map(|(from, to, verdict)| Decision { from, to, verdict })
 }
@@ -500,6 +506,27 @@ fn any_record() -> impl Strategy<Value = Record> {
             change,
             reason,
         });
+    let waiting = (any_schema(), any_bytes(), any_bytes(), any::<u128>())
+        .prop_map(|(schema, change, current, fields)| Waiting { schema, change, current, fields });
+    let outcome = (prop::sample::select(&Rule::ALL[..]), prop::sample::select(&Outcome::ALL[..]));
+    let conflict = (any::<(u64, u64, u128)>(), any_name(), outcome, any::<(u64, i64)>(), prop::option::of(waiting))
+        .prop_map(|((seq, index, key_hash), system, (rule, outcome), (against, at), waiting)| Conflicted {
+            id: ConflictId { seq, index },
+            entity: system.clone(),
+            key_hash,
+            against_system: Some(system.clone()).filter(|name| !name.is_empty()),
+            system,
+            against,
+            rule,
+            outcome,
+            at,
+            waiting,
+        });
+    let settled = any::<(u64, u64, bool, u64)>().prop_map(|(seq, index, resolved, by)| Settled {
+        id: ConflictId { seq, index },
+        how: if resolved { Settlement::Resolved } else { Settlement::Superseded },
+        by,
+    });
     let state = prop_oneof![Just(LoadState::Running), Just(LoadState::Done), Just(LoadState::Skipped)];
     let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<([bool; 3], i64, u64, u64)>())
         .prop_map(|(entity, system, state, schema, key, (options, begun, read, copied))| LoadMark {
@@ -521,6 +548,8 @@ fn any_record() -> impl Strategy<Value = Record> {
     prop_oneof![
         4 => any_entry(),
         1 => load.prop_map(Record::Load),
+        2 => conflict.prop_map(Record::Conflict),
+        1 => settled.prop_map(Record::Settled),
         1 => (any_name(), any_position(), any::<u64>(), any_name())
             .prop_map(|(system, position, base, identity)| Record::Position { system, position, base, identity }),
         1 => quarantined.prop_map(Record::Quarantine),
@@ -581,6 +610,7 @@ proptest! {
         prop_assert_eq!(&all(&journal), &records);
         let prepared: Vec<Prepared> = writer.state().prepared().cloned().collect();
         let state = (writer.state().positions.clone(), writer.state().quarantined().cloned().collect::<Vec<_>>());
+        let conflicts: Vec<Conflicted> = writer.state().conflicts().cloned().collect();
         drop((writer, journal));
 
         let (_writer, journal, recovered) = open(&tiny).expect("open");
@@ -588,6 +618,7 @@ proptest! {
         prop_assert_eq!(all(&journal), records);
         prop_assert_eq!((recovered.positions, recovered.quarantined), state);
         prop_assert_eq!(recovered.prepared, prepared);
+        prop_assert_eq!(recovered.conflicts, conflicts);
     }
 
     #[test]

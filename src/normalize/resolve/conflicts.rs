@@ -4,11 +4,27 @@
 use super::keys::by_owner;
 use super::{Draft, DraftColumn, Resolver, ddl};
 use crate::catalog::{ColumnType, DecimalLimits};
-use crate::config::{EntityConfig, Merge, OnClash, nearest};
+use crate::config::{Config, EntityConfig, Merge, OnClash, Scope, nearest};
 use crate::finding::Finding;
 use crate::normalize::binding::Binding;
-use crate::schema::{EntitySchema, Field};
+use crate::rules::Rules;
+use crate::schema::{EntitySchema, Field, SystemId};
 use crate::value::Kind;
+
+/// What was configured, by the numbers of fields and systems. Names are known to be right.
+pub(super) fn rules(config: &Config, entity: &EntityConfig, schema: &EntitySchema) -> Rules {
+    let authority = entity.authority.as_deref().unwrap_or_default();
+    let rank = |system: SystemId| authority.iter().position(|of| *of == system).unwrap_or(authority.len()) as u8;
+    let merge = |(name, merge): &(String, Merge)| schema.field(name).map(|field| (field, *merge));
+    Rules {
+        policy: entity.conflict,
+        ranks: if authority.is_empty() { Vec::new() } else { config.system_ids().map(rank).collect() },
+        version: entity.latest_by.as_deref().and_then(|name| schema.field(name)),
+        by_field: entity.scope == Scope::Field,
+        on_delete: entity.on_delete,
+        merges: entity.merge.iter().filter_map(merge).collect(),
+    }
+}
 
 impl Resolver<'_> {
     pub(super) fn conflicts(

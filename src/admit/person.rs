@@ -1,0 +1,162 @@
+//! What people decide: conflicts that wait for them, and changes that they make through the agent.
+//!
+//! What a person decided stands against everything that had not seen it: it is journaled as the agent's,
+//! for all systems, and loses to nothing concurrent. A conflict that waits is settled by that, or by a
+//! change of somebody who had seen the version that is there: then there is nothing left to decide.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Admitted, Arbiter, Counts, Slot, decide};
+use crate::change::{
+    Address, Body, Change, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Settled, Settlement,
+};
+use crate::error::Result;
+use crate::position::Seq;
+use crate::schema::{Schema, SystemSet};
+
+/// Conflicts that wait, by what they are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Waitings {
+    live: BTreeMap<ConflictId, Conflicted>,
+    by_key: HashMap<u128, Vec<ConflictId>>,
+}
+
+impl Waitings {
+    /// Takes up one that waits; any other is history.
+    pub fn add(&mut self, conflict: &Conflicted) {
+        if conflict.waiting.is_some() && self.live.insert(conflict.id, conflict.clone()).is_none() {
+            self.by_key.entry(conflict.key_hash).or_default().push(conflict.id);
+        }
+    }
+
+    pub fn remove(&mut self, id: ConflictId) {
+        let Some(gone) = self.live.remove(&id) else { return };
+        if let Some(ids) = self.by_key.get_mut(&gone.key_hash) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_key.remove(&gone.key_hash);
+            }
+        }
+    }
+
+    /// A conflict is written before its entry. Where a crash took that along, its change is read and
+    /// decided again.
+    pub fn orphaned(&mut self, head: Seq) -> Vec<Record> {
+        let orphans: Vec<ConflictId> = self.live.keys().filter(|id| id.seq > head).copied().collect();
+        orphans.iter().for_each(|id| self.remove(*id));
+        let settled = |id| Record::Settled(Settled { id, how: Settlement::Superseded, by: 0 });
+        orphans.into_iter().map(settled).collect()
+    }
+
+    /// Entry `seq` has a change of these fields, by somebody who had seen what is there.
+    pub fn superseded(&mut self, change: &Change<'_>, fields: u128, seq: Seq) -> Vec<Record> {
+        if self.live.is_empty() {
+            return Vec::new();
+        }
+        self.settle(change, fields, seq, |_| Settlement::Superseded)
+    }
+
+    fn settle(
+        &mut self,
+        change: &Change<'_>,
+        fields: u128,
+        seq: Seq,
+        how: impl Fn(ConflictId) -> Settlement,
+    ) -> Vec<Record> {
+        let whole = change.op != Op::Update;
+        let meets = |id: &&ConflictId| {
+            let waiting = self.live.get(id).and_then(|conflict| conflict.waiting.as_ref());
+            // One of a row's existence alone has no fields.
+            waiting.is_some_and(|waiting| whole || waiting.fields == 0 || waiting.fields & fields != 0)
+        };
+        let ids = self.by_key.get(&change.key_hash).map(Vec::as_slice).unwrap_or_default();
+        let ids: Vec<ConflictId> = ids.iter().filter(meets).copied().collect();
+        ids.iter().for_each(|id| self.remove(*id));
+        ids.into_iter().map(|id| Record::Settled(Settled { id, how: how(id), by: seq })).collect()
+    }
+}
+
+/// Changes that a person makes through the agent, in all systems that receive them.
+#[derive(Debug, Clone)]
+pub struct ByHand {
+    /// Names them in the audit trail: `resolve 1042.0`, `undo …`.
+    pub txid: Arc<str>,
+    pub at: Micros,
+    pub schema: Arc<Schema>,
+    /// Encoded changes, and how many.
+    pub body: Bytes,
+    pub changes: u64,
+    /// The conflict that they resolve.
+    pub resolves: Option<ConflictId>,
+}
+
+impl Arbiter {
+    /// The conflicts that wait for a person, the oldest first.
+    pub fn conflicts(&self) -> impl Iterator<Item = &Conflicted> {
+        self.waiting.live.values()
+    }
+
+    pub fn conflict(&self, id: ConflictId) -> Option<&Conflicted> {
+        self.waiting.live.get(&id)
+    }
+
+    /// How much the system's clock is ahead of ours, as measured.
+    pub fn set_clock(&mut self, system: crate::schema::SystemId, ahead: Micros) {
+        self.clocks[system.index()] = ahead;
+    }
+
+    /// A person leaves what is there as it is. Empty: that conflict does not wait.
+    pub fn keep(&mut self, id: ConflictId) -> Vec<Record> {
+        if self.conflict(id).is_none() {
+            return Vec::new();
+        }
+        self.waiting.remove(id);
+        vec![Record::Settled(Settled { id, how: Settlement::Resolved, by: 0 })]
+    }
+
+    /// Admits what a person decided, whatever is there.
+    pub fn by_hand(&mut self, by_hand: ByHand) -> Result<Admitted> {
+        let seq = self.head + 1;
+        let mut counts = vec![Counts::default(); self.layouts.len()];
+        let mut addressed = vec![0; self.systems.len()];
+        let (mut to, mut settled) = (SystemSet::EMPTY, Vec::new());
+        for change in Changes::new(&by_hand.body) {
+            let layout = &self.layouts[change.entity.index()];
+            counts[change.entity.index()].journaled += 1;
+            layout.receivers.iter().for_each(|system| addressed[system.index()] += 1);
+            to = SystemSet(to.0 | layout.receivers.0);
+            let slots = layout.carried(&change);
+            if layout.indexed {
+                let version = Slot::decided(seq, change.op == Op::Delete);
+                decide::enter(&mut self.store, layout, &change, None, slots, version)?;
+            }
+            let how = |id| match Some(id) == by_hand.resolves {
+                true => Settlement::Resolved,
+                false => Settlement::Superseded,
+            };
+            settled.extend(self.waiting.settle(&change, layout.fields_of(slots), seq, how));
+        }
+        self.head = seq;
+        self.address(to, seq);
+        let mut records = vec![Record::Entry(Entry {
+            seq,
+            origin: Origin::Agent,
+            position: None,
+            base: seq - 1,
+            txid: by_hand.txid,
+            committed_at: by_hand.at,
+            hops: 0,
+            to: Address::Others,
+            schema: by_hand.schema,
+            changes: by_hand.changes,
+            body: Body::Inline(by_hand.body),
+            decisions: Vec::new(),
+            replacements: Bytes::new(),
+        })];
+        records.append(&mut settled);
+        Ok(Admitted { records, counts, addressed })
+    }
+}
