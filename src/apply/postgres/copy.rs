@@ -73,33 +73,54 @@ fn is_exact(column: &Column) -> bool {
     }
 }
 
-/// The rows in the form that COPY reads, in pieces. An error: one of them cannot be copied.
-pub fn encode_rows(binding: &Binding, shape: &Shape, rows: &[Row<'_>]) -> Result<Vec<Bytes>> {
-    let columns: Vec<(usize, Wire)> = shape
-        .insert
-        .iter()
-        .map(|place| shape.sent[*place])
-        .map(|at| Ok((at, Wire::of(&binding.columns[at].column)?)))
-        .collect::<Result<_>>()?;
-    let count = i16::try_from(columns.len()).map_err(|_| Error::data("too many columns to copy"))?;
-    let (mut pieces, mut out) = (Vec::new(), HEADER.to_vec());
-    let (mut datums, mut scratch) = (Vec::with_capacity(binding.columns.len()), Vec::new());
-    for row in rows {
-        row.read_into(&mut datums);
-        out.put_i16(count);
-        for (at, wire) in &columns {
-            let bound = &binding.columns[*at];
-            let datum = datums.get(bound.field).copied().unwrap_or(Datum::NotSent);
-            scratch.clear();
-            field(*wire, &bound.column, bound.to_column(datum, &mut scratch)?, &mut out)?;
-        }
-        if out.len() >= PIECE {
-            pieces.push(std::mem::replace(&mut out, Vec::with_capacity(PIECE + PIECE / 8)).into());
-        }
+/// The rows in the form that COPY reads, made piece by piece: the server works on one while the
+/// next is made.
+pub struct Pieces<'a> {
+    binding: &'a Binding,
+    columns: Vec<(usize, Wire)>,
+    count: i16,
+    /// `None` behind the last piece.
+    rows: Option<std::slice::Iter<'a, Row<'a>>>,
+    out: Vec<u8>,
+    datums: Vec<Datum<'a>>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Pieces<'a> {
+    pub fn new(binding: &'a Binding, shape: &Shape, rows: &'a [Row<'a>]) -> Result<Self> {
+        let columns: Vec<(usize, Wire)> = shape
+            .insert
+            .iter()
+            .map(|place| shape.sent[*place])
+            .map(|at| Ok((at, Wire::of(&binding.columns[at].column)?)))
+            .collect::<Result<_>>()?;
+        let count = i16::try_from(columns.len()).map_err(|_| Error::data("too many columns to copy"))?;
+        let datums = Vec::with_capacity(binding.columns.len());
+        let (out, scratch) = (HEADER.to_vec(), Vec::new());
+        Ok(Pieces { binding, columns, count, rows: Some(rows.iter()), out, datums, scratch })
     }
-    out.put_i16(-1);
-    pieces.push(out.into());
-    Ok(pieces)
+
+    /// An error: a row cannot be copied.
+    fn piece(&mut self) -> Result<Option<Bytes>> {
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        for row in rows {
+            row.read_into(&mut self.datums);
+            self.out.put_i16(self.count);
+            for (at, wire) in &self.columns {
+                let bound = &self.binding.columns[*at];
+                let datum = self.datums.get(bound.field).copied().unwrap_or(Datum::NotSent);
+                self.scratch.clear();
+                field(*wire, &bound.column, bound.to_column(datum, &mut self.scratch)?, &mut self.out)?;
+            }
+            if self.out.len() >= PIECE {
+                let piece = std::mem::replace(&mut self.out, Vec::with_capacity(PIECE + PIECE / 8));
+                return Ok(Some(piece.into()));
+            }
+        }
+        self.rows = None;
+        self.out.put_i16(-1);
+        Ok(Some(std::mem::take(&mut self.out).into()))
+    }
 }
 
 fn field(wire: Wire, column: &Column, datum: Datum<'_>, out: &mut Vec<u8>) -> Result<()> {
@@ -162,14 +183,26 @@ fn numeric(text: &str, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Sends the pieces; how many rows the server took.
-pub async fn send(client: &Client, statement: &Statement, pieces: Vec<Bytes>) -> Result<u64, tokio_postgres::Error> {
+/// Why rows were not copied.
+pub enum Unsent {
+    Row(Error),
+    Server(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Unsent {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Unsent::Server(error)
+    }
+}
+
+/// Sends the pieces; how many rows the server took. Left in the middle, the copy fails there.
+pub async fn send(client: &Client, statement: &Statement, mut pieces: Pieces<'_>) -> Result<u64, Unsent> {
     let sink = client.copy_in::<_, Bytes>(statement).await?;
     pin_mut!(sink);
-    for piece in pieces {
+    while let Some(piece) = pieces.piece().map_err(Unsent::Row)? {
         sink.send(piece).await?;
     }
-    sink.finish().await
+    Ok(sink.finish().await?)
 }
 
 /// An error of the rows or of COPY itself, not of the connection, of locks or of resources. What

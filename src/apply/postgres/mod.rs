@@ -32,6 +32,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use tracing::debug;
 
+use self::copy::Unsent;
 use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
 use self::statement::{ARBITER, Form};
 use self::value::Array;
@@ -420,8 +421,7 @@ impl Session {
         if !self.guesses.entry(entity).or_default().is_worth_trying() {
             return Ok(false);
         }
-        // A row that cannot be brought into form is told of by the ordinary way.
-        let Ok(pieces) = copy::encode_rows(binding, &copied.shape, rows.rows) else { return Ok(false) };
+        let Ok(pieces) = copy::Pieces::new(binding, &copied.shape, rows.rows) else { return Ok(false) };
         self.held.push(Step::Command("SAVEPOINT copied"));
         self.send().await?;
         let sent = copy::send(&self.client, statement, pieces).await;
@@ -434,7 +434,13 @@ impl Session {
                 return Ok(true);
             }
             Ok(_) => Error::data("fewer rows were copied than sent"),
-            Err(error) => {
+            // It cannot be brought into form; the ordinary way tells of it.
+            Err(Unsent::Row(error)) => {
+                guess.was_wrong();
+                self.land().await?;
+                error
+            }
+            Err(Unsent::Server(error)) => {
                 guess.was_wrong();
                 // What failed before it is what counts.
                 self.land().await?;
