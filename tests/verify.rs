@@ -50,6 +50,8 @@ async fn lag_is_no_difference_and_what_was_planted_is_found_and_repaired() {
         let (code, found) = verify(&world, &[]).await;
         assert_eq!(code, 0, "{found:#?}");
         assert!(counts(&found, "item", "shop")[0] >= rows);
+        let item = found.iter().find(|found| found["entity"] == "item").unwrap();
+        eprintln!("{rows} rows of three systems in {} s", item["seconds"]);
     }
 
     // behind the agent's back

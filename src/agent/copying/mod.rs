@@ -4,6 +4,7 @@
 //! whose rows count, then from every other one that writes it, for rows which only that one has.
 //! Where it stands is in the journal, so that a load goes on after a restart.
 
+mod abreast;
 mod ahead;
 mod background;
 mod chunk;

@@ -1,7 +1,7 @@
 //! Compares what all systems hold of an entity, in canonical form, while everybody writes.
 //!
 //! ```text
-//! every system read once ─▶ keys that differ ─▶ read again in all ─▶ unchanged since? ─▶ a difference
+//! every system read ─▶ keys that differ ─▶ read again in all ─▶ unchanged since? ─▶ a difference
 //!                                                   ▲      │ no: it was lag, or is written right now
 //!                                                   └ logs passed, applied
 //! ```
@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::info;
 
+use super::abreast::is_ordered;
 use super::compare::{Class, class_of, compare, names};
 use super::pass::{Pass, Receiver, shown};
 use super::{Context, Counted};
-use crate::change::Changes;
+use crate::change::{Change, Changes};
 use crate::control::{Image, image};
 use crate::error::{Error, Result};
 use crate::load::VerifySpec;
@@ -35,12 +36,12 @@ const ROUNDS: u32 = 20;
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// One system that holds the entity.
-struct Party {
+pub(super) struct Party {
     system: SystemId,
-    name: Arc<str>,
-    plan: Plan,
+    pub name: Arc<str>,
+    pub plan: Plan,
     receives: bool,
-    scanner: Scanner,
+    pub scanner: Scanner,
 }
 
 /// A key that did not look the same everywhere.
@@ -52,12 +53,12 @@ struct Candidate {
 }
 
 pub struct Verification<'a> {
-    context: &'a Arc<Context>,
-    spec: &'a VerifySpec,
+    pub(super) context: &'a Arc<Context>,
+    pub(super) spec: &'a VerifySpec,
     entity: EntityId,
     pub counted: &'a mut Counted,
     /// The authority first.
-    parties: Vec<Party>,
+    pub(super) parties: Vec<Party>,
     candidates: HashMap<u128, Candidate>,
     /// Keys that surely differ.
     confirmed: HashMap<u128, Vec<u8>>,
@@ -102,8 +103,13 @@ impl<'a> Verification<'a> {
         for party in &self.parties[1..] {
             self.counted.systems.entry(party.name.to_string()).or_default();
         }
-        for reader in 0..self.parties.len() {
-            self.read(reader).await?;
+        match self.parties.iter().all(|party| is_ordered(&party.plan)) {
+            true => self.abreast().await?,
+            false => {
+                for reader in 0..self.parties.len() {
+                    self.read(reader).await?;
+                }
+            }
         }
         self.look_again().await?;
         if self.spec.repair && !self.confirmed.is_empty() {
@@ -145,7 +151,7 @@ impl<'a> Verification<'a> {
         let keys: Vec<Row<'_>> = Changes::new(&page.rows).map(|change| Row(change.key(key_len))).collect();
         let others: Vec<usize> = if reader == 0 { (1..self.parties.len()).collect() } else { vec![0] };
         for other in others {
-            let party = &mut self.parties[other];
+            let (party, candidates) = (&mut self.parties[other], &mut self.candidates);
             let there = party.scanner.by_keys(&party.plan, &keys).await?;
             for (change, class) in Changes::new(&page.rows).zip(compare(&page, &there, &party.plan)) {
                 if reader == 0 && class != Class::Elsewhere {
@@ -156,13 +162,19 @@ impl<'a> Verification<'a> {
                     Class::Equal | Class::Elsewhere => {}
                     // The authority's rows were compared when it was read.
                     Class::Different(_) if reader > 0 => {}
-                    Class::Different(_) | Class::Missing => {
-                        let key = change.key(key_len).to_vec();
-                        self.candidates.entry(change.key_hash).or_insert(Candidate { key, seen: None });
-                    }
+                    Class::Different(_) | Class::Missing => note(candidates, &change, key_len),
                 }
             }
         }
+        self.not_too_many()
+    }
+
+    /// Its key is looked at again.
+    pub(super) fn note(&mut self, change: &Change<'_>) {
+        note(&mut self.candidates, change, self.parties[0].plan.binding.key_len);
+    }
+
+    pub(super) fn not_too_many(&self) -> Result<()> {
         if self.candidates.len() > CANDIDATES_MAX {
             return Err(Error::stop(
                 format!("more than {CANDIDATES_MAX} rows of {:?} differ", self.counted.entity),
@@ -339,9 +351,19 @@ fn print_of(rows: &[Option<Bytes>]) -> u128 {
     print.digest128()
 }
 
+fn note(candidates: &mut HashMap<u128, Candidate>, change: &Change<'_>, key_len: usize) {
+    let key = change.key(key_len).to_vec();
+    candidates.entry(change.key_hash).or_insert(Candidate { key, seen: None });
+}
+
+/// Whether a key is of the sample.
+pub(super) fn keeps(hash: u128, percent: Option<f64>) -> bool {
+    percent.is_none_or(|percent| ((hash >> 64) % 10_000) < (percent * 100.0) as u128)
+}
+
 /// The page, or a part of it chosen by key; `None` where nothing is left.
 fn sampled(page: &Page, percent: Option<f64>) -> Option<Page> {
-    let keep = |hash: u128| percent.is_none_or(|percent| ((hash >> 64) % 10_000) < (percent * 100.0) as u128);
+    let keep = |hash: u128| keeps(hash, percent);
     let mut writer = crate::change::ChangeWriter::default();
     Changes::new(&page.rows).filter(|change| keep(change.key_hash)).for_each(|change| writer.push_change(&change));
     (!writer.is_empty()).then(|| Page { count: writer.count, rows: writer.take().into(), ..Page::default() })
