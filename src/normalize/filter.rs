@@ -12,11 +12,10 @@ use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
-use super::format::Format;
-use super::transform::{integer, uuid_from_text};
+use super::typed::{hex, typed};
 use crate::config::nearest;
 use crate::schema::EntitySchema;
-use crate::value::{Datum, Kind, MICROS_PER_DAY, Value};
+use crate::value::{Datum, Kind, Value};
 
 /// A compiled predicate. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -483,76 +482,22 @@ fn literal(kind: Kind, expr: &Expr) -> Option<Operand> {
     if given.is_some() && !matches!(kind, Kind::Bool | Kind::Int | Kind::Decimal | Kind::Float32 | Kind::Float64) {
         return None;
     }
-    Some(match kind {
-        Kind::Bool => match text {
-            "1" | "true" | "t" => Operand::Fixed(Value::Bool(true)),
-            "0" | "false" | "f" => Operand::Fixed(Value::Bool(false)),
-            _ => return None,
-        },
-        Kind::Int => Operand::Fixed(integer(text)?),
-        Kind::Decimal => {
-            let plain = |b: u8| b.is_ascii_digit() || b == b'.';
-            let digits = text.trim_start_matches('-');
-            let decimal = !digits.is_empty() && digits.bytes().all(plain) && text.len() - digits.len() <= 1;
-            decimal.then(|| Operand::Decimal(text.to_owned()))?
-        }
-        Kind::Float32 => Operand::Fixed(Value::Float32(text.parse().ok()?)),
-        Kind::Float64 => Operand::Fixed(Value::Float64(text.parse().ok()?)),
-        Kind::Text => Operand::Text(text.to_owned()),
-        Kind::Uuid => Operand::Fixed(Value::Uuid(uuid_from_text(text).ok()?)),
-        Kind::Date => Operand::Fixed(Value::Date(date(text)?)),
-        Kind::Time => Operand::Fixed(Value::Time(time(text)?)),
-        Kind::DateTime => Operand::Fixed(Value::DateTime(date_time(text)?)),
-        Kind::Timestamp => {
-            let (text, offset) = zone(text)?;
-            Operand::Fixed(Value::Timestamp(date_time(text)?.checked_sub(offset)?))
-        }
-        Kind::Bytes | Kind::Json | Kind::Bits | Kind::Array => return None,
+    let mut bytes = Vec::new();
+    Some(match typed(text, kind, &mut bytes)? {
+        Value::Text(text) => Operand::Text(text.to_owned()),
+        Value::Decimal(text) => Operand::Decimal(text.to_owned()),
+        Value::Bool(flag) => Operand::Fixed(Value::Bool(flag)),
+        Value::Int(n) => Operand::Fixed(Value::Int(n)),
+        Value::UInt(n) => Operand::Fixed(Value::UInt(n)),
+        Value::Float32(n) => Operand::Fixed(Value::Float32(n)),
+        Value::Float64(n) => Operand::Fixed(Value::Float64(n)),
+        Value::Uuid(uuid) => Operand::Fixed(Value::Uuid(uuid)),
+        Value::Date(days) => Operand::Fixed(Value::Date(days)),
+        Value::Time(micros) => Operand::Fixed(Value::Time(micros)),
+        Value::DateTime(micros) => Operand::Fixed(Value::DateTime(micros)),
+        Value::Timestamp(micros) => Operand::Fixed(Value::Timestamp(micros)),
+        Value::Bytes(_) | Value::Json(_) | Value::Bits(_) | Value::Array(_) => return None,
     })
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
-    digits.filter(|d| d.len() % 2 == 0).map(|d| d.chunks(2).map(|d| (d[0] * 16 + d[1]) as u8).collect())
-}
-
-fn date(text: &str) -> Option<i32> {
-    match Format::new("%Y-%m-%d").ok()?.read(text).ok()? {
-        Value::Date(days) => Some(days),
-        _ => None,
-    }
-}
-
-/// `12:30`, `12:30:59`, `12:30:59.25`
-fn time(text: &str) -> Option<i64> {
-    let (clock, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let format = if clock.len() == 5 && fraction == "0" { "%H:%M" } else { "%H:%M:%S" };
-    let Value::Time(micros) = Format::new(format).ok()?.read(clock).ok()? else { return None };
-    if fraction.is_empty() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    Some(micros + fraction.parse::<i64>().ok()? * 10i64.pow(6 - fraction.len() as u32))
-}
-
-/// `2024-02-29`, `2024-02-29 12:30`, `2024-02-29T12:30:59.25`
-fn date_time(text: &str) -> Option<i64> {
-    let day = i64::from(date(text.get(..10)?)?) * MICROS_PER_DAY;
-    match text.get(10..)? {
-        "" => Some(day),
-        rest => Some(day + time(rest.strip_prefix([' ', 'T'])?)?),
-    }
-}
-
-/// The text before its zone, and the zone's microseconds; UTC where it names none.
-fn zone(text: &str) -> Option<(&str, i64)> {
-    if let Some(text) = text.strip_suffix('Z') {
-        return Some((text.trim_end(), 0));
-    }
-    let Some(at) = text.rfind(['+', '-']).filter(|at| *at > 10) else { return Some((text, 0)) };
-    let zone = &text[at + 1..];
-    let zone = if zone.len() == 2 { format!("{zone}:00") } else { zone.to_owned() };
-    let Value::Time(micros) = Format::new("%H:%M").ok()?.read(&zone).ok()? else { return None };
-    Some((text[..at].trim_end(), if text[at..].starts_with('-') { -micros } else { micros }))
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub mod format;
 pub mod recast;
 pub mod resolve;
 pub mod transform;
+pub mod typed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
