@@ -36,6 +36,7 @@ pub mod admit;
 pub mod journal;
 pub mod apply;
 pub mod scan;
+pub mod audit;
 
 pub mod agent;
 

@@ -4,9 +4,11 @@
 //! The books balance (invariant 8). Per system: captured = journaled + filtered + rejected +
 //! quarantined at capture. Per target: addressed = applied + coalesced + held + pending.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::change::{Outcome, Rule};
 use crate::error::Error;
 
 #[derive(Debug, Default)]
@@ -159,6 +161,9 @@ pub struct EntityStatus {
     pub name: String,
     pub applied: Counter,
     pub conflicts: Counter,
+    pub decisions: Decisions,
+    /// Conflicts that wait for a person.
+    pub waiting: Gauge,
     pub rejected: Counter,
     /// Rows that a system rewrote while they were applied there, over all systems.
     pub rewritten: Counter,
@@ -166,6 +171,36 @@ pub struct EntityStatus {
     pub quarantined: Gauge,
     /// Commit time, µs.
     pub last_change: Gauge,
+}
+
+impl EntityStatus {
+    pub fn new(name: &str) -> Self {
+        EntityStatus {
+            name: name.to_owned(),
+            applied: Counter::default(),
+            conflicts: Counter::default(),
+            decisions: Decisions::default(),
+            waiting: Gauge::default(),
+            rejected: Counter::default(),
+            rewritten: Counter::default(),
+            quarantined: Gauge::default(),
+            last_change: Gauge::default(),
+        }
+    }
+}
+
+/// Conflicts by what decided them, and how it ended for the change that had not seen the other.
+#[derive(Debug, Default)]
+pub struct Decisions(Mutex<BTreeMap<(Rule, Outcome), u64>>);
+
+impl Decisions {
+    pub fn add(&self, rule: Rule, outcome: Outcome) {
+        *self.0.lock().expect("never held across a panic").entry((rule, outcome)).or_default() += 1;
+    }
+
+    pub fn get(&self) -> BTreeMap<(Rule, Outcome), u64> {
+        self.0.lock().expect("never held across a panic").clone()
+    }
 }
 
 #[derive(Debug)]
@@ -219,19 +254,7 @@ impl Status {
                     apply: ApplyStatus::default(),
                 })
                 .collect(),
-            entities: config
-                .entities
-                .iter()
-                .map(|e| EntityStatus {
-                    name: e.name.clone(),
-                    applied: Counter::default(),
-                    conflicts: Counter::default(),
-                    rejected: Counter::default(),
-                    rewritten: Counter::default(),
-                    quarantined: Gauge::default(),
-                    last_change: Gauge::default(),
-                })
-                .collect(),
+            entities: config.entities.iter().map(|e| EntityStatus::new(&e.name)).collect(),
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),

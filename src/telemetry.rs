@@ -113,6 +113,9 @@ pub mod metric {
 
     pub const ENTITY_APPLIED: &str = "anechoic_entity_applied_changes_total";
     pub const ENTITY_CONFLICTS: &str = "anechoic_entity_conflicts_total";
+    /// By the labels `policy` and `outcome`.
+    pub const ENTITY_DECIDED: &str = "anechoic_entity_conflicts_decided_total";
+    pub const ENTITY_WAITING: &str = "anechoic_entity_waiting_conflicts";
     pub const ENTITY_REJECTED: &str = "anechoic_entity_rejected_changes_total";
     pub const ENTITY_REWRITTEN: &str = "anechoic_entity_rewritten_rows_total";
     pub const ENTITY_QUARANTINED: &str = "anechoic_entity_quarantined_keys";

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Admitted, Arbiter, Counts, Slot, decide};
+use super::{Admitted, Arbiter, Bodies, Counts, Slot, decide, walk};
 use crate::change::{
     Address, Body, Change, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Settled, Settlement,
 };
@@ -86,8 +86,7 @@ pub struct ByHand {
     pub txid: Arc<str>,
     pub at: Micros,
     pub schema: Arc<Schema>,
-    /// Encoded changes, and how many.
-    pub body: Bytes,
+    pub body: Body,
     pub changes: u64,
     /// The conflict that they resolve.
     pub resolves: Option<ConflictId>,
@@ -118,27 +117,30 @@ impl Arbiter {
     }
 
     /// Admits what a person decided, whatever is there.
-    pub fn by_hand(&mut self, by_hand: ByHand) -> Result<Admitted> {
+    pub fn by_hand(&mut self, by_hand: ByHand, bodies: &dyn Bodies) -> Result<Admitted> {
         let seq = self.head + 1;
         let mut counts = vec![Counts::default(); self.layouts.len()];
         let mut addressed = vec![0; self.systems.len()];
         let (mut to, mut settled) = (SystemSet::EMPTY, Vec::new());
-        for change in Changes::new(&by_hand.body) {
-            let layout = &self.layouts[change.entity.index()];
-            counts[change.entity.index()].journaled += 1;
-            layout.receivers.iter().for_each(|system| addressed[system.index()] += 1);
-            to = SystemSet(to.0 | layout.receivers.0);
-            let slots = layout.carried(&change);
-            if layout.indexed {
-                let version = Slot::decided(seq, change.op == Op::Delete);
-                decide::enter(&mut self.store, layout, &change, None, slots, version)?;
+        walk(&by_hand.body, bodies, &mut |chunk| {
+            for change in Changes::new(chunk) {
+                let layout = &self.layouts[change.entity.index()];
+                counts[change.entity.index()].journaled += 1;
+                layout.receivers.iter().for_each(|system| addressed[system.index()] += 1);
+                to = SystemSet(to.0 | layout.receivers.0);
+                let slots = layout.carried(&change);
+                if layout.indexed {
+                    let version = Slot::decided(seq, change.op == Op::Delete);
+                    decide::enter(&mut self.store, layout, &change, None, slots, version)?;
+                }
+                let how = |id| match Some(id) == by_hand.resolves {
+                    true => Settlement::Resolved,
+                    false => Settlement::Superseded,
+                };
+                settled.extend(self.waiting.settle(&change, layout.fields_of(slots), seq, how));
             }
-            let how = |id| match Some(id) == by_hand.resolves {
-                true => Settlement::Resolved,
-                false => Settlement::Superseded,
-            };
-            settled.extend(self.waiting.settle(&change, layout.fields_of(slots), seq, how));
-        }
+            Ok(())
+        })?;
         self.head = seq;
         self.address(to, seq);
         let mut records = vec![Record::Entry(Entry {
@@ -152,7 +154,7 @@ impl Arbiter {
             to: Address::Others,
             schema: by_hand.schema,
             changes: by_hand.changes,
-            body: Body::Inline(by_hand.body),
+            body: by_hand.body,
             decisions: Vec::new(),
             replacements: Bytes::new(),
         })];

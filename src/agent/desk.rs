@@ -12,6 +12,7 @@
 //! ```
 
 mod copying;
+mod person;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use self::person::Told;
+pub use self::person::{Person, Undo};
 use super::chunks::{Chunks, Copying, Outcome};
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
@@ -63,6 +66,8 @@ pub enum Message {
     Ask(Ask),
     /// A load's chunk or mark.
     Copying(Copying),
+    /// What somebody asks by a command.
+    Person(Person),
     Tick,
 }
 
@@ -85,6 +90,8 @@ enum Waiting {
     Held { system: SystemId, reply: oneshot::Sender<Holding> },
     Copied(oneshot::Sender<Outcome>, Outcome),
     Marked(oneshot::Sender<()>),
+    Resolved(oneshot::Sender<Result<Seq>>, Seq),
+    Undone(oneshot::Sender<Result<Option<Seq>>>, Option<Seq>),
 }
 
 /// What the desk keeps of one system.
@@ -232,6 +239,7 @@ pub struct Desk {
     /// restart begins at the bases of the journal, and needs all that they have not seen.
     needed_from: Seq,
     waiting: Vec<Waiting>,
+    told: Told,
     /// Being read by loads.
     chunks: Chunks,
     appended: bool,
@@ -308,6 +316,7 @@ impl Desk {
             retained_at: Instant::now(),
             needed_from,
             waiting: Vec::new(),
+            told: Told::default(),
             chunks,
             appended: false,
             first_hop: None,
@@ -319,6 +328,7 @@ impl Desk {
         desk.append(recast)?;
         desk.commit()?;
         desk.show_quarantine();
+        desk.show_waiting();
         Ok(desk)
     }
 
@@ -394,6 +404,7 @@ impl Desk {
                 Ok(())
             }
             Message::Copying(copying) => self.copying(copying),
+            Message::Person(person) => self.person(person),
             Message::Tick => {
                 let records = self.arbiter.tick(now());
                 self.append(records)?;
@@ -518,7 +529,7 @@ impl Desk {
     }
 
     fn append(&mut self, records: Vec<Record>) -> Result<()> {
-        let mut held = false;
+        let (mut held, mut waiting) = (false, false);
         for mut record in records {
             if let Record::Entry(entry) = &mut record {
                 // A retry goes on where what it carries had come to.
@@ -536,6 +547,14 @@ impl Desk {
             }
             self.patiently(|writer| writer.append(&record))?;
             self.appended = true;
+            match &record {
+                Record::Conflict(conflict) => {
+                    self.count_conflict(conflict);
+                    waiting |= conflict.waiting.is_some();
+                }
+                Record::Settled(_) => waiting = true,
+                _ => {}
+            }
             if let Record::Entry(entry) = record {
                 self.count_retry(&entry);
                 self.archive.fresh.push(entry);
@@ -543,6 +562,9 @@ impl Desk {
         }
         if held {
             self.show_quarantine();
+        }
+        if waiting {
+            self.show_waiting();
         }
         Ok(())
     }
@@ -620,6 +642,8 @@ impl Desk {
                 }
                 Waiting::Copied(reply, outcome) => drop(reply.send(outcome)),
                 Waiting::Marked(reply) => drop(reply.send(())),
+                Waiting::Resolved(reply, seq) => drop(reply.send(Ok(seq))),
+                Waiting::Undone(reply, seq) => drop(reply.send(Ok(seq))),
             }
         }
         Ok(())

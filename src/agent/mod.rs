@@ -20,6 +20,7 @@ mod desk;
 mod gate;
 mod herald;
 mod look;
+mod person;
 mod prepare;
 mod placing;
 mod probe;
@@ -251,6 +252,8 @@ impl Agent {
             receives: self.config.system_ids().map(|system| receives(model, system)).collect(),
             quarantine: wiring.desk.quarantine(),
             loads: wiring.loads.clone(),
+            schema: model.schema.clone(),
+            desk: wiring.sender.downgrade(),
         }
     }
 

@@ -6,15 +6,19 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::copying::Loads;
+use super::desk::Message;
+use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+use crate::audit::resolve::{Choice, Resolved};
+use crate::audit::undo::{UndoSpec, Undone};
 use crate::capture;
-use crate::change::{Quarantined, ResyncMark, ResyncState};
+use crate::change::{ConflictId, Quarantined, ResyncMark, ResyncState};
 use crate::config::{Config, Engine};
 use crate::control::{Held, Probe};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
 use crate::position::{Position, Seq};
-use crate::schema::SystemId;
+use crate::schema::{Schema, SystemId};
 use crate::status::{Status, now};
 
 pub struct AgentProbe {
@@ -34,6 +38,8 @@ pub struct Wiring {
     pub receives: Vec<bool>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
     pub loads: Loads,
+    pub schema: Arc<Schema>,
+    pub desk: mpsc::WeakSender<Message>,
 }
 
 impl AgentProbe {
@@ -41,7 +47,7 @@ impl AgentProbe {
         *self.wiring.lock().expect("never held across a panic") = Arc::new(wiring);
     }
 
-    fn wiring(&self) -> Arc<Wiring> {
+    pub(super) fn wiring(&self) -> Arc<Wiring> {
         self.wiring.lock().expect("never held across a panic").clone()
     }
 }
@@ -108,6 +114,22 @@ impl Probe for AgentProbe {
         };
         self.wiring().loads.announce(&mark)?;
         self.ask.try_send(mark).map_err(|_| Error::retry("another resync is just being begun"))
+    }
+
+    async fn conflicts(&self, spec: ListSpec) -> Result<Vec<Conflict>> {
+        self.list_conflicts(spec).await
+    }
+
+    async fn conflict(&self, id: ConflictId) -> Result<Shown> {
+        self.show_conflict(id).await
+    }
+
+    async fn resolve(&self, choice: Choice) -> Result<Resolved> {
+        self.decide_conflict(choice).await
+    }
+
+    async fn undo(&self, spec: UndoSpec) -> Result<Undone> {
+        self.take_back(spec).await
     }
 
     fn stop(&self) {

@@ -5,12 +5,14 @@
 //! too, where it found a configuration, server, grant or schema with which nothing may start.
 
 mod check;
+mod conflicts;
 mod demo;
 mod load;
 mod run;
 mod setup;
 mod status;
 mod teardown;
+mod undo;
 mod verify;
 mod wait;
 
@@ -19,12 +21,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use crate::change::{ConflictId, Micros};
 use crate::config::Config;
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::normalize::typed::typed;
+use crate::status::now;
 use crate::telemetry::LogFormat;
+use crate::value::{Kind, Value};
 
 /// Keeps the same business records in step across live databases, in every direction, without echoes.
 #[derive(Debug, Parser)]
@@ -58,6 +64,10 @@ pub enum Command {
     Wait(WaitOptions),
     /// Show what the running agent does
     Status(Print),
+    /// Show which changes met, and how that ended; decide those that wait for a person
+    Conflicts(ConflictsOptions),
+    /// Take transactions back in all systems: what they changed becomes what it was before them
+    Undo(UndoOptions),
     /// Private throw-away servers, live traffic, and the agent between them
     Demo(DemoOptions),
 }
@@ -166,6 +176,115 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ConflictsOptions {
+    #[command(subcommand)]
+    pub action: Option<ConflictsAction>,
+    #[command(flatten)]
+    pub list: ListOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConflictsAction {
+    /// The newest conflicts; what the command does where nothing else is named
+    List(ListOptions),
+    /// One conflict with both versions, who wrote them and when
+    Show(ShowOptions),
+    /// Decide a conflict that waits, in all systems
+    Resolve(ResolveOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct ListOptions {
+    /// Only of this entity
+    #[arg(long, value_name = "ENTITY")]
+    pub entity: Option<String>,
+    /// Only those that wait for a person
+    #[arg(long)]
+    pub open: bool,
+    /// The newest so many
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowOptions {
+    /// As the list and the log name it: 1042.0
+    #[arg(value_name = "ID")]
+    pub id: ConflictId,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("decision").args(["take", "set", "set_null"]).required(true).multiple(true)))]
+pub struct ResolveOptions {
+    /// As the list and the log name it: 1042.0
+    #[arg(value_name = "ID")]
+    pub id: ConflictId,
+    /// The version of this system stands
+    #[arg(long, value_name = "SYSTEM")]
+    pub take: Option<String>,
+    /// A value of a person's own, on top of that version, or else of what is there
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+    /// NULL in this field
+    #[arg(long, value_name = "FIELD")]
+    pub set_null: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["tx", "since"]).required(true)))]
+pub struct UndoOptions {
+    /// The transaction, as its database and the log name it
+    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until"])]
+    pub tx: Option<String>,
+    /// All that were committed in this system
+    #[arg(long, value_name = "SYSTEM")]
+    pub system: Option<String>,
+    /// From then on: 2026-01-31T12:00:00Z, or 30m ago
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "system")]
+    pub since: Option<Micros>,
+    /// Until then
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "since")]
+    pub until: Option<Micros>,
+    /// Only rows of this entity
+    #[arg(long, value_name = "ENTITY")]
+    pub entity: Option<String>,
+    /// Show what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave rows alone that others changed since, and take back the rest
+    #[arg(long)]
+    pub skip_changed: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (field, value) = text.split_once('=').ok_or("expected FIELD=VALUE")?;
+    Ok((field.trim().to_owned(), value.to_owned()))
+}
+
+/// A time, UTC where it names no zone; or so long ago.
+fn moment(text: &str) -> Result<Micros, String> {
+    if let Some(Value::Timestamp(micros)) = typed(text, Kind::Timestamp, &mut Vec::new()) {
+        return Ok(micros);
+    }
+    let ago = humantime::parse_duration(text.trim_end_matches(" ago"));
+    let ago = ago.map_err(|_| format!("{text:?} is no time such as 2026-01-31T12:00:00Z or 30m"))?;
+    Ok(now() - Micros::try_from(ago.as_micros()).map_err(|_| "that long ago nothing was".to_owned())?)
+}
+
+#[derive(Debug, Args)]
 pub struct DemoOptions {
     /// End by itself after so long; until Ctrl-C where absent
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -221,6 +340,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         }),
         Command::Wait(options) => wait::wait(&config, &options).await,
         Command::Status(print) => status::status(&config, &print).await,
+        Command::Conflicts(options) => conflicts::conflicts(&config, options).await,
+        Command::Undo(options) => undo::undo(&config, options).await,
         Command::Demo(_) => unreachable!("handled above"),
     })
 }
@@ -290,6 +411,33 @@ mod tests {
     }
 
     #[test]
+    fn conflicts_are_listed_where_nothing_else_is_named() {
+        let action = |line: &str| match parse(line).unwrap().command {
+            Command::Conflicts(options) => options,
+            other => panic!("{other:?}"),
+        };
+
+        assert!(action("anechoic conflicts --open").list.open);
+        assert!(action("anechoic conflicts").action.is_none());
+        let listed = action("anechoic conflicts list --entity contact --limit 5").action;
+        assert!(matches!(listed, Some(ConflictsAction::List(ListOptions { limit: 5, .. }))));
+        let resolved = action("anechoic conflicts resolve 1042.3 --set name=A=b --set-null note").action;
+        let Some(ConflictsAction::Resolve(options)) = resolved else { panic!("{resolved:?}") };
+        assert_eq!((options.id.seq, options.id.index), (1042, 3));
+        assert_eq!(options.set, [("name".to_owned(), "A=b".to_owned())]);
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_so_long_ago() {
+        let ago = moment("30m").map(|moment| now() - moment).unwrap();
+
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert_eq!(moment("1970-01-01 01:00+01"), Ok(0));
+        assert!((1_800_000_000..1_801_000_000).contains(&ago), "{ago}");
+        assert!(moment("yesterday").is_err());
+    }
+
+    #[test]
     fn a_wrong_command_line_exits_with_2() {
         let lines = [
             "anechoic",
@@ -298,6 +446,12 @@ mod tests {
             "anechoic run --json",
             "anechoic load --parallel 0",
             "anechoic load --resync shop --parallel 2",
+            "anechoic conflicts show 7",
+            "anechoic conflicts resolve 7.0",
+            "anechoic conflicts resolve 7.0 --set name",
+            "anechoic undo",
+            "anechoic undo --since 1h",
+            "anechoic undo --tx 7 --since 1h --system crm",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -97,9 +97,13 @@ fn human(report: &Report, held: &[Held]) -> String {
         }
     }
     for entity in &report.entities {
+        let waiting = match entity.waiting {
+            0 => String::new(),
+            waiting => format!(" ({waiting} wait for a person: anechoic conflicts --open)"),
+        };
         let _ = writeln!(
             text,
-            "  {:<16} {} applied, {} conflicts, {} rejected, {} in quarantine",
+            "  {:<16} {} applied, {} conflicts{waiting}, {} rejected, {} in quarantine",
             entity.name, entity.applied, entity.conflicts, entity.rejected, entity.quarantined
         );
     }
@@ -142,7 +146,7 @@ agent hq: running, journal head 1042, 70.0 MiB
   crm              postgresql 15.18     streaming   at 0/1A2B3C8, 0.0 s behind, 9120 changes captured; 5230 applied, 0 pending
   shop             mysql 9.7.0          retrying    at , 0.0 s behind, 0 changes captured; 0 applied, 2 pending
       connection refused
-  contact          9120 applied, 3 conflicts, 2 rejected, 0 in quarantine
+  contact          9120 applied, 3 conflicts (1 wait for a person: anechoic conflicts --open), 2 rejected, 0 in quarantine
 "#);
     }
 }

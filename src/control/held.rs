@@ -57,10 +57,16 @@ impl From<&Quarantined> for Held {
     }
 }
 
-/// The fields that a row carries.
+/// The fields that a row carries; differences as `add -5`.
 pub fn image(entity: &EntitySchema, row: Row<'_>) -> Image {
-    let fields = entity.fields.iter().zip(row.iter()).filter(|(_, datum)| datum.is_sent());
-    fields.map(|(field, datum)| (field.name.clone(), datum.value().map(text))).collect()
+    let shown = |datum: Datum<'_>| match datum {
+        Datum::NotSent => None,
+        Datum::Null => Some(None),
+        Datum::Value(value) => Some(Some(text(value))),
+        Datum::Added(difference) => Some(Some(format!("add {difference}"))),
+    };
+    let fields = entity.fields.iter().zip(row.iter());
+    fields.filter_map(|(field, datum)| Some((field.name.clone(), shown(datum)?))).collect()
 }
 
 /// A value as people read it; never parsed again.

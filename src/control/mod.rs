@@ -17,6 +17,10 @@ use serde::{Deserialize, Serialize};
 pub use self::client::Client;
 pub use self::held::{Held, Image, image, text};
 pub use self::server::{Socket, serve};
+use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+use crate::audit::resolve::{Choice, Resolved};
+use crate::audit::undo::{UndoSpec, Undone};
+use crate::change::ConflictId;
 use crate::error::Result;
 use crate::http::status::Report;
 use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
@@ -39,6 +43,14 @@ pub enum Request {
     Resync(ResyncSpec),
     /// Begins a comparison; how it goes is in the status.
     Verify(VerifySpec),
+    Conflicts(ListSpec),
+    Conflict {
+        id: String,
+    },
+    /// A person decides a conflict that waits.
+    Resolve(Choice),
+    /// Takes transactions back, in all systems.
+    Undo(UndoSpec),
     /// As SIGTERM.
     Stop,
 }
@@ -51,6 +63,10 @@ pub enum Answer {
     Waited(wait::Waited),
     Quarantine { held: Vec<Held> },
     Loading,
+    Conflicts { conflicts: Vec<Conflict> },
+    Conflict(Box<Shown>),
+    Resolved(Resolved),
+    Undone(Box<Undone>),
     Stopping,
     Error { message: String, hint: String },
 }
@@ -81,6 +97,16 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Begins a comparison.
     fn verify(&self, spec: VerifySpec) -> Result<()>;
+
+    fn conflicts(&self, spec: ListSpec) -> impl Future<Output = Result<Vec<Conflict>>> + Send;
+
+    fn conflict(&self, id: ConflictId) -> impl Future<Output = Result<Shown>> + Send;
+
+    /// Durable when it returns.
+    fn resolve(&self, choice: Choice) -> impl Future<Output = Result<Resolved>> + Send;
+
+    /// Durable when it returns.
+    fn undo(&self, spec: UndoSpec) -> impl Future<Output = Result<Undone>> + Send;
 
     /// As SIGTERM.
     fn stop(&self);
@@ -136,6 +162,12 @@ mod tests {
         assert!(matches!(waited, Answer::Waited(waited) if waited.done));
         assert_eq!(held, Answer::Quarantine { held: vec![] });
         assert_eq!(running.probe.stopped.load(Ordering::Relaxed), 0);
+        let listed = client.ask(&Request::Conflicts(ListSpec::default())).await.unwrap();
+        assert_eq!(listed, Answer::Conflicts { conflicts: vec![] });
+        let unknown = client.ask(&Request::Conflict { id: "7.0".into() }).await.unwrap_err();
+        assert!(unknown.message.contains("no conflict 7.0"), "{}", unknown.message);
+        let undone = client.ask(&Request::Undo(UndoSpec::default())).await.unwrap();
+        assert!(matches!(undone, Answer::Undone(undone) if undone.seq == 9 && undone.notes.is_empty()));
         assert_eq!(client.ask(&Request::Stop).await.unwrap(), Answer::Stopping);
     }
 

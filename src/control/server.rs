@@ -16,6 +16,8 @@ use crate::status::now;
 
 /// No request comes near it.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// A system that is away does not keep anybody from taking something back elsewhere.
+const CAPTURED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
@@ -100,29 +102,50 @@ async fn converse(stream: UnixStream, probe: Arc<impl Probe>) {
 }
 
 async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Answer {
-    match request {
-        Ok(Request::Ping) => Answer::Pong { agent: probe.status().agent.clone(), pid: std::process::id() },
-        Ok(Request::Status) => Answer::Status { report: Report::of(probe.status(), now()) },
-        Ok(Request::Wait { timeout_ms }) => Answer::Waited(wait::wait(probe, Duration::from_millis(timeout_ms)).await),
-        Ok(Request::Quarantine) => Answer::Quarantine { held: probe.quarantined() },
-        Ok(Request::Load(spec)) => match probe.load(spec) {
-            Ok(()) => Answer::Loading,
-            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
-        },
-        Ok(Request::Resync(spec)) => match probe.resync(spec) {
-            Ok(()) => Answer::Loading,
-            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
-        },
-        Ok(Request::Verify(spec)) => match probe.verify(spec) {
-            Ok(()) => Answer::Loading,
-            Err(Error { message, hint, .. }) => Answer::Error { message, hint },
-        },
-        Ok(Request::Stop) => Answer::Stopping,
-        Err(error) => Answer::Error {
-            message: format!("the request is not understood: {error}"),
-            hint: "command and agent must be of the same version: restart the agent after an upgrade".into(),
-        },
-    }
+    let answer = match request {
+        Ok(request) => answer_to(request, probe).await,
+        Err(error) => Err(Error::stop(
+            format!("the request is not understood: {error}"),
+            "command and agent must be of the same version: restart the agent after an upgrade",
+        )),
+    };
+    answer.unwrap_or_else(|Error { message, hint, .. }| Answer::Error { message, hint })
+}
+
+async fn answer_to(request: Request, probe: &impl Probe) -> Result<Answer> {
+    Ok(match request {
+        Request::Ping => Answer::Pong { agent: probe.status().agent.clone(), pid: std::process::id() },
+        Request::Status => Answer::Status { report: Report::of(probe.status(), now()) },
+        Request::Wait { timeout_ms } => Answer::Waited(wait::wait(probe, Duration::from_millis(timeout_ms)).await),
+        Request::Quarantine => Answer::Quarantine { held: probe.quarantined() },
+        Request::Load(spec) => {
+            probe.load(spec)?;
+            Answer::Loading
+        }
+        Request::Resync(spec) => {
+            probe.resync(spec)?;
+            Answer::Loading
+        }
+        Request::Verify(spec) => {
+            probe.verify(spec)?;
+            Answer::Loading
+        }
+        Request::Conflicts(spec) => Answer::Conflicts { conflicts: probe.conflicts(spec).await? },
+        Request::Conflict { id } => {
+            let id = id.parse().map_err(|why: String| Error::stop(why, "anechoic conflicts list"))?;
+            Answer::Conflict(Box::new(probe.conflict(id).await?))
+        }
+        Request::Resolve(choice) => Answer::Resolved(probe.resolve(choice).await?),
+        Request::Undo(spec) => {
+            // What was written before the call counts as written since.
+            let unknown = wait::captured(probe, CAPTURED_WITHIN).await;
+            let mut undone = probe.undo(spec).await?;
+            let may = "what was written there since may be lost to what is taken back";
+            undone.notes.extend(unknown.into_iter().map(|problem| format!("{problem}: {may}")));
+            Answer::Undone(Box::new(undone))
+        }
+        Request::Stop => Answer::Stopping,
+    })
 }
 
 /// Completes when the client closed its end; what it sent ahead stays for later.

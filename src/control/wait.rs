@@ -43,6 +43,13 @@ pub async fn wait(probe: &impl Probe, timeout: Duration) -> Waited {
     }
 }
 
+/// Returns when the journal has everything that was committed before the call; what it may lack
+/// after that time, one sentence each.
+pub(super) async fn captured(probe: &impl Probe, timeout: Duration) -> Vec<String> {
+    let waiter = Waiter { probe, deadline: Instant::now() + timeout, refused: 0, head: 0 };
+    waiter.captured().await.err().unwrap_or_default()
+}
+
 struct Waiter<'a, P> {
     probe: &'a P,
     deadline: Instant,
@@ -58,18 +65,22 @@ impl<P: Probe> Waiter<'_, P> {
             _ => vec![],
         })
         .await?;
-        let ends = self.log_ends().await?;
-        self.until(|probe| {
-            let behind = ends.iter().filter(|(system, end)| !probe.captured(*system, end));
-            behind.map(|(system, end)| format!("{}: not captured up to {end}", name(probe, *system))).collect()
-        })
-        .await?;
+        self.captured().await?;
         let head = self.probe.head();
         self.head = head;
         self.until(|probe| {
             let seqs = systems(probe).filter_map(|s| Some((s, probe.applied(s)?)));
             let behind = seqs.filter(|(_, seq)| *seq < head);
             behind.map(|(s, seq)| format!("{}: has seq {seq} of {head}", name(probe, s))).collect()
+        })
+        .await
+    }
+
+    async fn captured(&self) -> Result<(), Vec<String>> {
+        let ends = self.log_ends().await?;
+        self.until(|probe| {
+            let behind = ends.iter().filter(|(system, end)| !probe.captured(*system, end));
+            behind.map(|(system, end)| format!("{}: not captured up to {end}", name(probe, *system))).collect()
         })
         .await
     }
@@ -155,8 +166,12 @@ pub(super) mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+    use crate::audit::resolve::{Choice, Resolved};
+    use crate::audit::undo::{UndoSpec, Undone};
+    use crate::change::ConflictId;
     use crate::control::Held;
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::status::Status;
 
     /// Two systems whose logs end at 5; capture and apply stand where the test puts them.
@@ -215,6 +230,22 @@ pub(super) mod tests {
 
         fn load(&self, _: crate::load::LoadSpec) -> Result<()> {
             Ok(())
+        }
+
+        async fn conflicts(&self, _: ListSpec) -> Result<Vec<Conflict>> {
+            Ok(Vec::new())
+        }
+
+        async fn conflict(&self, id: ConflictId) -> Result<Shown> {
+            Err(Error::stop(format!("the journal has no conflict {id}"), "anechoic conflicts list"))
+        }
+
+        async fn resolve(&self, choice: Choice) -> Result<Resolved> {
+            Ok(Resolved { id: choice.id, seq: 8 })
+        }
+
+        async fn undo(&self, _: UndoSpec) -> Result<Undone> {
+            Ok(Undone { seq: 9, ..Undone::default() })
         }
 
         fn stop(&self) {

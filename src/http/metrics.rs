@@ -163,6 +163,20 @@ fn entities(page: &mut Page, entities: &[EntityStatus]) {
             page.sample(name, &[("entity", &entity.name)], float(read(entity)));
         }
     }
+    page.counter(
+        metric::ENTITY_DECIDED,
+        "Conflicts by what decided them, and how that ended for the change that came second",
+    );
+    for entity in entities {
+        for ((rule, outcome), count) in entity.decisions.get() {
+            let labels = [("entity", &*entity.name), ("policy", rule.name()), ("outcome", outcome.name())];
+            page.sample(metric::ENTITY_DECIDED, &labels, float(count));
+        }
+    }
+    page.gauge(metric::ENTITY_WAITING, "Conflicts that wait for a person");
+    for entity in entities {
+        page.sample(metric::ENTITY_WAITING, &[("entity", &entity.name)], entity.waiting.get() as f64);
+    }
     page.gauge(metric::ENTITY_QUARANTINED, "Records in quarantine, over all targets");
     for entity in entities {
         page.sample(metric::ENTITY_QUARANTINED, &[("entity", &entity.name)], entity.quarantined.get() as f64);
@@ -408,6 +422,13 @@ anechoic_entity_rejected_changes_total{entity="contact"} 2
 # HELP anechoic_entity_rewritten_rows_total Rows that a system rewrote while they were applied there
 # TYPE anechoic_entity_rewritten_rows_total counter
 anechoic_entity_rewritten_rows_total{entity="contact"} 0
+# HELP anechoic_entity_conflicts_decided_total Conflicts by what decided them, and how that ended for the change that came second
+# TYPE anechoic_entity_conflicts_decided_total counter
+anechoic_entity_conflicts_decided_total{entity="contact",policy="latest",outcome="lost"} 2
+anechoic_entity_conflicts_decided_total{entity="contact",policy="manual",outcome="waiting"} 1
+# HELP anechoic_entity_waiting_conflicts Conflicts that wait for a person
+# TYPE anechoic_entity_waiting_conflicts gauge
+anechoic_entity_waiting_conflicts{entity="contact"} 1
 # HELP anechoic_entity_quarantined_keys Records in quarantine, over all targets
 # TYPE anechoic_entity_quarantined_keys gauge
 anechoic_entity_quarantined_keys{entity="contact"} 0

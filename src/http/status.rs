@@ -124,6 +124,13 @@ pub struct EntityReport {
     pub name: String,
     pub applied: u64,
     pub conflicts: u64,
+    /// Of these since the start, by what decided them and how it ended for the change that had
+    /// not seen the other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decided: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Conflicts that wait for a person.
+    #[serde(default)]
+    pub waiting: i64,
     pub rejected: u64,
     /// Rows that a system rewrote while they were applied there: it differs from the others.
     pub rewritten: u64,
@@ -259,7 +266,13 @@ pub fn apply_lag(apply: &ApplyStatus, now: i64) -> f64 {
 
 impl EntityReport {
     fn of(entity: &EntityStatus) -> Self {
+        let mut decided: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for ((rule, outcome), count) in entity.decisions.get() {
+            decided.entry(rule.name().into()).or_default().insert(outcome.name().into(), count);
+        }
         EntityReport {
+            decided,
+            waiting: entity.waiting.get(),
             name: entity.name.clone(),
             applied: entity.applied.get(),
             conflicts: entity.conflicts.get(),
@@ -293,6 +306,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::change::{Outcome, Rule};
     use crate::status::{Counter, Gauge};
 
     pub(crate) const NOW: i64 = 1_769_860_800_000_000;
@@ -320,15 +334,7 @@ pub(crate) mod tests {
             started: NOW - 3_600_000_000,
             state: std::sync::Mutex::new("running"),
             systems: vec![system("crm", "postgresql", "15.18"), system("shop", "mysql", "9.7.0")],
-            entities: vec![EntityStatus {
-                name: "contact".into(),
-                applied: Counter::default(),
-                conflicts: Counter::default(),
-                rejected: Counter::default(),
-                rewritten: Counter::default(),
-                quarantined: Gauge::default(),
-                last_change: Gauge::default(),
-            }],
+            entities: vec![EntityStatus::new("contact")],
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: Counter::default(),
@@ -359,6 +365,10 @@ pub(crate) mod tests {
         status.systems[1].apply.oldest_pending.set(NOW - 1_500_000);
         status.entities[0].applied.set(9120);
         status.entities[0].conflicts.set(3);
+        status.entities[0].decisions.add(Rule::Latest, Outcome::Lost);
+        status.entities[0].decisions.add(Rule::Latest, Outcome::Lost);
+        status.entities[0].decisions.add(Rule::Manual, Outcome::Waiting);
+        status.entities[0].waiting.set(1);
         status.entities[0].rejected.set(2);
         status.entities[0].last_change.set(NOW + 1);
         status.journal_head.set(1042);
@@ -439,6 +449,15 @@ pub(crate) mod tests {
       "name": "contact",
       "applied": 9120,
       "conflicts": 3,
+      "decided": {
+        "latest": {
+          "lost": 2
+        },
+        "manual": {
+          "waiting": 1
+        }
+      },
+      "waiting": 1,
       "rejected": 2,
       "rewritten": 0,
       "quarantined": 0,

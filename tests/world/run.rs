@@ -378,10 +378,10 @@ impl World {
         }
         self.tally.by_hand += 1;
         let changes = writer.count;
-        let body = writer.take().into();
+        let body = Body::Inline(writer.take().into());
         let schema = self.schema.clone();
         let by_hand = ByHand { txid: "person".into(), at: self.now, schema, body, changes, resolves };
-        let admitted = self.arbiter.by_hand(by_hand).map_err(|e| e.full())?;
+        let admitted = self.arbiter.by_hand(by_hand, &self.log).map_err(|e| e.full())?;
         if let Some(id) = resolves {
             ensure!(self.arbiter.conflict(id).is_none(), "{id} waits although it was resolved");
         }
