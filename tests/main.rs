@@ -20,6 +20,7 @@ mod decide;
 mod demo;
 mod echo;
 mod fixtures;
+mod history;
 mod idle;
 mod large;
 mod load;
