@@ -1,5 +1,5 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build demo test lint soak types bench-load
+.PHONY: build demo test lint soak types outcomes bench-load
 
 build:
 	cargo build --release
@@ -27,6 +27,10 @@ bench-load:
 # Writes TYPES.md as the servers have it; the tests fail where it is not.
 types:
 	$(with_servers) ANECHOIC_WRITE_TYPES=1 cargo test --features failpoints --test main -- matrix::
+
+# Writes the table of CONFLICTS.md as the arbiter decides; the tests fail where it is not.
+outcomes:
+	ANECHOIC_WRITE_OUTCOMES=1 cargo test --features failpoints --test world every_pair
 
 lint:
 	cargo fmt --check

@@ -12,6 +12,8 @@
 //! A schedule is a seed, which is printed: `ANECHOIC_SEED=n` runs that one alone. `ANECHOIC_SCHEDULES=n` sets how
 //! many run in each world.
 
+#![allow(clippy::print_stdout)] // seeds are printed
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

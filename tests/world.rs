@@ -12,6 +12,8 @@
 mod copy;
 #[path = "world/model.rs"]
 mod model;
+#[path = "world/outcomes.rs"]
+mod outcomes;
 #[path = "world/run.rs"]
 mod run;
 
