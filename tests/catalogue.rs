@@ -372,6 +372,25 @@ async fn keys_that_are_not_one_key_everywhere() {
     insta::assert_snapshot!(told(scenes).await);
 }
 
+/// Systems that each round a sum in their own way end with different ones.
+#[tokio::test]
+async fn sums_that_are_rounded_somewhere() {
+    let added = |crm: &str, shop: &str, name: &str| {
+        let item = Entity::new("item").key("id", Type::Int).field("balance", Type::Decimal(12, 4));
+        let item = item.stored("crm", "balance", crm).stored("shop", "balance", shop);
+        let case = Case::new(name).born_broken().about("would be rounded");
+        Scene::new(World::of(&PG_MYSQL).entity(item.option("merge = { balance = \"add\" }"))).case(case)
+    };
+    let scenes = vec![
+        added("decimal(12,4)", "decimal(10,2)", "fewer places, shop"),
+        added("decimal(10,2)", "decimal(12,4)", "fewer places, crm"),
+        added("decimal(10,2)", "int", "no places, shop"),
+        added("numeric", "decimal(10,2)", "any places, crm"),
+    ];
+
+    insta::assert_snapshot!(told(scenes).await);
+}
+
 /// What InnoDB changes by itself stands in the log of MySQL since 9.6, and in none of MariaDB.
 #[tokio::test]
 async fn rows_that_change_without_a_trace() {

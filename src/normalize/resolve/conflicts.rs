@@ -85,27 +85,28 @@ impl Resolver<'_> {
             if scale(source) <= scale(own) {
                 continue;
             }
+            // Where one has no limits, no type elsewhere holds all of them: it gets the limits.
+            let (at, column, beside, than, what, ty) = match &source.column.ty {
+                ColumnType::Decimal { limits: None } => {
+                    (other, source, draft, own, "takes any number of decimal places, other", own.column.ty.clone())
+                }
+                ty => (draft, own, other, source, "has fewer decimal places", both(&own.column.ty, ty)),
+            };
             let what = format!(
-                "column {:?} ({}) has fewer decimal places than {:?} in {} ({}): differences of {:?}, which is added \
-                 up, would be rounded",
-                own.column.name,
-                own.column.type_name,
-                source.column.name,
-                self.system(other.config.system),
-                source.column.type_name,
+                "column {:?} ({}) {what} than {:?} in {} ({}): differences of {:?}, which is added up, would be rounded",
+                column.column.name,
+                column.column.type_name,
+                than.column.name,
+                self.system(beside.config.system),
+                than.column.type_name,
                 field.name,
             );
-            // Without limits there is no type that holds all of them elsewhere.
-            let ((draft, column), ty) = match &source.column.ty {
-                ColumnType::Decimal { limits: None } => ((other, source), own.column.ty.clone()),
-                ty => ((draft, own), both(&own.column.ty, ty)),
-            };
-            let engine = self.engine(draft.config.system);
+            let engine = self.engine(at.config.system);
             let mend = match ddl::type_for(engine, &ty) {
-                Some(ty) => by_owner(&ddl::of_type(engine, draft.table, column.column, &ty)),
+                Some(ty) => by_owner(&ddl::of_type(engine, at.table, column.column, &ty)),
                 None => "-- no type of this server holds all of them".to_owned(),
             };
-            self.error(entity, draft.config, what, mend);
+            self.error(entity, at.config, what, mend);
         }
     }
 
