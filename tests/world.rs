@@ -1,5 +1,5 @@
 //! The pure core in a simulated world: two to four in-memory systems, seeded interleavings of
-//! local writes, captures, syncs and appliers' steps, lost connections, refusing targets,
+//! local writes, XA transactions, captures, syncs and appliers' steps, lost connections, refusing targets,
 //! crashes and restarts; then quiet, and all systems must be equal.
 //!
 //! The arbiter, the batches and the steps are the ones that run against servers. A failure
@@ -62,6 +62,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         sum.differences += tally.differences;
         sum.waited += tally.waited;
         sum.by_hand += tally.by_hand;
+        sum.decided += tally.decided;
     }
 
     println!("{} schedules: {sum:?}", seeds.end - seeds.start);
@@ -69,8 +70,8 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
     if seeds.end - seeds.start > 100 {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
-        assert!(sum.side_effects > 100, "{sum:?}");
         assert!(sum.differences > 500 && sum.waited > 100 && sum.by_hand > 100, "{sum:?}");
+        assert!(sum.side_effects > 100 && sum.decided > 1000, "{sum:?}");
     }
 }
 
@@ -98,6 +99,20 @@ fn rows_of_ours_that_are_taken_for_side_effects_are_caught() {
 #[test]
 fn a_base_taken_from_the_marker_table_at_a_restart_is_caught() {
     must_diverge("base from the marker table", Planted { base_from_marker_table: true, ..Planted::default() });
+}
+
+#[test]
+fn an_xa_transaction_that_is_journaled_when_it_is_prepared_is_caught() {
+    let planted = Planted { journaled_when_prepared: true, ..Planted::default() };
+    must_diverge("XA journaled when prepared", planted);
+}
+
+/// Systems would still end equal: what it wrote was locked, so nothing newer of it was applied.
+#[test]
+fn an_xa_commit_with_the_base_of_its_prepare_is_caught() {
+    let planted = Planted { base_of_prepare: true, ..Planted::default() };
+    let caught = (0..2000).find(|seed| simulate(*seed, planted).is_err_and(|why| why.contains("has base")));
+    assert!(caught.is_some());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anechoic::change::{ChangeWriter, Op};
 use anechoic::position::Seq;
 use anechoic::schema::SystemId;
 
-use super::model::{Contact, Local, Logged};
+use super::model::{Contact, Local};
 use super::run::World;
 
 /// The first system is the authority: what it has is copied.
@@ -85,11 +85,8 @@ impl World {
 
     /// Keys that the authority's own log has changed behind `at`.
     fn changed(&self, at: usize) -> HashSet<u128> {
-        let logged = &self.systems[SOURCE].log[at..self.captures[SOURCE].at];
-        let changes = logged.iter().map(|logged| match logged {
-            Logged::Local(changes) => &changes[..],
-            Logged::Echo { rows, side, .. } => &rows[rows.len() - side..],
-        });
+        let source = &self.systems[SOURCE];
+        let changes = source.log[at..self.captures[SOURCE].at].iter().map(|logged| source.committed(logged));
         let keys = changes.flatten().filter_map(|change| match change {
             Local::Contact { key, .. } => Some(self.hash(*key)),
             Local::Event(_) => None,

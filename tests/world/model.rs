@@ -105,6 +105,12 @@ pub enum Logged {
         rows: Vec<Local>,
         side: usize,
     },
+    /// The rows of an XA transaction; they count when it is committed.
+    Prepared(u64, Vec<Local>),
+    Decided {
+        xid: u64,
+        committed: bool,
+    },
 }
 
 /// The agent's transaction.
@@ -130,6 +136,8 @@ pub struct System {
     pub log: Vec<Logged>,
     pub marker: Marker,
     pub open: Option<Open>,
+    /// XA transactions that are prepared: what they wrote is locked.
+    pub prepared: BTreeMap<u64, Vec<Local>>,
     /// Refuses values of this residue modulo four, and deletes of such keys.
     pub refuses: Option<i64>,
     /// Fields that users add to; bit i is contact's field i + 1.
@@ -164,6 +172,7 @@ impl System {
             log: Vec::new(),
             marker,
             open: None,
+            prepared: BTreeMap::new(),
             refuses: None,
             additive: 0,
             only_added: false,
@@ -177,13 +186,82 @@ impl System {
         self.fields >> field & 1 == 1
     }
 
-    /// A key that the agent's transaction has written is locked.
+    /// A key that the agent's transaction has written is locked, and one of a prepared transaction.
     fn is_locked(&self, key: i64) -> bool {
-        self.open.as_ref().is_some_and(|open| open.rows.contains_key(&key))
+        self.open.as_ref().is_some_and(|open| open.rows.contains_key(&key)) || self.is_prepared(key)
+    }
+
+    fn is_prepared(&self, key: i64) -> bool {
+        let of_key = |change: &Local| matches!(change, Local::Contact { key: of, .. } if *of == key);
+        self.prepared.values().flatten().any(of_key)
+    }
+
+    /// The agent's statement waits for a prepared transaction.
+    pub fn blocks(&self, group: &Group) -> bool {
+        let key = |row: Row<'_>| match row.get(0) {
+            Datum::Value(Value::Int(key)) => self.is_prepared(key),
+            _ => false,
+        };
+        group.binding.entity == CONTACT && group.rows().iter().any(|row| key(*row))
+    }
+
+    fn log(&mut self, logged: Logged) {
+        self.log.push(logged);
+        self.times.push(self.now);
     }
 
     /// A local transaction of `size` changes; nothing where locks are in the way.
     pub fn write_locally(&mut self, random: &mut Random, keys: usize, size: usize, value: &mut i64) -> Vec<Local> {
+        let done = self.changed_locally(random, keys, size, value);
+        if !done.is_empty() {
+            self.log(Logged::Local(done.clone()));
+        }
+        done
+    }
+
+    /// The same, of which nobody sees anything until it is decided.
+    pub fn prepare_locally(&mut self, random: &mut Random, keys: usize, size: usize, value: &mut i64) {
+        let (rows, events) = (self.rows.clone(), self.events.clone());
+        let done = self.changed_locally(random, keys, size, value);
+        (self.rows, self.events) = (rows, events);
+        if !done.is_empty() {
+            let xid = self.log.len() as u64;
+            self.log(Logged::Prepared(xid, done.clone()));
+            self.prepared.insert(xid, done);
+        }
+    }
+
+    /// How many changes are committed by it.
+    pub fn decide(&mut self, xid: u64, committed: bool) -> usize {
+        let changes = self.prepared.remove(&xid).expect("decided once");
+        self.log(Logged::Decided { xid, committed });
+        if !committed {
+            return 0;
+        }
+        for change in &changes {
+            match change {
+                Local::Event(amount) => self.events.push(*amount),
+                Local::Contact { key, after: Some(row), .. } => drop(self.rows.insert(*key, *row)),
+                Local::Contact { key, after: None, .. } => drop(self.rows.remove(key)),
+            }
+        }
+        changes.len()
+    }
+
+    /// What a transaction of the log has committed.
+    pub fn committed<'l>(&'l self, logged: &'l Logged) -> &'l [Local] {
+        match logged {
+            Logged::Local(changes) => changes,
+            Logged::Echo { rows, side, .. } => &rows[rows.len() - side..],
+            Logged::Decided { xid, committed: true } => match &self.log[*xid as usize] {
+                Logged::Prepared(_, changes) => changes,
+                other => unreachable!("{other:?} is not prepared"),
+            },
+            Logged::Prepared(..) | Logged::Decided { .. } => &[],
+        }
+    }
+
+    fn changed_locally(&mut self, random: &mut Random, keys: usize, size: usize, value: &mut i64) -> Vec<Local> {
         let mut done = Vec::new();
         for _ in 0..size {
             *value += 1;
@@ -214,10 +292,6 @@ impl System {
                 None => drop(self.rows.remove(&key)),
             }
             done.push(Local::Contact { op, key, before, after });
-        }
-        if !done.is_empty() {
-            self.log.push(Logged::Local(done.clone()));
-            self.times.push(self.now);
         }
         done
     }
@@ -326,7 +400,7 @@ impl System {
             let key = amount % keys as i64;
             // Such a row would be taken for one that was rewritten; its insert is answered in any case.
             let rewritten = open.vain.contains(&key) && self.rows.contains_key(&key);
-            if open.rows.contains_key(&key) || rewritten {
+            if open.rows.contains_key(&key) || rewritten || self.is_prepared(key) {
                 continue;
             }
             let before = self.rows.get(&key).copied();
@@ -357,8 +431,7 @@ impl System {
             }
         }
         self.events.extend(open.events);
-        self.log.push(Logged::Echo { seq: open.marker.seq, rows: open.done, side });
-        self.times.push(self.now);
+        self.log(Logged::Echo { seq: open.marker.seq, rows: open.done, side });
         self.marker = open.marker;
         true
     }

@@ -8,7 +8,7 @@ use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, ByHand, MemoryStore, Topo
 use anechoic::apply::batch::Routes;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
 use anechoic::change::{
-    Body, Captured, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Record, SpoolRef, Verdict,
+    Body, Captured, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Record, SpoolRef, Verdict,
 };
 use anechoic::error::{Error, Result};
 use anechoic::normalize::binding::Role;
@@ -30,6 +30,10 @@ pub struct Planted {
     pub base_from_marker_table: bool,
     /// What triggers write in a target is taken for ours.
     pub side_effects_dropped: bool,
+    /// An XA transaction has the base that it was prepared with.
+    pub base_of_prepare: bool,
+    /// An XA transaction is journaled when its rows are logged.
+    pub journaled_when_prepared: bool,
     /// Of a batch only the last entry is known when it comes back.
     pub echo_of_last_entry: bool,
 }
@@ -52,6 +56,7 @@ pub struct Tally {
     /// Conflicts that waited, and what persons did.
     pub waited: u64,
     pub by_hand: u64,
+    pub decided: u64,
 }
 
 /// The journal: every record ever appended, how many are synced, how many were dropped.
@@ -121,18 +126,14 @@ impl Log {
         let mut positions: BTreeMap<Arc<str>, Record> = BTreeMap::new();
         let mut live: BTreeMap<(Arc<str>, u128), Record> = BTreeMap::new();
         let mut waiting = BTreeMap::new();
+        let mut prepared = BTreeMap::new();
         for record in self.snapshot.iter().chain(&self.records[self.dropped..at]) {
+            undecided(&mut prepared, record);
+            if let Some((system, position, base)) = place(record) {
+                let (name, position) = (system.clone(), position.clone());
+                positions.insert(name.clone(), Record::Position { system: name, position, base, identity: "".into() });
+            }
             match record {
-                Record::Position { system, .. } => drop(positions.insert(system.clone(), record.clone())),
-                Record::Entry(Entry { origin: Origin::System(system), position: Some(position), base, .. }) => {
-                    let record = Record::Position {
-                        system: system.clone(),
-                        position: position.clone(),
-                        base: *base,
-                        identity: "".into(),
-                    };
-                    positions.insert(system.clone(), record);
-                }
                 Record::Quarantine(q) => {
                     let key = Changes::new(&q.change).next().unwrap().key_hash;
                     live.insert((q.system.clone(), key), record.clone());
@@ -145,8 +146,36 @@ impl Log {
                 _ => {}
             }
         }
-        self.snapshot = positions.into_values().chain(live.into_values()).chain(waiting.into_values()).collect();
+        // What is prepared is told first: its position is not the last one.
+        let prepared = prepared.into_values().map(Record::Prepared).chain(positions.into_values());
+        self.snapshot = prepared.chain(live.into_values()).chain(waiting.into_values()).collect();
         self.dropped = at;
+    }
+}
+
+/// How far a record says that a system's log was read.
+fn place(record: &Record) -> Option<(&Arc<str>, &Position, Seq)> {
+    match record {
+        Record::Position { system, position, base, .. } | Record::Decided { system, position, base, .. } => {
+            Some((system, position, *base))
+        }
+        Record::Prepared(Prepared { system, position, base, .. }) => Some((system, position, *base)),
+        Record::Entry(Entry { origin: Origin::System(system), position: Some(position), base, .. }) => {
+            Some((system, position, *base))
+        }
+        _ => None,
+    }
+}
+
+/// XA transactions that no record has decided, by system and xid.
+fn undecided(prepared: &mut BTreeMap<(Arc<str>, Arc<str>), Prepared>, record: &Record) {
+    match record {
+        Record::Prepared(it) => drop(prepared.insert((it.system.clone(), it.xid.clone()), it.clone())),
+        Record::Decided { system, xid, .. } => drop(prepared.remove(&(system.clone(), xid.clone()))),
+        Record::Entry(Entry { body: Body::Spooled(spool), .. }) => {
+            prepared.retain(|_, it| it.spool.as_ref() != Some(spool));
+        }
+        _ => {}
     }
 }
 
@@ -202,6 +231,10 @@ pub struct World {
     loads: bool,
     pub loaded: bool,
     pub chunk: Option<Chunk>,
+    /// Some local transactions are prepared first, and decided later.
+    xa: bool,
+    /// Those that are not decided, as the agent knows them.
+    prepared: BTreeMap<(Arc<str>, Arc<str>), Prepared>,
     refusals: bool,
     faults: bool,
     limits: Limits,
@@ -268,6 +301,8 @@ impl World {
             loads,
             loaded: !loads,
             chunk: None,
+            xa: seed.is_multiple_of(3),
+            prepared: BTreeMap::new(),
             refusals,
             faults: true,
             limits,
@@ -394,8 +429,28 @@ impl World {
             return;
         }
         let size = 1 + self.random.below(3);
+        if self.xa {
+            match self.random.below(100) {
+                0..25 => {
+                    let Self { systems, random, keys, value, .. } = self;
+                    return systems[system].prepare_locally(random, *keys, size, value);
+                }
+                25..55 => return self.decide(system),
+                _ => {}
+            }
+        }
         let done = self.systems[system].write_locally(&mut self.random, self.keys, size, &mut self.value);
         self.tally.changes += done.len() as u64;
+    }
+
+    /// One of what the system has prepared.
+    fn decide(&mut self, system: usize) {
+        let xids: Vec<u64> = self.systems[system].prepared.keys().copied().collect();
+        if !xids.is_empty() {
+            let xid = xids[self.random.below(xids.len())];
+            let committed = self.random.percent(75);
+            self.tally.changes += self.systems[system].decide(xid, committed) as u64;
+        }
     }
 
     /// Hands the next transaction of the system's log to the arbiter.
@@ -425,14 +480,74 @@ impl World {
                 }
                 admitted
             }
+            Logged::Decided { .. } if self.planted.journaled_when_prepared => {
+                self.arbiter.passed(id, position, base, "".into()).map_err(|e| e.full())?
+            }
+            Logged::Prepared(_, changes) if self.planted.journaled_when_prepared => {
+                let captured = self.captured(id, position, base, &changes);
+                self.arbiter.captured(captured, &self.log).map_err(|e| e.full())?
+            }
             Logged::Local(changes) => {
                 let captured = self.captured(id, position, base, &changes);
                 self.arbiter.captured(captured, &self.log).map_err(|e| e.full())?
             }
+            Logged::Prepared(xid, changes) => self.prepared(id, xid, position, base, &changes)?,
+            Logged::Decided { xid, committed } => self.decided(id, xid, committed, position, base)?,
         };
         self.captures[system].at += 1;
         self.admitted(admitted);
         Ok(())
+    }
+
+    /// As the desk does it: kept, with how far the log was read.
+    fn prepared(
+        &mut self,
+        system: SystemId,
+        xid: u64,
+        position: Position,
+        base: Seq,
+        changes: &[Local],
+    ) -> std::result::Result<Admitted, String> {
+        let name = self.names[system.index()].clone();
+        let mut admitted = self.arbiter.passed(system, position.clone(), base, "".into()).map_err(|e| e.full())?;
+        let spool = self.spooled(system, changes);
+        let prepared = Prepared {
+            system: name.clone(),
+            xid: xid.to_string().into(),
+            position,
+            base,
+            schema: self.schema.clone(),
+            changes: changes.len() as u64,
+            spool: Some(spool),
+            refused: Vec::new(),
+        };
+        admitted.records.push(Record::Prepared(prepared.clone()));
+        self.prepared.insert((name, prepared.xid.clone()), prepared);
+        Ok(admitted)
+    }
+
+    /// Takes its place in the order now, with the base of now.
+    fn decided(
+        &mut self,
+        system: SystemId,
+        xid: u64,
+        committed: bool,
+        position: Position,
+        base: Seq,
+    ) -> std::result::Result<Admitted, String> {
+        let (name, xid): (_, Arc<str>) = (self.names[system.index()].clone(), xid.to_string().into());
+        let prepared = self.prepared.remove(&(name.clone(), xid.clone()));
+        let prepared = prepared.ok_or_else(|| format!("{name} decides {xid}, and nobody knows it"))?;
+        self.tally.decided += 1;
+        if !committed {
+            let mut admitted = self.arbiter.passed(system, position.clone(), base, "".into()).map_err(|e| e.full())?;
+            admitted.records.push(Record::Decided { system: name, xid, position, base });
+            return Ok(admitted);
+        }
+        let base = if self.planted.base_of_prepare { prepared.base } else { base };
+        let body = Body::Spooled(prepared.spool.expect("every one has changes"));
+        let captured = Captured { body, changes: prepared.changes, ..self.captured(system, position, base, &[]) };
+        self.arbiter.captured(captured, &self.log).map_err(|e| e.full())
     }
 
     /// Of the rows of an echo those that are not ours, as the normalizer finds them.
@@ -497,23 +612,27 @@ impl World {
         self.log.append(admitted.records);
     }
 
-    fn captured(&mut self, system: SystemId, position: Position, base: Seq, changes: &[Local]) -> Captured {
+    /// Change by change, each a chunk.
+    fn spooled(&mut self, system: SystemId, changes: &[Local]) -> SpoolRef {
         let fields = self.systems[system.index()].fields;
-        let mut chunks = Vec::new();
         let mut writer = ChangeWriter::default();
-        let spooled = self.random.percent(10);
-        for change in changes {
+        let chunks = changes.iter().map(|change| {
             self.encode(&mut writer, fields, change);
-            if spooled {
-                chunks.push(Bytes::from(writer.take()));
-            }
-        }
-        let body = match spooled {
-            false => Body::Inline(writer.take().into()),
-            true => {
-                let spool = SpoolRef { id: self.log.spool.len() as u64, bytes: 0 };
-                self.log.spool.insert(spool.id, chunks);
-                Body::Spooled(spool)
+            Bytes::from(writer.take())
+        });
+        let chunks = chunks.collect();
+        let spool = SpoolRef { id: self.log.spool.len() as u64, bytes: 0 };
+        self.log.spool.insert(spool.id, chunks);
+        spool
+    }
+
+    fn captured(&mut self, system: SystemId, position: Position, base: Seq, changes: &[Local]) -> Captured {
+        let body = match self.random.percent(10) {
+            true => Body::Spooled(self.spooled(system, changes)),
+            false => {
+                let (mut writer, fields) = (ChangeWriter::default(), self.systems[system.index()].fields);
+                changes.iter().for_each(|change| self.encode(&mut writer, fields, change));
+                Body::Inline(writer.take().into())
             }
         };
         Captured {
@@ -642,6 +761,14 @@ impl World {
                 Event::Chunk(self.log.spool[&spool.id].get(applier.chunk).cloned())
             }
             Action::Read => return Err("nothing is filtered here".into()),
+            // A lock wait, that ends when it is decided or by a timeout.
+            Action::Write { .. } if target.blocks(applier.steps.group()) => match self.random.percent(50) {
+                true => return Ok(()),
+                false => {
+                    target.open = None;
+                    Event::Failed(Error::retry("lock wait timeout"))
+                }
+            },
             Action::Write { alone } => {
                 let late = !alone && self.random.percent(50);
                 match target.write(applier.steps.group(), late) {
@@ -695,18 +822,14 @@ impl World {
         }
         self.arbiter = arbiter(&self.systems, &self.names, &self.schema, &self.rules, self.planted);
         let mut at = vec![Capture::default(); self.systems.len()];
+        self.prepared.clear();
         for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
             self.arbiter.replay(record, &self.log).map_err(|e| e.full())?;
-            let (system, position, base) = match record {
-                Record::Position { system, position, base, .. } => (system, position, base),
-                Record::Entry(Entry { origin: Origin::System(system), position: Some(p), base, .. }) => {
-                    (system, p, base)
-                }
-                _ => continue,
-            };
+            undecided(&mut self.prepared, record);
+            let Some((system, position, base)) = place(record) else { continue };
             let system = self.names.iter().position(|n| n == system).expect("known");
             let Position::Memory { index } = position else { unreachable!("the model's positions are memory") };
-            at[system] = Capture { at: *index as usize, base: *base };
+            at[system] = Capture { at: *index as usize, base };
         }
         let orphans = self.arbiter.resume(self.log.head());
         self.log.append(orphans);
@@ -727,6 +850,11 @@ impl World {
     fn settle(&mut self) -> std::result::Result<(), String> {
         self.faults = false;
         self.systems.iter_mut().for_each(|system| system.refuses = None);
+        for system in 0..self.systems.len() {
+            while !self.systems[system].prepared.is_empty() {
+                self.decide(system);
+            }
+        }
         for round in 0.. {
             ensure!(round < 200, "the agent does not come to rest");
             let before = (self.log.records.len(), self.captures.iter().map(|c| c.at).sum::<usize>());
@@ -816,11 +944,7 @@ impl World {
             for field in (0..FIELDS).filter(|field| added >> field & 1 == 1) {
                 let (mut inserts, mut sum, mut differences) = (0, 0, 0);
                 for (system, logged) in self.systems.iter().flat_map(|s| s.log.iter().map(move |logged| (s, logged))) {
-                    let rows = match logged {
-                        Logged::Local(rows) => &rows[..],
-                        Logged::Echo { rows, side, .. } => &rows[rows.len() - side..],
-                    };
-                    for row in rows {
+                    for row in system.committed(logged) {
                         let Local::Contact { key: of, before, after, .. } = row else { continue };
                         if *of != key {
                             continue;
@@ -879,7 +1003,7 @@ impl World {
     fn check_markers(&self, i: usize, system: &System) -> std::result::Result<(), String> {
         let echoes = system.log.iter().filter_map(|logged| match logged {
             Logged::Echo { seq, .. } => Some(*seq),
-            Logged::Local(_) => None,
+            _ => None,
         });
         let echoes: Vec<Seq> = echoes.collect();
         ensure!(echoes.is_sorted_by(|a, b| a < b), "s{i} applied twice: {echoes:?}");
@@ -917,7 +1041,8 @@ impl World {
                         );
                         continue;
                     }
-                    Logged::Local(changes) => changes,
+                    Logged::Prepared(..) | Logged::Decided { committed: false, .. } => continue,
+                    Logged::Local(_) | Logged::Decided { .. } => system.committed(logged),
                 };
                 let Some(entry) = entries.next() else { return Err(format!("s{i}: transaction {at} was lost")) };
                 ensure!(
