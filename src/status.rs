@@ -111,6 +111,8 @@ pub struct CaptureStatus {
     /// How much older than the clock the last transaction was when it was read, µs; 0 once the
     /// log's end is reached.
     pub lag: Gauge,
+    /// How far the server's clock is ahead of ours, µs; 0 where nothing is decided by it.
+    pub clock_ahead: Gauge,
     /// Bytes of WAL that a PostgreSQL server keeps for us; negative where it is not known.
     pub retained_bytes: Gauge,
 }

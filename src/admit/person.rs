@@ -15,7 +15,7 @@ use crate::change::{
 };
 use crate::error::Result;
 use crate::position::Seq;
-use crate::schema::{Schema, SystemSet};
+use crate::schema::{Schema, SystemId, SystemSet};
 
 /// Conflicts that wait, by what they are asked for.
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl Arbiter {
     }
 
     /// How much the system's clock is ahead of ours, as measured.
-    pub fn set_clock(&mut self, system: crate::schema::SystemId, ahead: Micros) {
+    pub fn set_clock(&mut self, system: SystemId, ahead: Micros) {
         self.clocks[system.index()] = ahead;
     }
 

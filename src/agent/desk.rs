@@ -406,6 +406,9 @@ impl Desk {
             Message::Copying(copying) => self.copying(copying),
             Message::Person(person) => self.person(person),
             Message::Tick => {
+                for (index, system) in self.status.systems.iter().enumerate() {
+                    self.arbiter.set_clock(SystemId(index as u8), system.capture.clock_ahead.get());
+                }
                 let records = self.arbiter.tick(now());
                 self.append(records)?;
                 self.retain()

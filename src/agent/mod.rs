@@ -14,6 +14,7 @@
 //! desk, whose senders are gone, syncs what it has and closes the journal.
 
 mod chunks;
+mod clock;
 mod copying;
 pub mod decided;
 mod desk;
@@ -319,6 +320,7 @@ impl Agent {
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
             tasks.spawn(retained::watch(config.clone(), system, status.clone(), stop.clone()));
+            tasks.spawn(clock::watch(config.clone(), system, status.clone(), stop.clone()));
         }
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);

@@ -28,13 +28,13 @@ use futures_util::future::join_all;
 use mysql_async::Conn;
 use tokio_postgres::Client;
 
-use self::clocks::Clock;
 use self::needs::Needs;
 use self::numbering::Numbering;
 use crate::capture::mysql::identity;
 use crate::capture::postgres::{application_name, publication_name, slot_name};
 use crate::catalog::{self, ReplicaIdentity, Table, TableName};
 use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
+use crate::connect::clock::Clock;
 use crate::error::{RESYNC, Result};
 use crate::finding::Finding;
 use crate::normalize::follow::Decided;
@@ -247,7 +247,7 @@ pub(crate) async fn postgres_survey(
         tables,
         findings,
         steps: setup::postgres::steps(&facts, needs, &publication),
-        clock: Some(clocks::of_postgres(client).await?),
+        clock: Some(Clock::of_postgres(client).await?),
         numbering: Numbering::of_postgres(needs, &facts),
         logs_cascades: true,
         server: None,
@@ -268,7 +268,7 @@ pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: Syste
         version: facts.version.clone(),
         findings,
         steps: setup::mysql::steps(&facts, needs),
-        clock: Some(clocks::of_mysql(conn).await?),
+        clock: Some(Clock::of_mysql(conn).await?),
         numbering: Numbering::of_mysql(needs, &facts, &tables),
         logs_cascades: facts.logs_cascades(),
         server: facts.number("server_id").map(|id| (id, identity)),

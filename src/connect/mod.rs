@@ -3,6 +3,7 @@
 //! `tls` and `secret` are shared; `postgres` and `mysql` each open sessions of their own engine. A session
 //! never depends on the settings of role, database or server: what matters is set here.
 
+pub mod clock;
 pub mod mysql;
 pub mod postgres;
 mod secret;

@@ -20,7 +20,7 @@ use crate::journal::{Journal, Reader};
 use crate::position::Seq;
 use crate::scan::Plan;
 use crate::schema::{EntityId, Schema, Translation};
-use crate::value::Row;
+use crate::value::{Datum, Row, write_datum};
 
 /// Own writes of one key that are told from its users' since.
 const WAS_MAX: usize = 256;
@@ -47,8 +47,13 @@ impl Image {
         }
     }
 
+    /// A difference tells nothing where what it was added to is not known.
     fn of(row: Option<Row<'_>>) -> Self {
-        row.map_or(Image::Absent, |row| Image::Row(row.0.to_vec()))
+        let Some(row) = row else { return Image::Absent };
+        let mut image = Vec::with_capacity(row.0.len());
+        let known = |datum| if matches!(datum, Datum::Added(_)) { Datum::NotSent } else { datum };
+        row.iter().for_each(|datum| write_datum(&mut image, known(datum)));
+        Image::Row(image)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
