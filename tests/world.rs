@@ -8,8 +8,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on panics; seeds are printed
 
+#[path = "world/check.rs"]
+mod check;
 #[path = "world/copy.rs"]
 mod copy;
+#[path = "world/log.rs"]
+mod log;
 #[path = "world/model.rs"]
 mod model;
 #[path = "world/outcomes.rs"]

@@ -21,7 +21,7 @@
 //! entries, which the applier bounds. Keys of a large transaction are held a part at a time,
 //! with a hash instead of the image; what is not ours by one part is sifted by the next.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,7 +123,7 @@ pub struct Echo {
     parts: u64,
     differing: HashMap<u128, Difference>,
     /// Keys that the system holds.
-    held: HashSet<u128>,
+    held: HashMap<u128, Seq>,
     /// Of these keys the first rows that were not taken for ours are, after all.
     retracted: HashMap<u128, u32>,
     /// Keyless rows that did not come as they were applied.
@@ -188,9 +188,10 @@ pub struct Rewritten {
 }
 
 impl Echo {
-    /// `held`: keys for which the journal has a live quarantine record of this system, now that
+    /// `held`: keys for which the journal has a live quarantine record of this system, and the oldest
+    /// entry that it has not received of each, now that
     /// the transaction is in its log.
-    pub fn new(seq: Seq, held: HashSet<u128>) -> Self {
+    pub fn new(seq: Seq, held: HashMap<u128, Seq>) -> Self {
         Echo { seq, held, parts: 1, ..Echo::default() }
     }
 
@@ -243,13 +244,21 @@ impl Echo {
                         self.acting.push(change.entity);
                     }
                 }
-                self.expect_change(watch, binding, &change, retry, large);
+                self.expect_change(watch, binding, &change, entry.seq, retry, large);
             }
         });
         acts
     }
 
-    fn expect_change(&mut self, watch: &Watch, binding: &Binding, change: &Change<'_>, retry: bool, large: bool) {
+    fn expect_change(
+        &mut self,
+        watch: &Watch,
+        binding: &Binding,
+        change: &Change<'_>,
+        seq: Seq,
+        retry: bool,
+        large: bool,
+    ) {
         let written = watch.written[change.entity.index()];
         let entity = watch.schema.entity(change.entity);
         if entity.key_len == 0 {
@@ -266,8 +275,14 @@ impl Echo {
         if large && !self.is_of_part(change.key_hash) {
             return;
         }
-        if retry && !self.rows.contains_key(&change.key_hash) || self.held.contains(&change.key_hash) {
-            self.expect_one_of(binding, change);
+        let held = self.held.get(&change.key_hash);
+        if held.is_some_and(|held| *held < seq) && !retry && !self.rows.contains_key(&change.key_hash) {
+            // It waits, and a retry that carries it is still to come. Of the entry that was refused a
+            // part may have been written.
+            return;
+        }
+        if retry && !self.rows.contains_key(&change.key_hash) || held.is_some() {
+            self.expect_one_of(binding, change, retry);
             return;
         }
         let before = self.rows.get(&change.key_hash).map(|expected| &expected.image);
@@ -296,7 +311,7 @@ impl Echo {
         self.rows.insert(change.key_hash, Expected { image, images: Vec::new(), log: Shown::Nothing, doubts: 0 });
     }
 
-    fn expect_one_of(&mut self, binding: &Binding, change: &Change<'_>) {
+    fn expect_one_of(&mut self, binding: &Binding, change: &Change<'_>, retry: bool) {
         let new = || Expected { image: Image::OneOf, images: Vec::new(), log: Shown::Nothing, doubts: 0 };
         let expected = self.rows.entry(change.key_hash).or_insert_with(new);
         if expected.images.len() >= IMAGES_MAX {
@@ -307,9 +322,11 @@ impl Echo {
             expected.images.push(None);
         }
         let Some(after) = change.after else { return };
-        // Alone, and over what came before it in the same statement; behind a deletion nothing does.
+        // Alone, and over what came before it in the same statement. Behind a deletion nothing does, and
+        // what a retry carries is all that was held.
         let under = expected.images.last().and_then(Option::as_deref);
         let over = under
+            .filter(|_| !retry)
             .filter(|under| Row(under).sent() & (!after.sent() | after.added()) != 0)
             .map(|under| overlay(Row(under), after));
         expected.images.push(Some(after.0.into()));

@@ -460,7 +460,8 @@ impl Normalizer {
             return Ok(None);
         }
         let held = |record: &&Quarantined| record.system == self.name;
-        let held = self.held.borrow().iter().filter(held).map(|record| first(&record.change).key_hash).collect();
+        let key = |record: &Quarantined| (first(&record.change).key_hash, record.held_seq);
+        let held = self.held.borrow().iter().filter(held).map(key).collect();
         let mut echo = Echo::new(marker.seq, held);
         let mut reader = match self.applied.take().filter(|reader| reader.seq() == self.base) {
             Some(reader) => reader,

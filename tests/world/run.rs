@@ -1,15 +1,13 @@
 //! Drives the arbiter and the appliers' steps against the model: seeded interleavings,
 //! crashes, restarts, then quiet and the checks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use anechoic::admit::{Admitted, Arbiter, Bodies, Bugs, ByHand, MemoryStore, Topology, image_in};
+use anechoic::admit::{Admitted, Arbiter, Bugs, ByHand, MemoryStore, Topology};
 use anechoic::apply::batch::Routes;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
-use anechoic::change::{
-    Body, Captured, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Record, SpoolRef, Verdict,
-};
+use anechoic::change::{Body, Captured, Change, ChangeWriter, Changes, Op, Prepared, Quarantined, Record, SpoolRef};
 use anechoic::error::{Error, Result};
 use anechoic::normalize::binding::Role;
 use anechoic::normalize::echo::{Echo, Watch};
@@ -19,8 +17,10 @@ use anechoic::schema::{Schema, SystemId};
 use anechoic::value::{Datum, Row, Value};
 use bytes::Bytes;
 
+use super::check::ensure;
 use super::copy::Chunk;
-use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, added, bindings, schema};
+use super::log::{Log, place, undecided};
+use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, bindings, schema};
 
 /// What goes wrong on purpose.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,143 +59,6 @@ pub struct Tally {
     pub decided: u64,
 }
 
-/// The journal: every record ever appended, how many are synced, how many were dropped.
-#[derive(Default)]
-pub struct Log {
-    records: Vec<Record>,
-    durable: usize,
-    dropped: usize,
-    /// What is told again in place of what was dropped.
-    snapshot: Vec<Record>,
-    /// Index of each entry, by seq − 1.
-    entries: Vec<usize>,
-    spool: HashMap<u64, Vec<Bytes>>,
-    schema: Option<Arc<Schema>>,
-    /// That waited.
-    conflicts: u64,
-}
-
-impl Log {
-    pub fn append(&mut self, records: Vec<Record>) {
-        for record in records {
-            self.conflicts += u64::from(matches!(&record, Record::Conflict(conflict) if conflict.waiting.is_some()));
-            if std::env::var("ANECHOIC_TRACE").is_ok() {
-                println!("  {}", shown(&record));
-            }
-            if let Record::Entry(entry) = &record {
-                assert_eq!(entry.seq as usize, self.entries.len() + 1, "entries are numbered without a gap");
-                self.entries.push(self.records.len());
-            }
-            self.records.push(record);
-        }
-    }
-
-    fn entry(&self, seq: Seq) -> &Entry {
-        match &self.records[self.entries[seq as usize - 1]] {
-            Record::Entry(entry) => entry,
-            _ => unreachable!("entries holds the places of entries"),
-        }
-    }
-
-    /// Journaled, and not dropped: the entry that is being made is not there yet.
-    fn kept(&self, seq: Seq) -> bool {
-        self.entries.get(seq as usize - 1).is_some_and(|at| *at >= self.dropped)
-    }
-
-    fn head(&self) -> Seq {
-        self.entries.iter().take_while(|at| **at < self.durable).count() as Seq
-    }
-
-    fn crash(&mut self) {
-        self.records.truncate(self.durable);
-        self.entries.retain(|at| *at < self.durable);
-    }
-
-    /// Where a reader from entry `from` on begins.
-    fn place(&self, from: Seq) -> usize {
-        if from <= 1 { 0 } else { self.entries[from as usize - 2] + 1 }
-    }
-
-    /// Drops what is not needed, as segments are dropped: positions and live quarantine
-    /// records are told again.
-    fn drop_below(&mut self, needed: Seq) {
-        let at = self.place(needed.min(self.head() + 1)).min(self.durable);
-        if at <= self.dropped {
-            return;
-        }
-        let mut positions: BTreeMap<Arc<str>, Record> = BTreeMap::new();
-        let mut live: BTreeMap<(Arc<str>, u128), Record> = BTreeMap::new();
-        let mut waiting = BTreeMap::new();
-        let mut prepared = BTreeMap::new();
-        for record in self.snapshot.iter().chain(&self.records[self.dropped..at]) {
-            undecided(&mut prepared, record);
-            if let Some((system, position, base)) = place(record) {
-                let (name, position) = (system.clone(), position.clone());
-                positions.insert(name.clone(), Record::Position { system: name, position, base, identity: "".into() });
-            }
-            match record {
-                Record::Quarantine(q) => {
-                    let key = Changes::new(&q.change).next().unwrap().key_hash;
-                    live.insert((q.system.clone(), key), record.clone());
-                }
-                Record::Released { system, key_hash, .. } => drop(live.remove(&(system.clone(), *key_hash))),
-                Record::Conflict(conflict) if conflict.waiting.is_some() => {
-                    waiting.insert(conflict.id, record.clone());
-                }
-                Record::Settled(settled) => drop(waiting.remove(&settled.id)),
-                _ => {}
-            }
-        }
-        // What is prepared is told first: its position is not the last one.
-        let prepared = prepared.into_values().map(Record::Prepared).chain(positions.into_values());
-        self.snapshot = prepared.chain(live.into_values()).chain(waiting.into_values()).collect();
-        self.dropped = at;
-    }
-}
-
-/// How far a record says that a system's log was read.
-fn place(record: &Record) -> Option<(&Arc<str>, &Position, Seq)> {
-    match record {
-        Record::Position { system, position, base, .. } | Record::Decided { system, position, base, .. } => {
-            Some((system, position, *base))
-        }
-        Record::Prepared(Prepared { system, position, base, .. }) => Some((system, position, *base)),
-        Record::Entry(Entry { origin: Origin::System(system), position: Some(position), base, .. }) => {
-            Some((system, position, *base))
-        }
-        _ => None,
-    }
-}
-
-/// XA transactions that no record has decided, by system and xid.
-fn undecided(prepared: &mut BTreeMap<(Arc<str>, Arc<str>), Prepared>, record: &Record) {
-    match record {
-        Record::Prepared(it) => drop(prepared.insert((it.system.clone(), it.xid.clone()), it.clone())),
-        Record::Decided { system, xid, .. } => drop(prepared.remove(&(system.clone(), xid.clone()))),
-        Record::Entry(Entry { body: Body::Spooled(spool), .. }) => {
-            prepared.retain(|_, it| it.spool.as_ref() != Some(spool));
-        }
-        _ => {}
-    }
-}
-
-impl Bodies for Log {
-    fn chunks(&self, spool: &SpoolRef, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.spool[&spool.id].iter().try_for_each(|chunk| each(chunk))
-    }
-
-    fn committed_at(&self, seq: Seq) -> Result<Option<i64>> {
-        Ok(self.kept(seq).then(|| self.entry(seq).committed_at))
-    }
-
-    fn image(&self, seq: Seq, key_hash: u128) -> Result<Option<Bytes>> {
-        if !self.kept(seq) {
-            return Ok(None);
-        }
-        image_in(self.entry(seq), key_hash, self.schema.as_ref().unwrap(), self)
-    }
-}
-
 #[derive(Clone, Copy, Default)]
 pub struct Capture {
     pub at: usize,
@@ -203,7 +66,7 @@ pub struct Capture {
 }
 
 #[derive(Debug)]
-struct Applier {
+pub struct Applier {
     steps: Steps,
     /// Next record to read.
     at: usize,
@@ -215,39 +78,31 @@ struct Applier {
 
 pub struct World {
     pub random: Random,
-    planted: Planted,
+    pub planted: Planted,
     pub schema: Arc<Schema>,
-    rules: Arc<Rules>,
-    names: Vec<Arc<str>>,
+    pub rules: Arc<Rules>,
+    pub names: Vec<Arc<str>>,
     pub systems: Vec<System>,
     pub captures: Vec<Capture>,
-    appliers: Vec<Option<Applier>>,
+    pub appliers: Vec<Option<Applier>>,
     pub arbiter: Arbiter,
     pub log: Log,
     pub now: i64,
     pub value: i64,
     pub keys: usize,
     /// Rows were there before; they are copied, chunk by chunk, until a chunk lost none.
-    loads: bool,
+    pub loads: bool,
     pub loaded: bool,
     pub chunk: Option<Chunk>,
     /// Some local transactions are prepared first, and decided later.
-    xa: bool,
+    pub xa: bool,
     /// Those that are not decided, as the agent knows them.
-    prepared: BTreeMap<(Arc<str>, Arc<str>), Prepared>,
-    refusals: bool,
-    faults: bool,
-    limits: Limits,
+    pub prepared: BTreeMap<(Arc<str>, Arc<str>), Prepared>,
+    pub refusals: bool,
+    pub faults: bool,
+    pub limits: Limits,
     pub tally: Tally,
-    counted: [u64; 3],
-}
-
-macro_rules! ensure {
-    ($condition:expr, $($message:tt)+) => {
-        if !$condition {
-            return Err(format!($($message)+));
-        }
-    };
+    pub counted: [u64; 3],
 }
 
 impl World {
@@ -559,7 +414,8 @@ impl World {
         };
         let watch = watch.keys_max(1 + self.random.below(3) as u64);
         let held = self.arbiter.quarantine().filter(|record| record.system == self.names[system]);
-        let held: HashSet<u128> = held.map(|record| Changes::new(&record.change).next().unwrap().key_hash).collect();
+        let key = |record: &Quarantined| (Changes::new(&record.change).next().unwrap().key_hash, record.held_seq);
+        let held: HashMap<u128, Seq> = held.map(key).collect();
         if std::env::var("ANECHOIC_TRACE").is_ok() {
             println!("s{system} shows echo {base}..{seq} held {held:?} {rows:?}");
         }
@@ -894,231 +750,11 @@ impl World {
         unreachable!("returns when nothing moves or not soon enough")
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
-        let held: BTreeSet<u128> =
-            self.arbiter.quarantine().map(|q| Changes::new(&q.change).next().unwrap().key_hash).collect();
-        let truth = self.truth();
-        for (i, system) in self.systems.iter().enumerate() {
-            self.check_markers(i, system)?;
-            if system.role == Role::Source {
-                continue;
-            }
-            for key in 0..self.keys as i64 {
-                let hash = self.hash(key);
-                if held.contains(&hash) {
-                    continue;
-                }
-                let expected = truth.0.get(&hash).map(|row| masked(row, system.fields));
-                let found = system.rows.get(&key).copied();
-                ensure!(
-                    expected == found,
-                    "diverged: s{i} (fields {:03b}) has {found:?} for key {key}, the journal says {expected:?}",
-                    system.fields
-                );
-            }
-            let mut events = system.events.clone();
-            events.sort_unstable();
-            ensure!(events == truth.1, "s{i} has events {events:?}, written were {:?}", truth.1);
-        }
-        let [journaled, rejected, drift] = self.counted;
-        // A crash makes some of them counted twice.
-        ensure!(
-            self.tally.crashes > 0 || journaled + rejected + drift == self.tally.changes,
-            "books of capture: {:?} of {}",
-            self.counted,
-            self.tally.changes
-        );
-        self.check_entries()
-    }
-
-    /// What additive fields come to where nothing but one insert and differences were ever written: the
-    /// sum of all, whoever lost what. Returns how many differences that were.
-    fn check_sums(&self) -> std::result::Result<u64, String> {
-        let added = self.rules.added() >> 1;
-        let mut count = 0;
-        let any_held = self.log.records.iter().any(|record| matches!(record, Record::Quarantine(_)));
-        if self.loads || any_held || self.tally.by_hand > 0 {
-            return Ok(0);
-        }
-        for key in 0..self.keys as i64 {
-            for field in (0..FIELDS).filter(|field| added >> field & 1 == 1) {
-                let (mut inserts, mut sum, mut differences) = (0, 0, 0);
-                for (system, logged) in self.systems.iter().flat_map(|s| s.log.iter().map(move |logged| (s, logged))) {
-                    for row in system.committed(logged) {
-                        let Local::Contact { key: of, before, after, .. } = row else { continue };
-                        if *of != key {
-                            continue;
-                        }
-                        match (before, after) {
-                            (Some(before), Some(after)) if before[field] == after[field] => {}
-                            (Some(before), Some(after)) => match (before[field], after[field]) {
-                                (Some(before), Some(after)) => {
-                                    sum += after - before;
-                                    differences += 1;
-                                }
-                                _ => inserts += 2,
-                            },
-                            (None, Some(after)) if system.has(field) && after[field].is_some() => {
-                                sum += after[field].unwrap();
-                                inserts += 1;
-                            }
-                            _ => inserts += 2,
-                        }
-                    }
-                }
-                if inserts != 1 || differences == 0 {
-                    continue;
-                }
-                count += differences;
-                for (i, system) in
-                    self.systems.iter().enumerate().filter(|(_, s)| s.has(field) && s.role != Role::Source)
-                {
-                    let found = system.rows.get(&key).and_then(|row| row[field]);
-                    ensure!(
-                        found == Some(sum),
-                        "diverged: s{i} has {found:?} in field {field} of {key}, the sum is {sum}"
-                    );
-                }
-            }
-        }
-        Ok(count)
-    }
-
-    /// What waits is what the journal says, whatever crashed.
-    fn check_waiting(&self) -> std::result::Result<(), String> {
-        let mut waiting = BTreeSet::new();
-        for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
-            match record {
-                Record::Conflict(conflict) if conflict.waiting.is_some() => drop(waiting.insert(conflict.id)),
-                Record::Settled(settled) => drop(waiting.remove(&settled.id)),
-                _ => {}
-            }
-        }
-        let known: BTreeSet<_> = self.arbiter.conflicts().map(|conflict| conflict.id).collect();
-        ensure!(known == waiting, "{known:?} wait, the journal says {waiting:?}");
-        Ok(())
-    }
-
-    /// Markers in a log only rise, and each is of an entry that is addressed to the system.
-    fn check_markers(&self, i: usize, system: &System) -> std::result::Result<(), String> {
-        let echoes = system.log.iter().filter_map(|logged| match logged {
-            Logged::Echo { seq, .. } => Some(*seq),
-            _ => None,
-        });
-        let echoes: Vec<Seq> = echoes.collect();
-        ensure!(echoes.is_sorted_by(|a, b| a < b), "s{i} applied twice: {echoes:?}");
-        Ok(())
-    }
-
-    /// Every captured transaction is journaled once; a change is rejected only where its
-    /// system had not seen the winner, or held the key.
-    fn check_entries(&self) -> std::result::Result<(), String> {
-        let any_held = self.log.records.iter().any(|record| matches!(record, Record::Quarantine(_)));
-        for (i, system) in self.systems.iter().enumerate() {
-            if system.role == Role::Target {
-                continue;
-            }
-            let mut base = 0;
-            let entries = self.log.entries.iter().map(|at| &self.log.records[*at]).filter_map(|r| match r {
-                Record::Entry(entry) if entry.origin == Origin::System(self.names[i].clone()) => Some(entry),
-                _ => None,
-            });
-            let mut entries = entries.peekable();
-            for (at, logged) in system.log.iter().enumerate() {
-                let position = Some(Position::Memory { index: at as u64 + 1 });
-                let changes = match logged {
-                    Logged::Echo { seq, side, .. } => {
-                        base = *seq;
-                        let found = entries.next_if(|entry| entry.position == position);
-                        ensure!(
-                            found.is_none_or(|e| e.base == base),
-                            "s{i}: a side effect that has not seen its marker"
-                        );
-                        let found = found.map_or(0, |entry| entry.changes as usize);
-                        ensure!(
-                            found == *side,
-                            "s{i}: {side} side effects in transaction {at}, of which {found} were captured"
-                        );
-                        continue;
-                    }
-                    Logged::Prepared(..) | Logged::Decided { committed: false, .. } => continue,
-                    Logged::Local(_) | Logged::Decided { .. } => system.committed(logged),
-                };
-                let Some(entry) = entries.next() else { return Err(format!("s{i}: transaction {at} was lost")) };
-                ensure!(
-                    entry.position == Some(Position::Memory { index: at as u64 + 1 })
-                        && entry.changes == changes.len() as u64,
-                    "s{i}: transaction {at} is not the entry {}",
-                    entry.seq
-                );
-                ensure!(entry.base == base, "s{i}: transaction {at} has base {}, its log says {base}", entry.base);
-                if !any_held {
-                    for decision in &entry.decisions {
-                        if let Verdict::Rejected { winner } = decision.verdict {
-                            ensure!(winner > base, "s{i}: rejected against {winner}, which it had seen ({base})");
-                        }
-                    }
-                }
-            }
-            ensure!(entries.next().is_none(), "s{i}: an entry nobody wrote");
-        }
-        Ok(())
-    }
-
     pub fn hash(&self, key: i64) -> u128 {
         let mut writer = ChangeWriter::default();
         self.encode(&mut writer, 7, &Local::Contact { op: Op::Insert, key, before: None, after: Some([None; FIELDS]) });
         Changes::new(&writer.take()).next().unwrap().key_hash
     }
-
-    /// What the accepted changes of the journal, one after the other, come to.
-    fn truth(&self) -> (BTreeMap<u128, Contact>, Vec<i64>) {
-        let mut rows: BTreeMap<u128, Contact> = BTreeMap::new();
-        let mut events = Vec::new();
-        for at in &self.log.entries {
-            let Record::Entry(entry) = &self.log.records[*at] else { unreachable!("entries") };
-            if entry.is_retry() {
-                continue;
-            }
-            let (mut index, mut cursor) = (0, 0);
-            let mut each = |change: Change<'_>| {
-                let fate = entry.fate(index, "", &mut cursor);
-                index += 1;
-                let change = match fate {
-                    Fate::Apply => change,
-                    Fate::Replace(encoded) => encoded.change(),
-                    Fate::Skip => return,
-                };
-                let int = |datum| match datum {
-                    Datum::Value(Value::Int(v)) => Some(v),
-                    _ => None,
-                };
-                if change.entity == EVENT {
-                    return events.extend(int(change.image().get(0)));
-                }
-                let Some(after) = change.after else {
-                    rows.remove(&change.key_hash);
-                    return;
-                };
-                let row = rows.entry(change.key_hash).or_default();
-                for (field, value) in row.iter_mut().enumerate() {
-                    *value = added(*value, after.get(field + 1));
-                }
-            };
-            match &entry.body {
-                Body::Inline(bytes) => Changes::new(bytes).for_each(&mut each),
-                Body::Spooled(spool) => {
-                    self.log.spool[&spool.id].iter().for_each(|chunk| Changes::new(chunk).for_each(&mut each));
-                }
-            }
-        }
-        events.sort_unstable();
-        (rows, events)
-    }
-}
-
-fn masked(row: &Contact, fields: u8) -> Contact {
-    std::array::from_fn(|field| row[field].filter(|_| fields >> field & 1 == 1))
 }
 
 /// What an entity may be configured to.
@@ -1168,32 +804,4 @@ fn arbiter(
     let rules = [rules.clone(), Arc::default()];
     let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, &rules);
     Arbiter::with_bugs(topology, Box::new(MemoryStore::default()), planted.bugs)
-}
-
-/// A record on one line, for a person who follows a schedule.
-fn shown(record: &Record) -> String {
-    let change = |bytes: &[u8]| {
-        let changes = Changes::new(bytes).map(|c| format!("{} {:x} {:?}", c.op.name(), c.key_hash >> 112, c.image()));
-        changes.collect::<Vec<_>>().join("; ")
-    };
-    match record {
-        Record::Entry(e) => {
-            let body = match &e.body {
-                Body::Inline(bytes) => change(bytes),
-                Body::Spooled(spool) => format!("spool {}", spool.id),
-            };
-            format!("entry {} {:?} base {} {:?} [{body}] {:?}", e.seq, e.origin, e.base, e.to, e.decisions)
-        }
-        Record::Quarantine(q) => {
-            format!(
-                "quarantine {} {}..{} folded {} [{}]",
-                q.system,
-                q.held_seq,
-                q.last_seq,
-                q.folded,
-                change(&q.change)
-            )
-        }
-        other => format!("{other:?}"),
-    }
 }

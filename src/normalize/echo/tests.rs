@@ -120,7 +120,7 @@ fn sifted_with(
     held: &[u128],
 ) -> (Vec<Bytes>, Vec<Rewritten>) {
     let chunks = |_: &SpoolRef, each: &mut dyn FnMut(Bytes) -> Result<()>| spool.iter().cloned().try_for_each(each);
-    let mut echo = Echo::new(9, held.iter().copied().collect());
+    let mut echo = Echo::new(9, held.iter().map(|key| (*key, Seq::MAX)).collect());
     entries.into_iter().for_each(|entry| echo.expect(watch, entry));
     assert!(echo.complete(watch, &chunks).unwrap());
     let mut left = Vec::new();
@@ -157,7 +157,7 @@ fn without_triggers_and_actions_no_echo_is_looked_at() {
     assert!(watch(false, 10).is_none());
 
     let watch = watch(true, 10).unwrap();
-    let mut echo = Echo::new(3, HashSet::new());
+    let mut echo = Echo::new(3, HashMap::new());
     echo.expect(&watch, inline(3, "shop", logs(&[("x", None)])));
     assert!(!echo.complete(&watch, &|_, _| Ok(())).unwrap(), "only tables without triggers are written");
 }
@@ -186,7 +186,7 @@ fn hops_count_from_what_was_applied_to_tables_that_act() {
     let row = |id| contacts(&[(Op::Insert, (id, "Ada", "1", "{}"))]);
     let hopped = |hops, entry| Entry { hops, ..entry };
     let hops = |entries: Vec<Entry>| {
-        let mut echo = Echo::new(9, HashSet::new());
+        let mut echo = Echo::new(9, HashMap::new());
         entries.into_iter().for_each(|entry| echo.expect(&watch, entry));
         echo.hops()
     };
