@@ -550,8 +550,15 @@ impl Arbiter {
             _ => self.holds.base(system, change.key_hash, base),
         };
         let store = &mut self.store;
-        let contest =
-            Contest { rules: &layout.rules, system, change, at: captured.committed_at, clocks: &self.clocks, bodies };
+        let contest = Contest {
+            rules: &layout.rules,
+            system,
+            change,
+            seq,
+            at: captured.committed_at,
+            clocks: &self.clocks,
+            bodies,
+        };
         let case = Case { layout, system, base, bugs: self.bugs };
         let Decided { ruling, clash, others_only, returned } = decide::decide(&case, change, &contest, store)?;
         let returned = if self.bugs.returned_left_out { 0 } else { returned };

@@ -8,6 +8,7 @@ use super::index::Slot;
 use super::merge::{self, United};
 use crate::change::{Change, Changes, Micros, Op, Rule};
 use crate::error::Result;
+use crate::position::Seq;
 use crate::rules::{Merge, OnDelete, Policy, Rules};
 use crate::schema::SystemId;
 use crate::value::{Datum, Value};
@@ -17,6 +18,8 @@ pub(super) struct Contest<'a> {
     pub rules: &'a Rules,
     pub system: SystemId,
     pub change: &'a Change<'a>,
+    /// Of the entry in the making.
+    pub seq: Seq,
     /// When it was committed, by its server's clock.
     pub at: Micros,
     /// By system: how much its clock is ahead of ours.
@@ -39,6 +42,11 @@ impl Contest<'_> {
     pub fn weigh(&self, latest: Slot, merge: Option<(usize, Merge)>) -> Result<(Weighed, Rule)> {
         if latest.is_decided() {
             return Ok((Weighed::Loses, Rule::Person));
+        }
+        if latest.seq() == self.seq && self.rules.policy != Policy::Manual {
+            // A deletion that is told again because an insert of this very transaction lost to it: so
+            // does what the transaction made of that row.
+            return Ok((Weighed::Loses, self.rules.policy.into()));
         }
         let deletes = self.change.op == Op::Delete;
         if deletes != latest.deleted() {
@@ -143,8 +151,16 @@ fn rule_of(merge: Merge) -> Rule {
         Merge::Min => Rule::Min,
         Merge::Union => Rule::Union,
         Merge::Add => Rule::Add,
-        Merge::Policy(Policy::Authority) => Rule::Authority,
-        Merge::Policy(Policy::Latest) => Rule::Latest,
-        Merge::Policy(Policy::Manual) => Rule::Manual,
+        Merge::Policy(policy) => policy.into(),
+    }
+}
+
+impl From<Policy> for Rule {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Authority => Rule::Authority,
+            Policy::Latest => Rule::Latest,
+            Policy::Manual => Rule::Manual,
+        }
     }
 }

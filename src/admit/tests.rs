@@ -1,4 +1,5 @@
 use super::*;
+use crate::rules::{Policy, Rules};
 use crate::schema::{EntityId, EntitySchema, Field};
 use crate::value::{Datum, Kind, Value};
 
@@ -95,4 +96,53 @@ fn a_system_needs_nothing_that_is_not_for_it() {
     arbiter.captured(captured(&topology, 1, 2, 3, 1), &spool).unwrap();
 
     assert_eq!((arbiter.applies_from(SystemId(0)), arbiter.applies_from(SystemId(1))), (4, 5));
+}
+
+/// An insert lost to a later deletion, which is told again; what its transaction made of the row afterwards
+/// must not meet that as something of unknown age.
+#[test]
+fn what_follows_a_lost_insert_in_its_transaction_loses_too() {
+    let mut topology = topology();
+    let rules = Rules { policy: Policy::Latest, by_field: true, ..Rules::default() };
+    topology.entities[0].rules = Arc::new(rules);
+    let schema = topology.schema.clone();
+    let row = |count| [Datum::Value(Value::Int(1)), count].into_iter();
+    let five = || row(Datum::Value(Value::Int(5)));
+    let mut body = ChangeWriter::default();
+    body.push(&schema, EntityId(0), Op::Delete, Some(five()), None::<std::array::IntoIter<Datum<'_>, 2>>);
+    let deleted =
+        Captured { committed_at: 10, body: Body::Inline(body.take().into()), ..captured(&topology, 1, 1, 0, 1) };
+    body.push(&schema, EntityId(0), Op::Insert, None::<std::array::IntoIter<Datum<'_>, 2>>, Some(five()));
+    body.push(&schema, EntityId(0), Op::Update, Some(five()), Some(row(Datum::Value(Value::Int(6)))));
+    let made_again =
+        Captured { committed_at: 5, body: Body::Inline(body.take().into()), ..captured(&topology, 0, 1, 0, 2) };
+    let mut arbiter = Arbiter::new(topology, Box::new(MemoryStore::default()));
+    struct At;
+    impl Bodies for At {
+        fn committed_at(&self, seq: Seq) -> Result<Option<Micros>> {
+            Ok((seq == 1).then_some(10))
+        }
+
+        fn chunks(&self, _: &SpoolRef, _: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+            unreachable!("nothing is spooled here")
+        }
+
+        fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
+            Ok(None)
+        }
+    }
+
+    arbiter.captured(deleted, &At).unwrap();
+    let admitted = arbiter.captured(made_again, &At).unwrap();
+
+    assert!(!admitted.records.iter().any(|record| matches!(record, Record::Quarantine(_))), "{admitted:?}");
+    let verdicts = admitted.records.iter().find_map(|record| match record {
+        Record::Entry(entry) => {
+            Some(entry.decisions.iter().map(|decision| decision.verdict.clone()).collect::<Vec<_>>())
+        }
+        _ => None,
+    });
+    let [told_again, lost] = &verdicts.unwrap()[..] else { panic!("{admitted:?}") };
+    assert!(matches!(told_again, Verdict::Replaced { everywhere: true, winner: Some(1), .. }), "{told_again:?}");
+    assert_eq!(*lost, Verdict::Rejected { winner: 2 });
 }

@@ -93,6 +93,10 @@ pub async fn prepare(
     let mut decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
     let new = config.systems.iter().filter(|system| !known.contains_key(&system.name));
     new.for_each(|system| decided.forget_published(&system.name));
+    // A table that was out of the file comes back as a new member, however soon.
+    for system in config.system_ids() {
+        decided.forget_published_beside(&config.system(system).name, &Needs::of(config, system).names());
+    }
     decided::save(config, &decided)?;
     Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
 }

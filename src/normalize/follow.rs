@@ -163,6 +163,13 @@ impl Decided {
         self.published.remove(system);
     }
 
+    /// Of all tables but these.
+    pub fn forget_published_beside(&mut self, system: &str, tables: &[TableName]) {
+        if let Some(published) = self.published.get_mut(system) {
+            published.retain(|table, _| tables.iter().any(|known| known.to_string() == *table));
+        }
+    }
+
     /// Which of its tables are published has not been looked at yet.
     pub fn knows_published(&self, system: &str) -> bool {
         self.published.contains_key(system)
