@@ -217,3 +217,27 @@ async fn started_while_mysql_is_down() {
 async fn started_while_mariadb_is_down() {
     started_without("erp").await;
 }
+
+/// A capture that connects anew begins behind echoes that the journal need not have heard of yet. What it
+/// begins from the server takes for received: a death right after that must not find it ahead of the journal.
+#[tokio::test]
+async fn a_death_right_after_a_new_connection_finds_the_log_where_the_journal_left_it() {
+    let entity = Entity::new("contact").key("id", Type::Int).field("name", Type::Varchar(60));
+    let mut world = World::of(&[CRM, ERP]).proxied("crm").entity(entity).start().await;
+    for id in 1..=3 {
+        world["erp"].execute(&format!("INSERT INTO contact VALUES ({id}, 'of erp')")).await;
+        world.agent.wait_quiet().await;
+        let streams = |world: &World| world.agent.log().matches("capture{system=crm}: capture streams").count();
+        let before = streams(&world);
+
+        world.proxy("crm").cut();
+        world.proxy("crm").pass();
+        super::support::eventually(SOON, || async {
+            if streams(&world) > before { Ok(()) } else { Err("not connected anew".to_owned()) }
+        })
+        .await;
+        world.agent.restart_after_kill();
+        world.agent.ready().await;
+    }
+    world.quiet().await;
+}

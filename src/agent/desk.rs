@@ -87,6 +87,7 @@ impl From<Ask> for Message {
 /// Told after the next sync.
 enum Waiting {
     Quarantined(oneshot::Sender<Result<()>>),
+    Resumed(oneshot::Sender<Resumed>, Resumed),
     Held { system: SystemId, reply: oneshot::Sender<Holding> },
     Copied(oneshot::Sender<Outcome>, Outcome),
     Marked(oneshot::Sender<()>),
@@ -386,9 +387,14 @@ impl Desk {
                 Collected::Passed { position, base } => self.passed(system, position, base),
             }),
             Message::Resume { system, reply } => {
-                // A source that went away meanwhile does not need the answer.
-                let SystemDesk { at, prepared, .. } = &self.systems[system.index()];
-                let _ = reply.send(Resumed { at: at.clone(), prepared: prepared.keys().cloned().collect() });
+                let SystemDesk { at, prepared, recorded, .. } = &self.systems[system.index()];
+                let resumed = Resumed { at: at.clone(), prepared: prepared.keys().cloned().collect() };
+                // Where it begins is acknowledged: the journal has it before.
+                if (&at.position, at.base) != (&recorded.0, recorded.1) {
+                    self.append(vec![self.systems[system.index()].record()])?;
+                    self.systems[system.index()].recorded();
+                }
+                self.waiting.push(Waiting::Resumed(reply, resumed));
                 Ok(())
             }
             Message::Ask(Ask::Quarantine { records, reply }) => {
@@ -635,6 +641,8 @@ impl Desk {
             // An applier that went away meanwhile finds the record when it opens again.
             match waiting {
                 Waiting::Quarantined(reply) => drop(reply.send(Ok(()))),
+                // A source that went away meanwhile does not need the answer.
+                Waiting::Resumed(reply, resumed) => drop(reply.send(resumed)),
                 Waiting::Held { system, reply } => {
                     let holding = Holding {
                         keys: self.arbiter.held(system),
