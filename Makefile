@@ -12,9 +12,9 @@ demo:
 # Servers are deleted afterwards, whatever happens; the status is that of the tests.
 with_servers = @trap 'fixtures/servers.sh down' EXIT; trap 'exit 130' INT TERM; fixtures/servers.sh up &&
 
-# Every test, on real servers: four at a time, because most of them wait for servers.
+# Every test, on real servers.
 test:
-	$(with_servers) cargo test --features failpoints -- --test-threads=4
+	$(with_servers) cargo test --features failpoints
 
 # The long figures in full (see tests/): 50 kills, a million rows, a minute of quiet.
 soak:

@@ -24,12 +24,17 @@ pub async fn watch(config: Arc<Config>, system: SystemId, status: Arc<Status>, s
     }
     while !stop.is_cancelled() {
         match stop.run_until_cancelled(look(&config, system)).await {
-            Some(Ok(clock)) => status.systems[system.index()].capture.clock_ahead.set(clock.ahead),
+            Some(Ok(clock)) => status.systems[system.index()].capture.clock_ahead.set(surely_ahead(clock)),
             Some(Err(error)) => debug!(error = %error, "the server's clock is not known"),
             None => return,
         }
         stop.run_until_cancelled(tokio::time::sleep(EVERY)).await;
     }
+}
+
+/// What may be none is taken for none: an answer that was slow would make a clock wrong that is right.
+fn surely_ahead(clock: Clock) -> i64 {
+    if clock.ahead.abs() <= clock.doubt { 0 } else { clock.ahead }
 }
 
 async fn look(config: &Config, system: SystemId) -> Result<Clock> {
@@ -58,4 +63,15 @@ async fn look(config: &Config, system: SystemId) -> Result<Clock> {
         }
     }
     Ok(best.expect("it was asked at least once"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_makes_no_clock_wrong() {
+        assert_eq!(surely_ahead(Clock { ahead: -80_000, doubt: 85_000 }), 0);
+        assert_eq!(surely_ahead(Clock { ahead: -80_000, doubt: 500 }), -80_000);
+    }
 }
