@@ -33,12 +33,32 @@ pub enum Op {
 }
 
 impl Op {
+    pub const ALL: [Op; 3] = [Op::Insert, Op::Update, Op::Delete];
+
     pub fn name(self) -> &'static str {
         match self {
             Op::Insert => "insert",
             Op::Update => "update",
             Op::Delete => "delete",
         }
+    }
+}
+
+/// How many changes there were, by what they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Operations([u64; 3]);
+
+impl Operations {
+    pub fn add(&mut self, op: Op) {
+        self.0[op as usize - 1] += 1;
+    }
+
+    pub fn get(&self, op: Op) -> u64 {
+        self.0[op as usize - 1]
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
     }
 }
 

@@ -4,11 +4,14 @@
 //! The books balance (invariant 8). Per system: captured = journaled + filtered + rejected +
 //! quarantined at capture. Per target: addressed = applied + coalesced + held + pending.
 
+mod histogram;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::change::{Outcome, Rule};
+pub use self::histogram::Histogram;
+use crate::change::{Op, Operations, Outcome, Rule};
 use crate::error::Error;
 
 #[derive(Debug, Default)]
@@ -39,6 +42,27 @@ impl Gauge {
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Changes by what they do.
+#[derive(Debug, Default)]
+pub struct OperationCounters([Counter; 3]);
+
+impl OperationCounters {
+    pub fn add(&self, operations: &Operations) {
+        Op::ALL.iter().zip(&self.0).for_each(|(op, counter)| counter.add(operations.get(*op)));
+    }
+
+    pub fn get(&self, op: Op) -> u64 {
+        self.0[op as usize - 1].get()
+    }
+}
+
+/// Rows that were written, by how: a row that is as it should be, or one that is gone.
+#[derive(Debug, Default)]
+pub struct WriteCounters {
+    pub writes: Counter,
+    pub deletes: Counter,
 }
 
 /// Of one half (capture or apply) of a system; the system shows the worse of the two.
@@ -92,6 +116,12 @@ pub struct CaptureStatus {
     pub changes: Counter,
     /// Of these: into entries, accepted.
     pub journaled: Counter,
+    /// The same by entity, in the order of [`Status::entities`].
+    pub entities: Vec<OperationCounters>,
+    /// Of local transactions, in canonical form.
+    pub bytes: Counter,
+    /// Connections that ended and were made anew.
+    pub retries: Counter,
     /// Outside a `where` filter on both sides, or drift in a `target` table.
     pub filtered: Counter,
     pub drift: Counter,
@@ -113,11 +143,14 @@ pub struct CaptureStatus {
     pub lag: Gauge,
     /// How far the server's clock is ahead of ours, µs; 0 where nothing is decided by it.
     pub clock_ahead: Gauge,
-    /// Bytes of WAL that a PostgreSQL server keeps for us; negative where it is not known.
+    /// Bytes of log that the server keeps: in PostgreSQL the WAL for our slot, else all binlogs;
+    /// negative where it is not known.
     pub retained_bytes: Gauge,
+    /// Bytes of log between where we are and its end; negative where it is not known.
+    pub lag_bytes: Gauge,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ApplyStatus {
     pub state: Mutex<State>,
     /// Last seq applied or skipped.
@@ -135,10 +168,46 @@ pub struct ApplyStatus {
     /// Changes set aside, or folded onto one that is.
     pub held: Counter,
     pub retries: Counter,
-    /// Source commit → target commit of the last entry, µs.
-    pub latency: Gauge,
+    /// Of the changes written, by entity in the order of [`Status::entities`].
+    pub entities: Vec<WriteCounters>,
+    /// Of changes addressed to this system, in canonical form, written or not.
+    pub bytes: Counter,
+    /// Source commit → target commit of live transactions, in seconds.
+    pub latency: Histogram<LATENCY_BUCKETS>,
+    /// Changes of one target transaction.
+    pub batches: Histogram<BATCH_BUCKETS>,
+    /// Keys in quarantine.
+    pub quarantined: Gauge,
     /// Commit time of the oldest entry not yet applied, µs; 0 when there is none.
     pub oldest_pending: Gauge,
+}
+
+const LATENCY_BUCKETS: usize = 16;
+const BATCH_BUCKETS: usize = 6;
+const SYNC_BUCKETS: usize = 12;
+
+impl Default for ApplyStatus {
+    fn default() -> Self {
+        ApplyStatus {
+            state: Mutex::default(),
+            seq: Counter::default(),
+            commits: Counter::default(),
+            transactions: Counter::default(),
+            addressed: Counter::default(),
+            changes: Counter::default(),
+            coalesced: Counter::default(),
+            held: Counter::default(),
+            retries: Counter::default(),
+            entities: Vec::new(),
+            bytes: Counter::default(),
+            latency: Histogram::new([
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0,
+            ]),
+            batches: Histogram::new([1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0]),
+            quarantined: Gauge::default(),
+            oldest_pending: Gauge::default(),
+        }
+    }
 }
 
 impl ApplyStatus {
@@ -156,6 +225,31 @@ pub struct SystemStatus {
     pub server: Mutex<(String, String)>,
     pub capture: CaptureStatus,
     pub apply: ApplyStatus,
+}
+
+impl SystemStatus {
+    pub fn new(name: Arc<str>, entities: usize) -> Self {
+        let capture = CaptureStatus::default();
+        let unknown = || {
+            let gauge = Gauge::default();
+            gauge.set(-1);
+            gauge
+        };
+        SystemStatus {
+            name,
+            server: Mutex::default(),
+            capture: CaptureStatus {
+                entities: (0..entities).map(|_| OperationCounters::default()).collect(),
+                retained_bytes: unknown(),
+                lag_bytes: unknown(),
+                ..capture
+            },
+            apply: ApplyStatus {
+                entities: (0..entities).map(|_| WriteCounters::default()).collect(),
+                ..ApplyStatus::default()
+            },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -218,7 +312,8 @@ pub struct Status {
     pub entities: Vec<EntityStatus>,
     pub journal_head: Counter,
     pub journal_bytes: Counter,
-    pub journal_syncs: Counter,
+    /// How long a group commit took, in seconds.
+    pub journal_syncs: Histogram<SYNC_BUCKETS>,
     /// Why the journal is not written: disk or max_size full. Capture pauses meanwhile.
     pub journal_error: Mutex<Option<String>>,
     /// Loads since the start, or since the last command began one.
@@ -246,20 +341,11 @@ impl Status {
             started: now(),
             max_lag: config.agent.max_lag,
             state: Mutex::new("starting"),
-            systems: config
-                .systems
-                .iter()
-                .map(|s| SystemStatus {
-                    name: s.name.clone(),
-                    server: Mutex::default(),
-                    capture: CaptureStatus::default(),
-                    apply: ApplyStatus::default(),
-                })
-                .collect(),
+            systems: config.systems.iter().map(|s| SystemStatus::new(s.name.clone(), config.entities.len())).collect(),
             entities: config.entities.iter().map(|e| EntityStatus::new(&e.name)).collect(),
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
-            journal_syncs: Counter::default(),
+            journal_syncs: sync_times(),
             journal_error: Mutex::default(),
             loads: Mutex::default(),
             desk_works: AtomicBool::default(),
@@ -271,6 +357,10 @@ impl Status {
             verify_ended: Gauge::default(),
         })
     }
+}
+
+pub(crate) fn sync_times() -> Histogram<SYNC_BUCKETS> {
+    Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5])
 }
 
 /// Microseconds since 1970-01-01 UTC, by this machine's clock.

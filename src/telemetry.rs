@@ -76,7 +76,15 @@ pub mod metric {
 
     pub const JOURNAL_HEAD: &str = "anechoic_journal_head_seq";
     pub const JOURNAL_BYTES: &str = "anechoic_journal_bytes";
-    pub const JOURNAL_SYNCS: &str = "anechoic_journal_syncs_total";
+    /// A histogram.
+    pub const JOURNAL_SYNCS: &str = "anechoic_journal_sync_seconds";
+
+    /// As every exporter names them.
+    pub const PROCESS_CPU: &str = "process_cpu_seconds_total";
+    pub const PROCESS_RESIDENT: &str = "process_resident_memory_bytes";
+    pub const PROCESS_VIRTUAL: &str = "process_virtual_memory_bytes";
+    pub const PROCESS_FILES: &str = "process_open_fds";
+    pub const PROCESS_THREADS: &str = "process_threads";
 
     /// Per system; `state` is a label, the current one is 1.
     pub const SYSTEM_STATE: &str = "anechoic_system_state";
@@ -93,7 +101,12 @@ pub mod metric {
     pub const CAPTURE_ECHOES: &str = "anechoic_capture_echoes_total";
     pub const CAPTURE_SIDE_EFFECTS: &str = "anechoic_capture_side_effect_changes_total";
     pub const CAPTURE_REWRITTEN: &str = "anechoic_capture_rewritten_rows_total";
+    pub const CAPTURE_BYTES: &str = "anechoic_capture_bytes_total";
+    pub const CAPTURE_RETRIES: &str = "anechoic_capture_retries_total";
+    /// By entity and operation; their sum is `CAPTURE_JOURNALED`.
+    pub const CAPTURE_ENTITY: &str = "anechoic_capture_entity_changes_total";
     pub const CAPTURE_LAG: &str = "anechoic_capture_lag_seconds";
+    pub const CAPTURE_LAG_BYTES: &str = "anechoic_capture_lag_bytes";
     pub const CAPTURE_LAST_COMMIT: &str = "anechoic_capture_last_commit_time_seconds";
     pub const CAPTURE_RETAINED: &str = "anechoic_capture_retained_bytes";
 
@@ -109,7 +122,13 @@ pub mod metric {
     pub const APPLY_HELD: &str = "anechoic_apply_held_changes_total";
     pub const APPLY_RETRIES: &str = "anechoic_apply_retries_total";
     pub const APPLY_LAG: &str = "anechoic_apply_lag_seconds";
+    pub const APPLY_BYTES: &str = "anechoic_apply_bytes_total";
+    /// By entity and operation (write, delete); their sum is `APPLY_CHANGES`.
+    pub const APPLY_ENTITY: &str = "anechoic_apply_entity_changes_total";
+    pub const APPLY_QUARANTINED: &str = "anechoic_apply_quarantined_keys";
+    /// Histograms.
     pub const APPLY_LATENCY: &str = "anechoic_apply_latency_seconds";
+    pub const APPLY_BATCH: &str = "anechoic_apply_batch_changes";
 
     pub const ENTITY_APPLIED: &str = "anechoic_entity_applied_changes_total";
     pub const ENTITY_CONFLICTS: &str = "anechoic_entity_conflicts_total";

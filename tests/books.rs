@@ -105,6 +105,20 @@ async fn every_change_has_one_fate_whatever_happens_to_it() {
     assert_eq!(SYSTEMS.map(|s| books.get("capture_journaled_changes_total", s)), [180, 180 + 62, 180 + 32]);
     assert_eq!(SYSTEMS.map(|s| written(&books, s)), [360 + 62 + 32, 360, 360 + 62 - 1]);
     books.assert_balanced(&SYSTEMS);
+    let made = |system: &str, op: &str| {
+        books.sample(&format!(
+            "capture_entity_changes_total{{system=\"{system}\",entity=\"contact\",operation=\"{op}\"}}"
+        ))
+    };
+    for system in SYSTEMS {
+        assert_eq!(["insert", "update", "delete"].map(|op| made(system, op)), [100.0, 70.0, 10.0], "{system}");
+        let deleted =
+            format!("apply_entity_changes_total{{system=\"{system}\",entity=\"contact\",operation=\"delete\"}}");
+        assert_eq!(books.sample(&deleted), 20.0, "{system}"); // the others'
+        assert!(books.sum("apply_latency_seconds_count", system) > 0, "{system}");
+        assert!(books.get("capture_bytes_total", system) > 100 * 20, "{system}");
+        assert!(books.get("apply_bytes_total", system) > 200 * 20, "{system}");
+    }
 
     // set aside in the shop: one is mended at its source, one stays; one cannot leave the shop
     crm.execute("INSERT INTO contact VALUES (9000, 'a', NULL), (9001, 'forbidden', NULL), (9002, 'forbidden', NULL)")

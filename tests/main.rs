@@ -28,6 +28,7 @@ mod login;
 mod log_forms;
 mod mapping;
 mod matrix;
+mod monitoring;
 mod operate;
 mod outage;
 mod policies;

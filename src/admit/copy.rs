@@ -89,7 +89,7 @@ impl Arbiter {
             let receivers = self.receivers_of_copy(change.entity.index(), system, copied.to.as_deref());
             receivers.iter().for_each(|target| addressed[target.index()] += 1);
             to = SystemSet(to.0 | receivers.0);
-            counts[change.entity.index()].journaled += 1;
+            counts[change.entity.index()].journaled.add(change.op);
         }
         for (keys, deleted) in entered.into_iter().zip([false, true]) {
             self.store.put_copies(keys, Slot::copy(seq, system, deleted))?;

@@ -40,7 +40,7 @@ pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
     Address, Body, Captured, Change, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Fate, Micros, Op,
-    Origin, Others, Outcome, Prepared, Quarantined, Record, SpoolRef, Verdict, Waiting, fold, overlay,
+    Operations, Origin, Others, Outcome, Prepared, Quarantined, Record, SpoolRef, Verdict, Waiting, fold, overlay,
 };
 use crate::error::{Error, Result};
 use crate::normalize::binding::Role;
@@ -108,7 +108,7 @@ pub struct Admitted {
 /// Changes of one entity in one transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    pub journaled: u64,
+    pub journaled: Operations,
     pub rejected: u64,
     /// Concurrent with what was journaled, whoever won.
     pub conflicts: u64,
@@ -539,7 +539,7 @@ impl Arbiter {
         draft.shown += 1;
         let others = layout.receivers.without(system);
         if !layout.indexed {
-            counts.journaled += 1;
+            counts.journaled.add(change.op);
             draft.address(others);
             return Ok(());
         }
@@ -574,7 +574,7 @@ impl Arbiter {
         }
         let (slots, everywhere, deleted) = match ruling {
             Ruling::Accepted { slots, everywhere } => {
-                counts.journaled += 1;
+                counts.journaled.add(change.op);
                 if clash.is_none() {
                     draft.conflicts.extend(self.waiting.superseded(change, layout.fields_of(slots), seq));
                 }
@@ -599,7 +599,7 @@ impl Arbiter {
                 return Ok(());
             }
             Ruling::Partly { slots, everywhere, winner, merged } => {
-                counts.journaled += 1;
+                counts.journaled.add(change.op);
                 decide::write_part(&mut draft.replacements, layout, change, slots, &merged);
                 let own = draft.replacements.bytes.len() as u64;
                 if others_only == 0 {
@@ -632,7 +632,7 @@ impl Arbiter {
                 (layout.every_slot(), true, true)
             }
             Ruling::Revived { everywhere, deletion } => {
-                counts.journaled += 1;
+                counts.journaled.add(change.op);
                 let missing = decide::write_revived(&mut draft.replacements, layout, change, deletion, bodies)?;
                 draft.decide(Verdict::Replaced { offset, everywhere, winner: None });
                 let encoded = &draft.replacements.bytes[offset as usize..];

@@ -125,7 +125,7 @@ impl Arbiter {
         walk(&by_hand.body, bodies, &mut |chunk| {
             for change in Changes::new(chunk) {
                 let layout = &self.layouts[change.entity.index()];
-                counts[change.entity.index()].journaled += 1;
+                counts[change.entity.index()].journaled.add(change.op);
                 layout.receivers.iter().for_each(|system| addressed[system.index()] += 1);
                 to = SystemSet(to.0 | layout.receivers.0);
                 let slots = layout.carried(&change);

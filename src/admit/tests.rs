@@ -71,8 +71,8 @@ fn a_large_transaction_costs_slots_until_all_have_seen_it_and_one_decision() {
     let before = arbiter.store.len();
     arbiter.passed(SystemId(1), Position::Memory { index: 2 }, 1, "".into()).unwrap();
 
-    assert_eq!(first.counts[0].journaled, 20_000);
-    assert_eq!(lost.counts[0], Counts { journaled: 0, rejected: 20_000, conflicts: 20_000, drift: 0 });
+    assert_eq!(first.counts[0].journaled.total(), 20_000);
+    assert_eq!(lost.counts[0], Counts { rejected: 20_000, conflicts: 20_000, ..Counts::default() });
     let Some(Record::Entry(entry)) = lost.records.last() else { panic!("{:?}", lost.records) };
     let rejected = Decision { from: 0, to: 20_000, verdict: Verdict::Rejected { winner: 1 } };
     assert_eq!(entry.decisions, [rejected]);

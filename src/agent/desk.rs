@@ -484,9 +484,16 @@ impl Desk {
         let at = &mut self.systems[system.index()].at;
         at.position = captured.position.clone();
         at.base = captured.base;
+        let capture = &self.status.systems[system.index()].capture;
         self.bytes += match &captured.body {
-            Body::Inline(bytes) => bytes.len() + 256,
-            Body::Spooled(_) => 256,
+            Body::Inline(bytes) => {
+                capture.bytes.add(bytes.len() as u64);
+                bytes.len() + 256
+            }
+            Body::Spooled(spool) => {
+                capture.bytes.add(spool.bytes);
+                256
+            }
         };
         let (base, committed_at) = (captured.base, captured.committed_at);
         let mut admitted = self.arbiter.captured(captured, &self.archive)?;
@@ -580,6 +587,10 @@ impl Desk {
 
     fn show_quarantine(&self) {
         self.quarantine.send_replace(self.arbiter.quarantine().cloned().collect());
+        for system in &self.status.systems {
+            let held = self.arbiter.quarantine().filter(|record| record.system == system.name);
+            system.apply.quarantined.set(held.count() as i64);
+        }
         for entity in &self.status.entities {
             entity.quarantined.set(self.arbiter.held_of(&entity.name) as i64);
         }
@@ -614,8 +625,9 @@ impl Desk {
     /// One sync for all that was taken in; then everybody hears of it.
     fn commit(&mut self) -> Result<()> {
         if std::mem::take(&mut self.appended) {
+            let began = Instant::now();
             self.patiently(|writer| writer.sync().map(drop))?;
-            self.status.journal_syncs.add(1);
+            self.status.journal_syncs.observe(began.elapsed().as_secs_f64());
         }
         if self.systems.iter().all(|desk| desk.at.base == desk.recorded.1) {
             self.needed_from = self.arbiter.needed_from();
@@ -662,14 +674,17 @@ impl Desk {
 
     fn count(&self, system: SystemId, admitted: &Admitted, committed_at: i64) {
         let capture = &self.status.systems[system.index()].capture;
-        for (counts, entity) in admitted.counts.iter().zip(&self.status.entities) {
-            capture.journaled.add(counts.journaled);
+        let entities = self.status.entities.iter().zip(&capture.entities);
+        for (counts, (entity, operations)) in admitted.counts.iter().zip(entities) {
+            let journaled = counts.journaled.total();
+            capture.journaled.add(journaled);
+            operations.add(&counts.journaled);
             capture.rejected.add(counts.rejected);
             capture.drift.add(counts.drift);
             capture.filtered.add(counts.drift);
             entity.conflicts.add(counts.conflicts);
             entity.rejected.add(counts.rejected);
-            if counts.journaled > 0 {
+            if journaled > 0 {
                 entity.last_change.set(committed_at.max(entity.last_change.get()));
             }
         }

@@ -61,6 +61,7 @@ use placing::{Asked, Placing};
 use prepare::Plan;
 use probe::AgentProbe;
 pub use reload::Reload;
+use retained::Retained;
 use source::Source;
 use target::Applying;
 use watch::{Renewal, Watch};
@@ -319,7 +320,9 @@ impl Agent {
                 notices: notices.clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
-            tasks.spawn(retained::watch(config.clone(), system, status.clone(), stop.clone()));
+            let taken = of_desk.taken.subscribe();
+            let retained = Retained { config: config.clone(), system, taken, status: status.clone() };
+            tasks.spawn(retained.watch(stop.clone()));
             tasks.spawn(clock::watch(config.clone(), system, status.clone(), stop.clone()));
         }
         tasks.spawn(tick(sender, stop.clone()));

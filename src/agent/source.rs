@@ -83,6 +83,7 @@ impl Source {
             let pause = backoff(attempt, rand::random());
             warn!(error = %error.full(), attempt, retry_in_ms = pause.as_millis() as u64, "capture ended, retrying");
             attempt += 1;
+            self.status.systems[self.system.index()].capture.retries.add(1);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,

@@ -258,12 +258,16 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         apply.changes.add(progress.applied);
         apply.coalesced.add(progress.coalesced);
         apply.held.add(progress.held);
-        for (entity, applied) in self.status.entities.iter().zip(&progress.entities) {
-            entity.applied.add(*applied);
+        apply.bytes.add(progress.bytes);
+        apply.batches.observe(progress.applied as f64);
+        let counters = self.status.entities.iter().zip(&apply.entities);
+        for (written, (entity, counter)) in progress.entities.iter().zip(counters) {
+            entity.applied.add(written.writes + written.deletes);
+            counter.writes.add(written.writes);
+            counter.deletes.add(written.deletes);
         }
-        if let Some(at) = progress.committed_at {
-            apply.latency.set(status::now() - at);
-        }
+        let now = status::now();
+        progress.committed_at.iter().for_each(|at| apply.latency.observe((now - at) as f64 / 1e6));
         debug!(
             seq = self.steps.passed(),
             rows = progress.applied,

@@ -232,9 +232,9 @@ impl Batch {
         self.rows.is_empty()
     }
 
-    /// The entity of each row that is left.
-    pub fn entities(&self) -> impl Iterator<Item = usize> {
-        self.rows.iter().map(|merged| merged.entity.index())
+    /// The entity of each row that is left, and whether it is to be gone.
+    pub fn entities(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.rows.iter().map(|merged| (merged.entity.index(), merged.image.is_none()))
     }
 
     /// The statements, in the order in which they are to be sent.

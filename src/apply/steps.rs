@@ -26,7 +26,7 @@ use crate::apply::TableRows;
 use crate::apply::batch::{Batch, Group, Routes};
 use crate::apply::filter::{self, Checked};
 use crate::apply::keys::{At, Keys, Refusal, Route};
-use crate::change::{Address, Body, Changes, Entry, HOPS_JOINED, Micros, Origin, Quarantined, Record, SpoolRef};
+use crate::change::{Address, Body, Changes, Entry, HOPS_JOINED, Micros, Op, Origin, Quarantined, Record, SpoolRef};
 use crate::error::{Error, Recovery, backoff};
 use crate::marker::Marker;
 use crate::position::Seq;
@@ -121,10 +121,19 @@ pub struct Progress {
     pub applied: u64,
     pub coalesced: u64,
     pub held: u64,
+    /// Of changes addressed to this system, in canonical form.
+    pub bytes: u64,
     /// Written, per entity.
-    pub entities: Vec<u64>,
-    /// Commit time of the last entry, in its source.
-    pub committed_at: Option<Micros>,
+    pub entities: Vec<Written>,
+    /// Commit times of live transactions, in their sources.
+    pub committed_at: Vec<Micros>,
+}
+
+/// Rows of one entity.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    pub writes: u64,
+    pub deletes: u64,
 }
 
 impl Progress {
@@ -136,15 +145,20 @@ impl Progress {
         self.applied += other.applied;
         self.coalesced += other.coalesced;
         self.held += other.held;
-        self.entities.resize(self.entities.len().max(other.entities.len()), 0);
-        self.entities.iter_mut().zip(&other.entities).for_each(|(sum, n)| *sum += n);
-        self.committed_at = other.committed_at.or(self.committed_at);
+        self.bytes += other.bytes;
+        self.entities.resize(self.entities.len().max(other.entities.len()), Written::default());
+        for (sum, written) in self.entities.iter_mut().zip(&other.entities) {
+            sum.writes += written.writes;
+            sum.deletes += written.deletes;
+        }
+        self.committed_at.extend(&other.committed_at);
     }
 
-    fn wrote(&mut self, entity: usize) {
+    fn wrote(&mut self, entity: usize, deleted: bool) {
         self.applied += 1;
-        self.entities.resize(self.entities.len().max(entity + 1), 0);
-        self.entities[entity] += 1;
+        self.entities.resize(self.entities.len().max(entity + 1), Written::default());
+        let written = &mut self.entities[entity];
+        *(if deleted { &mut written.deletes } else { &mut written.writes }) += 1;
     }
 }
 
@@ -584,6 +598,7 @@ impl Steps {
         self.each(entry, body, index, cursor, &mut |number, encoded| found.push((number, encoded)));
         batch.reserve(found.len());
         self.work.progress.addressed += found.len() as u64;
+        self.work.progress.bytes += found.iter().map(|(_, encoded)| encoded.len() as u64).sum::<u64>();
         if entry.seq <= self.known {
             self.work.progress.backlog += found.len() as u64;
         }
@@ -607,8 +622,8 @@ impl Steps {
 
     fn send(&mut self, batch: Batch, now: Micros) {
         self.work.progress.coalesced += batch.coalesced;
-        for entity in batch.entities() {
-            self.work.progress.wrote(entity);
+        for (entity, deleted) in batch.entities() {
+            self.work.progress.wrote(entity, deleted);
         }
         self.work.groups = batch.groups(&self.routes).into();
         self.work.checked = false;
@@ -648,8 +663,8 @@ impl Steps {
         if self.work.groups.is_empty()
             && let Some(Single { encoded, at, route }) = self.work.single.take()
         {
-            let entity = Changes::new(&encoded).next().expect("one encoded change").entity;
-            self.work.progress.wrote(entity.index());
+            let change = Changes::new(&encoded).next().expect("one encoded change");
+            self.work.progress.wrote(change.entity.index(), change.op == Op::Delete);
             self.keys.wrote(&encoded, at.seq, route);
         }
         self.write_on(now);
@@ -715,7 +730,8 @@ impl Steps {
         let Work { entries, progress, .. } = &mut self.work;
         progress.commits = 1;
         progress.transactions = entries.len() as u64;
-        progress.committed_at = entries.last().map(|entry| entry.committed_at);
+        let live = entries.iter().filter(|entry| matches!(entry.origin, Origin::System(_)));
+        progress.committed_at = live.map(|entry| entry.committed_at).collect();
         self.progress.add(progress);
     }
 

@@ -3,23 +3,33 @@
 //! Rendered by hand: the counters belong to the stages, and a registry would be a second home
 //! for each of them.
 
-use std::fmt::Write;
+mod page;
+mod process;
+
 use std::time::Duration;
 
+use self::page::Page;
+use self::process::Process;
 use super::health::readiness;
 use super::status::{Report, apply_lag, capture_lag, seconds, worst};
+use crate::change::Op;
 use crate::load::{Classes, Verdict};
 use crate::status::{EntityStatus, State, Status, SystemStatus};
 use crate::telemetry::metric;
 
 pub fn render(status: &Status, max_lag: Duration, now: i64) -> String {
     let mut page = Page::default();
-    agent(&mut page, status, max_lag, now);
-    capture(&mut page, &status.systems, now);
-    apply(&mut page, status, now);
-    entities(&mut page, &status.entities);
-    verified(&mut page, &status.verdicts.lock().expect("never held across a panic"));
+    process::render(&mut page, Process::now());
+    counters(&mut page, status, max_lag, now);
     page.text
+}
+
+fn counters(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
+    agent(page, status, max_lag, now);
+    capture(page, status, now);
+    apply(page, status, now);
+    entities(page, &status.entities);
+    verified(page, &status.verdicts.lock().expect("never held across a panic"));
 }
 
 fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
@@ -30,8 +40,8 @@ fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     page.one(metric::READY, "1 where /ready answers 200", f64::from(u8::from(ready)));
     page.one(metric::JOURNAL_HEAD, "Number of the last durable journal entry", float(status.journal_head.get()));
     page.one(metric::JOURNAL_BYTES, "Size of the journal on disk", float(status.journal_bytes.get()));
-    page.counter(metric::JOURNAL_SYNCS, "Group commits of the journal");
-    page.sample(metric::JOURNAL_SYNCS, &[], float(status.journal_syncs.get()));
+    page.histogram(metric::JOURNAL_SYNCS, "How long group commits of the journal took");
+    page.buckets(metric::JOURNAL_SYNCS, &[], &status.journal_syncs);
 
     page.gauge(metric::SYSTEM_STATE, "1 for the state that a system is in");
     for system in &status.systems {
@@ -43,9 +53,10 @@ fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     }
 }
 
-fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
+fn capture(page: &mut Page, status: &Status, now: i64) {
+    let systems = &status.systems;
     type Read = fn(&crate::status::CaptureStatus) -> u64;
-    let counters: [(&str, &str, Read); 10] = [
+    let counters: [(&str, &str, Read); 12] = [
         (metric::CAPTURE_TRANSACTIONS, "Local transactions read from a log, echoes not counted", |c| {
             c.transactions.get()
         }),
@@ -70,11 +81,22 @@ fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
         (metric::CAPTURE_REWRITTEN, "Rows that a trigger or an action rewrote while they were applied", |c| {
             c.rewritten.get()
         }),
+        (metric::CAPTURE_BYTES, "Captured transactions in canonical form", |c| c.bytes.get()),
+        (metric::CAPTURE_RETRIES, "Captures that ended and were made anew", |c| c.retries.get()),
     ];
     for (name, help, read) in counters {
         page.counter(name, help);
         for system in systems {
             page.sample(name, &[("system", &system.name)], float(read(&system.capture)));
+        }
+    }
+    page.counter(metric::CAPTURE_ENTITY, "Captured changes accepted into the journal, by entity and operation");
+    for system in systems {
+        for (entity, counters) in status.entities.iter().zip(&system.capture.entities) {
+            for op in Op::ALL {
+                let labels = [("system", &*system.name), ("entity", &entity.name), ("operation", op.name())];
+                page.sample(metric::CAPTURE_ENTITY, &labels, float(counters.get(op)));
+            }
         }
     }
     page.gauge(metric::CAPTURE_LAG, "How far behind its log's end a capture is; absent before the first read");
@@ -88,20 +110,26 @@ fn capture(page: &mut Page, systems: &[SystemStatus], now: i64) {
         let time = seconds(system.capture.last_commit.get());
         page.sample(metric::CAPTURE_LAST_COMMIT, &[("system", &system.name)], time);
     }
-    page.gauge(metric::CAPTURE_RETAINED, "Bytes of WAL that a PostgreSQL server keeps for the slot; absent if unknown");
-    for system in systems.iter().filter(|s| is_postgres(s) && s.capture.retained_bytes.get() >= 0) {
-        let bytes = system.capture.retained_bytes.get() as f64;
-        page.sample(metric::CAPTURE_RETAINED, &[("system", &system.name)], bytes);
+    type Bytes = fn(&crate::status::CaptureStatus) -> i64;
+    let gauges: [(&str, &str, Bytes); 2] = [
+        (metric::CAPTURE_LAG_BYTES, "Bytes of log that are not read yet; absent if unknown", |c| c.lag_bytes.get()),
+        (
+            metric::CAPTURE_RETAINED,
+            "Bytes of log that a server keeps: WAL for the slot, or all binlogs; absent if unknown",
+            |c| c.retained_bytes.get(),
+        ),
+    ];
+    for (name, help, read) in gauges {
+        page.gauge(name, help);
+        for system in systems.iter().filter(|system| read(&system.capture) >= 0) {
+            page.sample(name, &[("system", &system.name)], read(&system.capture) as f64);
+        }
     }
-}
-
-fn is_postgres(system: &SystemStatus) -> bool {
-    system.server.lock().expect("nobody panics while holding a name").0 == "postgresql"
 }
 
 fn apply(page: &mut Page, status: &Status, now: i64) {
     type Read = fn(&crate::status::ApplyStatus) -> u64;
-    let counters: [(&str, &str, Read); 7] = [
+    let counters: [(&str, &str, Read); 8] = [
         (metric::APPLY_COMMITS, "Target transactions committed", |a| a.commits.get()),
         (metric::APPLY_TRANSACTIONS, "Journal entries applied", |a| a.transactions.get()),
         (metric::APPLY_ADDRESSED, "Changes for a target: the sum of written, coalesced, held and pending", |a| {
@@ -113,6 +141,7 @@ fn apply(page: &mut Page, status: &Status, now: i64) {
         }),
         (metric::APPLY_HELD, "Changes set aside in quarantine, or folded onto one that is", |a| a.held.get()),
         (metric::APPLY_RETRIES, "Batches tried again", |a| a.retries.get()),
+        (metric::APPLY_BYTES, "Changes for a target in canonical form, of committed batches", |a| a.bytes.get()),
     ];
     let head = status.journal_head.get();
     let targets: Vec<&SystemStatus> = status
@@ -143,9 +172,29 @@ fn apply(page: &mut Page, status: &Status, now: i64) {
     for system in &targets {
         page.sample(metric::APPLY_LAG, &[("system", &system.name)], apply_lag(&system.apply, now));
     }
-    page.gauge(metric::APPLY_LATENCY, "From the source's commit to the target's, of the last entry");
+    page.gauge(metric::APPLY_QUARANTINED, "Records in quarantine on their way into a target");
     for system in &targets {
-        page.sample(metric::APPLY_LATENCY, &[("system", &system.name)], seconds(system.apply.latency.get()));
+        page.sample(metric::APPLY_QUARANTINED, &[("system", &system.name)], system.apply.quarantined.get() as f64);
+    }
+    page.counter(metric::APPLY_ENTITY, "Changes written, by entity and whether the row is gone now");
+    for system in &targets {
+        for (entity, counters) in status.entities.iter().zip(&system.apply.entities) {
+            for (operation, counter) in [("write", &counters.writes), ("delete", &counters.deletes)] {
+                let labels = [("system", &*system.name), ("entity", &entity.name), ("operation", operation)];
+                page.sample(metric::APPLY_ENTITY, &labels, float(counter.get()));
+            }
+        }
+    }
+    page.histogram(
+        metric::APPLY_LATENCY,
+        "From a transaction's commit in its source to the target's; loads not counted",
+    );
+    for system in &targets {
+        page.buckets(metric::APPLY_LATENCY, &[("system", &system.name)], &system.apply.latency);
+    }
+    page.histogram(metric::APPLY_BATCH, "Changes written by one target transaction");
+    for system in &targets {
+        page.buckets(metric::APPLY_BATCH, &[("system", &system.name)], &system.apply.batches);
     }
 }
 
@@ -234,212 +283,103 @@ fn float(n: u64) -> f64 {
     n as f64
 }
 
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn counter(&mut self, name: &str, help: &str) {
-        self.head(name, help, "counter");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str) {
-        self.head(name, help, "gauge");
-    }
-
-    /// A gauge without labels.
-    fn one(&mut self, name: &str, help: &str, value: f64) {
-        self.gauge(name, help);
-        self.sample(name, &[], value);
-    }
-
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.text.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
-            let open = if i == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{open}{label}=\"{}\"", escape(text));
-        }
-        let close = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.text, "{close} {value}");
-    }
-}
-
-fn escape(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::super::status::tests::{NOW, example};
     use super::*;
 
-    #[test]
-    fn metrics_have_base_units_and_documented_names() {
-        let text = render(&example(), Duration::from_secs(60), NOW);
-
-        insta::assert_snapshot!(text, @r#"
-# HELP anechoic_info Version and agent id
-# TYPE anechoic_info gauge
-anechoic_info{agent="hq",version="0.1.0"} 1
-# HELP anechoic_start_time_seconds Start of the process, seconds since 1970
-# TYPE anechoic_start_time_seconds gauge
-anechoic_start_time_seconds 1769857200
-# HELP anechoic_ready 1 where /ready answers 200
-# TYPE anechoic_ready gauge
-anechoic_ready 1
-# HELP anechoic_journal_head_seq Number of the last durable journal entry
-# TYPE anechoic_journal_head_seq gauge
-anechoic_journal_head_seq 1042
-# HELP anechoic_journal_bytes Size of the journal on disk
-# TYPE anechoic_journal_bytes gauge
-anechoic_journal_bytes 73400320
-# HELP anechoic_journal_syncs_total Group commits of the journal
-# TYPE anechoic_journal_syncs_total counter
-anechoic_journal_syncs_total 0
-# HELP anechoic_system_state 1 for the state that a system is in
-# TYPE anechoic_system_state gauge
-anechoic_system_state{system="crm",state="connecting"} 0
-anechoic_system_state{system="crm",state="loading"} 0
-anechoic_system_state{system="crm",state="streaming"} 1
-anechoic_system_state{system="crm",state="retrying"} 0
-anechoic_system_state{system="crm",state="stopped"} 0
-anechoic_system_state{system="shop",state="connecting"} 0
-anechoic_system_state{system="shop",state="loading"} 0
-anechoic_system_state{system="shop",state="streaming"} 1
-anechoic_system_state{system="shop",state="retrying"} 0
-anechoic_system_state{system="shop",state="stopped"} 0
-# HELP anechoic_capture_transactions_total Local transactions read from a log, echoes not counted
-# TYPE anechoic_capture_transactions_total counter
-anechoic_capture_transactions_total{system="crm"} 881
-anechoic_capture_transactions_total{system="shop"} 0
-# HELP anechoic_capture_changes_total Row changes read from a log: the sum of journaled, filtered, rejected and quarantined
-# TYPE anechoic_capture_changes_total counter
-anechoic_capture_changes_total{system="crm"} 9120
-anechoic_capture_changes_total{system="shop"} 0
-# HELP anechoic_capture_journaled_changes_total Captured changes accepted into the journal
-# TYPE anechoic_capture_journaled_changes_total counter
-anechoic_capture_journaled_changes_total{system="crm"} 9118
-anechoic_capture_journaled_changes_total{system="shop"} 0
-# HELP anechoic_capture_filtered_changes_total Captured changes outside a filter, or drift
-# TYPE anechoic_capture_filtered_changes_total counter
-anechoic_capture_filtered_changes_total{system="crm"} 0
-anechoic_capture_filtered_changes_total{system="shop"} 0
-# HELP anechoic_capture_rejected_changes_total Captured changes that lost a conflict
-# TYPE anechoic_capture_rejected_changes_total counter
-anechoic_capture_rejected_changes_total{system="crm"} 2
-anechoic_capture_rejected_changes_total{system="shop"} 0
-# HELP anechoic_capture_quarantined_changes_total Captured changes that cannot be carried
-# TYPE anechoic_capture_quarantined_changes_total counter
-anechoic_capture_quarantined_changes_total{system="crm"} 0
-anechoic_capture_quarantined_changes_total{system="shop"} 0
-# HELP anechoic_capture_drift_changes_total Local changes in tables that are only written to by the agent
-# TYPE anechoic_capture_drift_changes_total counter
-anechoic_capture_drift_changes_total{system="crm"} 0
-anechoic_capture_drift_changes_total{system="shop"} 0
-# HELP anechoic_capture_echoes_total Transactions of the agent that came back in a log and were dropped
-# TYPE anechoic_capture_echoes_total counter
-anechoic_capture_echoes_total{system="crm"} 430
-anechoic_capture_echoes_total{system="shop"} 0
-# HELP anechoic_capture_side_effect_changes_total Captured changes that triggers and referential actions made while the agent applied
-# TYPE anechoic_capture_side_effect_changes_total counter
-anechoic_capture_side_effect_changes_total{system="crm"} 0
-anechoic_capture_side_effect_changes_total{system="shop"} 0
-# HELP anechoic_capture_rewritten_rows_total Rows that a trigger or an action rewrote while they were applied
-# TYPE anechoic_capture_rewritten_rows_total counter
-anechoic_capture_rewritten_rows_total{system="crm"} 0
-anechoic_capture_rewritten_rows_total{system="shop"} 0
-# HELP anechoic_capture_lag_seconds How far behind its log's end a capture is; absent before the first read
-# TYPE anechoic_capture_lag_seconds gauge
-anechoic_capture_lag_seconds{system="crm"} 0.02
-anechoic_capture_lag_seconds{system="shop"} 0
-# HELP anechoic_capture_last_commit_time_seconds Commit time of the last transaction read; absent before the first
-# TYPE anechoic_capture_last_commit_time_seconds gauge
-# HELP anechoic_capture_retained_bytes Bytes of WAL that a PostgreSQL server keeps for the slot; absent if unknown
-# TYPE anechoic_capture_retained_bytes gauge
-anechoic_capture_retained_bytes{system="crm"} 0
-# HELP anechoic_apply_commits_total Target transactions committed
-# TYPE anechoic_apply_commits_total counter
-anechoic_apply_commits_total{system="crm"} 0
-anechoic_apply_commits_total{system="shop"} 0
-# HELP anechoic_apply_transactions_total Journal entries applied
-# TYPE anechoic_apply_transactions_total counter
-anechoic_apply_transactions_total{system="crm"} 161
-anechoic_apply_transactions_total{system="shop"} 0
-# HELP anechoic_apply_addressed_changes_total Changes for a target: the sum of written, coalesced, held and pending
-# TYPE anechoic_apply_addressed_changes_total counter
-anechoic_apply_addressed_changes_total{system="crm"} 5230
-anechoic_apply_addressed_changes_total{system="shop"} 0
-# HELP anechoic_apply_changes_total Changes written
-# TYPE anechoic_apply_changes_total counter
-anechoic_apply_changes_total{system="crm"} 5230
-anechoic_apply_changes_total{system="shop"} 0
-# HELP anechoic_apply_coalesced_changes_total Changes that a later one of their key in the same batch replaced
-# TYPE anechoic_apply_coalesced_changes_total counter
-anechoic_apply_coalesced_changes_total{system="crm"} 0
-anechoic_apply_coalesced_changes_total{system="shop"} 0
-# HELP anechoic_apply_held_changes_total Changes set aside in quarantine, or folded onto one that is
-# TYPE anechoic_apply_held_changes_total counter
-anechoic_apply_held_changes_total{system="crm"} 0
-anechoic_apply_held_changes_total{system="shop"} 0
-# HELP anechoic_apply_retries_total Batches tried again
-# TYPE anechoic_apply_retries_total counter
-anechoic_apply_retries_total{system="crm"} 0
-anechoic_apply_retries_total{system="shop"} 0
-# HELP anechoic_apply_seq Number of the last journal entry that a target has
-# TYPE anechoic_apply_seq gauge
-anechoic_apply_seq{system="crm"} 1042
-anechoic_apply_seq{system="shop"} 1040
-# HELP anechoic_apply_pending_entries Journal entries that a target does not have yet
-# TYPE anechoic_apply_pending_entries gauge
-anechoic_apply_pending_entries{system="crm"} 0
-anechoic_apply_pending_entries{system="shop"} 2
-# HELP anechoic_apply_pending_changes Changes for a target that it does not have yet
-# TYPE anechoic_apply_pending_changes gauge
-anechoic_apply_pending_changes{system="crm"} 0
-anechoic_apply_pending_changes{system="shop"} 0
-# HELP anechoic_apply_lag_seconds Age of the oldest entry that a target does not have yet
-# TYPE anechoic_apply_lag_seconds gauge
-anechoic_apply_lag_seconds{system="crm"} 0
-anechoic_apply_lag_seconds{system="shop"} 1.5
-# HELP anechoic_apply_latency_seconds From the source's commit to the target's, of the last entry
-# TYPE anechoic_apply_latency_seconds gauge
-anechoic_apply_latency_seconds{system="crm"} 0
-anechoic_apply_latency_seconds{system="shop"} 0
-# HELP anechoic_entity_applied_changes_total Changes written, over all targets
-# TYPE anechoic_entity_applied_changes_total counter
-anechoic_entity_applied_changes_total{entity="contact"} 9120
-# HELP anechoic_entity_conflicts_total Concurrent changes of one record in two systems
-# TYPE anechoic_entity_conflicts_total counter
-anechoic_entity_conflicts_total{entity="contact"} 3
-# HELP anechoic_entity_rejected_changes_total Changes that lost a conflict
-# TYPE anechoic_entity_rejected_changes_total counter
-anechoic_entity_rejected_changes_total{entity="contact"} 2
-# HELP anechoic_entity_rewritten_rows_total Rows that a system rewrote while they were applied there
-# TYPE anechoic_entity_rewritten_rows_total counter
-anechoic_entity_rewritten_rows_total{entity="contact"} 0
-# HELP anechoic_entity_conflicts_decided_total Conflicts by what decided them, and how that ended for the change that came second
-# TYPE anechoic_entity_conflicts_decided_total counter
-anechoic_entity_conflicts_decided_total{entity="contact",policy="latest",outcome="lost"} 2
-anechoic_entity_conflicts_decided_total{entity="contact",policy="manual",outcome="waiting"} 1
-# HELP anechoic_entity_waiting_conflicts Conflicts that wait for a person
-# TYPE anechoic_entity_waiting_conflicts gauge
-anechoic_entity_waiting_conflicts{entity="contact"} 1
-# HELP anechoic_entity_quarantined_keys Records in quarantine, over all targets
-# TYPE anechoic_entity_quarantined_keys gauge
-anechoic_entity_quarantined_keys{entity="contact"} 0
-# HELP anechoic_entity_last_change_time_seconds Commit time of the last change; absent before the first
-# TYPE anechoic_entity_last_change_time_seconds gauge
-anechoic_entity_last_change_time_seconds{entity="contact"} 1769860800.000001
-"#);
+    fn verdict() -> Verdict {
+        Verdict {
+            entity: "contact".into(),
+            against: "crm".into(),
+            ended: NOW,
+            seconds: 3.5,
+            outcome: "different".into(),
+            error: None,
+            systems: BTreeMap::from([("shop".into(), Classes { missing: 1, ..Classes::default() })]),
+        }
     }
 
     #[test]
-    fn labels_are_escaped() {
-        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    fn metrics_have_base_units_and_documented_names() {
+        let mut page = Page::default();
+        counters(&mut page, &example(), Duration::from_secs(60), NOW);
+
+        insta::assert_snapshot!(page.text);
+    }
+
+    /// The names that are told, histograms with what is made of them.
+    fn exported(text: &str) -> BTreeSet<String> {
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names = kinds.flat_map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let endings: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            endings.iter().map(move |ending| format!("{name}{ending}"))
+        });
+        names.collect()
+    }
+
+    /// What a query or a rule names of ours, with the labels that it picks by.
+    fn asked(text: &str) -> Vec<(String, Vec<String>)> {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let starts = text.match_indices("anechoic_").chain(text.match_indices("process_"));
+        let names = starts.filter(|(at, _)| !text[..*at].ends_with(word)).map(|(at, _)| {
+            let end = text[at..].find(|c| !word(c)).map_or(text.len(), |length| at + length);
+            let picked = text[end..].strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(of, _)| of);
+            let labels = picked.split(',').filter_map(|pair| pair.split(['=', '!']).next()).map(str::trim);
+            (text[at..end].to_owned(), labels.filter(|label| !label.is_empty()).map(str::to_owned).collect())
+        });
+        names.collect()
+    }
+
+    fn assert_exported(text: &str, asked: &[(String, Vec<String>)]) {
+        let exported = exported(text);
+        for (name, labels) in asked {
+            assert!(exported.contains(name), "{name} is asked for, and not told");
+            let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).collect();
+            for label in labels.iter().filter(|label| *label != "instance" && *label != "job") {
+                assert!(lines.iter().any(|line| line.contains(&format!("{label}=\""))), "{name} has no label {label}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_dashboard_and_the_alerts_ask_for_what_is_told() {
+        let status = example();
+        *status.verdicts.lock().unwrap() = vec![verdict()];
+        let text = render(&status, Duration::from_secs(60), NOW);
+
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../../config/grafana/anechoic.json")).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap().iter();
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+        let queries: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+        let rules = include_str!("../../config/prometheus/anechoic.rules.yml").lines().map(str::trim);
+        let rules: Vec<_> = rules.filter_map(|line| line.strip_prefix("expr: ")).map(str::to_owned).collect();
+
+        assert!(queries.len() > 30 && rules.len() > 10, "{} queries, {} rules", queries.len(), rules.len());
+        for query in queries.iter().chain(&rules).filter(|query| !query.starts_with("up{")) {
+            let asked = asked(query);
+            assert!(!asked.is_empty(), "{query}");
+            assert_exported(&text, &asked);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "anechoic_capture_echos_total is asked for, and not told")]
+    fn a_misspelt_metric_in_a_query_is_found() {
+        let text = render(&example(), Duration::from_secs(60), NOW);
+
+        assert_exported(&text, &asked("sum by (system) (rate(anechoic_capture_echos_total{instance=~\"$i\"}[5m]))"));
+    }
+
+    #[test]
+    #[should_panic(expected = "anechoic_apply_seq has no label entity")]
+    fn a_label_that_a_metric_lacks_is_found() {
+        let text = render(&example(), Duration::from_secs(60), NOW);
+
+        assert_exported(&text, &asked("anechoic_apply_seq{instance=\"a\",entity=\"contact\"}"));
     }
 }

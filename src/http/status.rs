@@ -306,18 +306,23 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::change::{Outcome, Rule};
+    use crate::change::{Op, Operations, Outcome, Rule};
     use crate::status::{Counter, Gauge};
 
     pub(crate) const NOW: i64 = 1_769_860_800_000_000;
 
     fn system(name: &str, kind: &str, version: &str) -> SystemStatus {
-        SystemStatus {
-            name: name.into(),
-            server: std::sync::Mutex::new((kind.into(), version.into())),
-            capture: CaptureStatus::default(),
-            apply: ApplyStatus::default(),
+        let system = SystemStatus::new(name.into(), 1);
+        *system.server.lock().unwrap() = (kind.into(), version.into());
+        system
+    }
+
+    fn operations(inserts: u64, updates: u64, deletes: u64) -> Operations {
+        let mut operations = Operations::default();
+        for (op, count) in Op::ALL.into_iter().zip([inserts, updates, deletes]) {
+            (0..count).for_each(|_| operations.add(op));
         }
+        operations
     }
 
     fn streaming(system: &SystemStatus) {
@@ -337,7 +342,7 @@ pub(crate) mod tests {
             entities: vec![EntityStatus::new("contact")],
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
-            journal_syncs: Counter::default(),
+            journal_syncs: crate::status::sync_times(),
             loads: Default::default(),
             verified: Default::default(),
             verdicts: Default::default(),
@@ -356,11 +361,18 @@ pub(crate) mod tests {
         crm.capture.changes.set(9120);
         crm.capture.journaled.set(9118);
         crm.capture.rejected.set(2);
+        crm.capture.entities[0].add(&operations(9000, 100, 18));
+        crm.capture.bytes.set(1_824_000);
+        crm.capture.retained_bytes.set(16_777_216);
+        crm.capture.lag_bytes.set(0);
         crm.capture.echoes.set(430);
         crm.apply.seq.set(1042);
         crm.apply.transactions.set(161);
         crm.apply.addressed.set(5230);
         crm.apply.changes.set(5230);
+        crm.apply.entities[0].writes.set(5200);
+        crm.apply.entities[0].deletes.set(30);
+        [0.004, 0.03, 0.04].into_iter().for_each(|seconds| crm.apply.latency.observe(seconds));
         status.systems[1].apply.seq.set(1040);
         status.systems[1].apply.oldest_pending.set(NOW - 1_500_000);
         status.entities[0].applied.set(9120);

@@ -26,6 +26,23 @@ impl Books {
         *self.0.get(&name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.0)) as u64
     }
 
+    pub fn known(&self, name: &str, system: &str) -> bool {
+        self.0.contains_key(&format!("anechoic_{name}{{system=\"{system}\"}}"))
+    }
+
+    /// The sum over all samples of a metric that have this label.
+    pub fn sum(&self, name: &str, system: &str) -> u64 {
+        let (name, label) = (format!("anechoic_{name}{{"), format!("system=\"{system}\""));
+        let samples = self.0.iter().filter(|(sample, _)| sample.starts_with(&name) && sample.contains(&label));
+        samples.map(|(_, value)| value).sum::<f64>() as u64
+    }
+
+    /// One sample, named in full: `capture_entity_changes_total{system="crm",entity="order",operation="delete"}`.
+    #[track_caller]
+    pub fn sample(&self, name: &str) -> f64 {
+        *self.0.get(&format!("anechoic_{name}")).unwrap_or_else(|| panic!("no anechoic_{name} in {:#?}", self.0))
+    }
+
     /// By how much a counter grew since `earlier`.
     #[track_caller]
     pub fn since(&self, earlier: &Books, name: &str, of: &str) -> u64 {
@@ -46,6 +63,12 @@ impl Books {
             let (addressed, pending) =
                 (self.get("apply_addressed_changes_total", system), self.get("apply_pending_changes", system));
             assert_eq!(addressed, pending + done.iter().map(|(_, n)| n).sum::<u64>(), "{system} {pending} {done:?}");
+            // by entity and operation the same
+            let journaled = self.get("capture_journaled_changes_total", system);
+            assert_eq!(self.sum("capture_entity_changes_total", system), journaled, "{system} by operation");
+            let written = self.get("apply_changes_total", system);
+            assert_eq!(self.sum("apply_entity_changes_total", system), written, "{system} by operation");
+            assert_eq!(self.sum("apply_batch_changes_sum", system), written, "{system} by batch");
             // nothing was counted twice
             assert!(addressed >= done.iter().map(|(_, n)| n).sum(), "{system} addressed {addressed} {done:?}");
         }

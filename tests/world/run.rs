@@ -461,7 +461,7 @@ impl World {
         for counts in &admitted.counts {
             self.tally.conflicts += counts.conflicts;
             self.tally.rejected += counts.rejected;
-            self.counted[0] += counts.journaled;
+            self.counted[0] += counts.journaled.total();
             self.counted[1] += counts.rejected;
             self.counted[2] += counts.drift;
         }

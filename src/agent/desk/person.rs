@@ -190,7 +190,7 @@ impl Desk {
         }
         for (counts, entity) in admitted.counts.iter().zip(&schema.entities) {
             let status = self.status.entities.iter().find(|status| status.name == entity.name);
-            if let (Some(status), true) = (status, counts.journaled > 0) {
+            if let (Some(status), true) = (status, counts.journaled.total() > 0) {
                 status.last_change.set(at.max(status.last_change.get()));
             }
         }

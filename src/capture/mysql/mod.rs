@@ -178,6 +178,17 @@ async fn log_status(conn: &mut Conn) -> Result<(BinlogPosition, String)> {
     Ok((BinlogPosition { file, offset }, executed))
 }
 
+/// The binlogs that the server has, each with its size.
+pub async fn binlogs(conn: &mut Conn) -> Result<Vec<BinlogPosition>> {
+    let rows: Vec<mysql_async::Row> =
+        conn.query("SHOW BINARY LOGS").await.map_err(|error| failed(error, "listing the binary logs"))?;
+    let log = |mut row: mysql_async::Row| {
+        let file = row.take_opt::<String, _>(0)?.ok()?;
+        Some(BinlogPosition { file, offset: row.take_opt::<u64, _>(1)?.ok()? })
+    };
+    Ok(rows.into_iter().filter_map(log).collect())
+}
+
 fn parse_gtids(text: &str) -> Result<GtidSet> {
     text.parse().map_err(|error: String| Error::stop(error, "report this as a bug, with the server's version"))
 }
