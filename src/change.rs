@@ -571,7 +571,8 @@ pub enum Record {
     },
     Quarantine(Quarantined),
     Refused(Refused),
-    /// The key is no longer held in that system: replaced by entry `by`.
+    /// The key is no longer held in that system: replaced by entry `by`, or given up by a person
+    /// up to that one.
     Released {
         system: Arc<str>,
         entity: Arc<str>,

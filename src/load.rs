@@ -11,6 +11,7 @@ use crate::normalize::binding::Role;
 
 /// `anechoic load`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LoadSpec {
     /// All that have a key where empty.
     pub entities: Vec<String>,
@@ -42,6 +43,7 @@ pub struct ResyncSpec {
 
 /// `anechoic verify`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VerifySpec {
     /// All that have a key where empty.
     pub entities: Vec<String>,

@@ -74,6 +74,8 @@ pub enum State {
     Streaming,
     Loading,
     Connecting,
+    /// By a person, until a person lets it go on.
+    Paused,
     /// With what went wrong; time or a reconnect may mend it.
     Retrying(String),
     /// With what went wrong and the way out; needs a person.
@@ -86,6 +88,7 @@ impl State {
             State::Unused | State::Streaming => "streaming",
             State::Loading => "loading",
             State::Connecting => "connecting",
+            State::Paused => "paused",
             State::Retrying(_) => "retrying",
             State::Stopped(_) => "stopped",
         }
@@ -225,11 +228,12 @@ pub struct SystemStatus {
     pub server: Mutex<(String, String)>,
     pub capture: CaptureStatus,
     pub apply: ApplyStatus,
+    /// A person has told it to stand still.
+    pub paused: AtomicBool,
 }
 
 impl SystemStatus {
     pub fn new(name: Arc<str>, entities: usize) -> Self {
-        let capture = CaptureStatus::default();
         let unknown = || {
             let gauge = Gauge::default();
             gauge.set(-1);
@@ -242,8 +246,9 @@ impl SystemStatus {
                 entities: (0..entities).map(|_| OperationCounters::default()).collect(),
                 retained_bytes: unknown(),
                 lag_bytes: unknown(),
-                ..capture
+                ..CaptureStatus::default()
             },
+            paused: AtomicBool::default(),
             apply: ApplyStatus {
                 entities: (0..entities).map(|_| WriteCounters::default()).collect(),
                 ..ApplyStatus::default()

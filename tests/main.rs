@@ -31,6 +31,7 @@ mod matrix;
 mod monitoring;
 mod operate;
 mod outage;
+mod person;
 mod policies;
 mod quarantine;
 mod reload;

@@ -159,6 +159,16 @@ impl Holds {
             .collect()
     }
 
+    /// What is held, where no retry of it is under way.
+    pub fn idle(&self, system: SystemId, key: u128) -> Option<&Quarantined> {
+        self.live.get(&(system, key)).filter(|hold| hold.retry().is_none()).map(|hold| &hold.quarantined)
+    }
+
+    /// No earlier retry is still to be seen in the system's log.
+    pub fn has_one_phase(&self, system: SystemId, key: u128) -> bool {
+        self.live.get(&(system, key)).is_some_and(|hold| hold.phases.len() == 1)
+    }
+
     /// After a restart everything is tried once more: whoever mended a table restarts the agent.
     pub fn wake(&mut self) {
         let waiting = self.live.values_mut().filter(|hold| hold.quarantined.attempts != NO_TIMER);

@@ -738,6 +738,35 @@ impl Arbiter {
         due.iter().map(|(system, quarantined)| Record::Entry(self.retry(*system, quarantined, now))).collect()
     }
 
+    /// A person wants this one tried now. Empty: it is held no longer, or being tried.
+    pub fn try_again(&mut self, quarantined: &Quarantined, now: Micros) -> Vec<Record> {
+        match self.idle(quarantined) {
+            Some((system, current)) => vec![Record::Entry(self.retry(system, &current, now))],
+            None => Vec::new(),
+        }
+    }
+
+    /// A person gives this one up: its system keeps the row that it has until somebody changes it
+    /// again. Empty: it is held no longer, or being tried, or its last retry has not been seen.
+    pub fn give_up(&mut self, quarantined: &Quarantined) -> Vec<Record> {
+        let Some((system, current)) = self.idle(quarantined) else { return Vec::new() };
+        let key_hash = change_of(&current).key_hash;
+        if current.last_seq != quarantined.last_seq || !self.holds.has_one_phase(system, key_hash) {
+            return Vec::new();
+        }
+        self.holds.release(system, key_hash);
+        let entity = current.schema.entity(change_of(&current).entity).name.as_str().into();
+        // An applier that has folded something newer onto it by now keeps that.
+        vec![Record::Released { system: current.system, entity, key_hash, by: quarantined.last_seq }]
+    }
+
+    /// What is held under its key, where no retry is under way.
+    fn idle(&self, quarantined: &Quarantined) -> Option<(SystemId, Quarantined)> {
+        let system = self.topology.find(&quarantined.system)?;
+        let current = self.holds.idle(system, change_of(quarantined).key_hash)?;
+        Some((system, current.clone()))
+    }
+
     /// A new entry addressed to the holding system alone, carrying the current version: the
     /// record's, onto which everything later was folded.
     fn retry(&mut self, system: SystemId, quarantined: &Quarantined, now: Micros) -> Entry {

@@ -33,6 +33,7 @@ use crate::change::{
     SpoolRef,
 };
 use crate::config::JournalConfig;
+use crate::control::Treated;
 use crate::error::{Error, Recovery, Result};
 use crate::failpoint;
 use crate::journal::{Journal, PositionRecord, Writer};
@@ -93,6 +94,7 @@ enum Waiting {
     Marked(oneshot::Sender<()>),
     Resolved(oneshot::Sender<Result<Seq>>, Seq),
     Undone(oneshot::Sender<Result<Option<Seq>>>, Option<Seq>),
+    Treated(oneshot::Sender<Result<Treated>>, Treated),
 }
 
 /// What the desk keeps of one system.
@@ -667,6 +669,7 @@ impl Desk {
                 Waiting::Marked(reply) => drop(reply.send(())),
                 Waiting::Resolved(reply, seq) => drop(reply.send(Ok(seq))),
                 Waiting::Undone(reply, seq) => drop(reply.send(Ok(seq))),
+                Waiting::Treated(reply, treated) => drop(reply.send(Ok(treated))),
             }
         }
         Ok(())

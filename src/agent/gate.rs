@@ -14,11 +14,13 @@ pub struct Gate {
     pub lost: bool,
     /// What its users wrote unseen is being found.
     pub comparing: bool,
+    /// A person wants it so.
+    pub paused: bool,
 }
 
 impl Gate {
     pub fn is_open(&self) -> bool {
-        self.placed && !self.lost && !self.comparing
+        self.placed && !self.lost && !self.comparing && !self.paused
     }
 }
 
@@ -32,4 +34,14 @@ pub fn set(gate: &Lever, change: impl FnOnce(&mut Gate)) {
         change(gate);
         *gate != before
     });
+}
+
+/// Until a person lets it go on.
+pub async fn while_paused(gate: &Lever) {
+    // We hold a lever ourselves, so it does not go away; so below.
+    let _ = gate.subscribe().wait_for(|gate| !gate.paused).await;
+}
+
+pub async fn until_paused(gate: &Lever) {
+    let _ = gate.subscribe().wait_for(|gate| gate.paused).await;
 }

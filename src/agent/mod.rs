@@ -21,6 +21,7 @@ mod desk;
 mod gate;
 mod herald;
 mod look;
+mod paused;
 mod person;
 mod prepare;
 mod placing;
@@ -57,6 +58,7 @@ use crate::status::{State, Status, SystemStatus};
 use copying::{Context, Loads, Resync};
 use desk::{Desk, Message, SystemDesk};
 use gate::{Gate, Lever};
+use paused::Paused;
 use placing::{Asked, Placing};
 use prepare::Plan;
 use probe::AgentProbe;
@@ -86,11 +88,19 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     let port = http::bind(&config).await?;
     let shown = tokio::sync::watch::Sender::new(Status::new(&config));
     let served = tokio::spawn(http::serve(port, shown.subscribe(), stop.clone()));
+    let asking = reload.asking();
     tokio::spawn(herald::announce(shown.subscribe(), stop.clone()));
     let result = loop {
         let (turn, status) = (stop.child_token(), shown.borrow().clone());
-        let mut turning =
-            Box::pin(turn_of(config.clone(), operator, status, socket.clone(), turn.clone(), stop.clone()));
+        let mut turning = Box::pin(turn_of(
+            config.clone(),
+            operator,
+            status,
+            socket.clone(),
+            turn.clone(),
+            stop.clone(),
+            asking.clone(),
+        ));
         let next = tokio::select! {
             ended = &mut turning => break ended,
             next = reload.next(&config) => next,
@@ -117,13 +127,15 @@ async fn turn_of(
     socket: Arc<Socket>,
     stop: CancellationToken,
     leave: CancellationToken,
+    reload: mpsc::Sender<reload::Asked>,
 ) -> Result<()> {
     status.journal_head.set(operator.journal.head());
     status.journal_bytes.set(operator.journal.bytes());
     copying::recall(&config, &status);
     let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
     let Some((plan, positions)) = prepared else { return Ok(()) };
-    let agent = Agent { config, status, stop, leave, known: operator.journal.head() };
+    let paused = Arc::new(Paused::load(&config));
+    let agent = Agent { config, status, stop, leave, known: operator.journal.head(), paused, reload };
     agent.run(plan, operator, positions, socket).await
 }
 
@@ -136,6 +148,9 @@ struct Agent {
     leave: CancellationToken,
     /// The journal's head when the agent started.
     known: Seq,
+    paused: Arc<Paused>,
+    /// Has the file read again.
+    reload: mpsc::Sender<reload::Asked>,
 }
 
 impl Agent {
@@ -155,7 +170,10 @@ impl Agent {
             stop: self.leave.clone(),
             wiring: Mutex::new(Arc::new(self.probed(&plan.model, &wiring))),
             ask,
+            paused: self.paused.clone(),
+            reload: self.reload.clone(),
         });
+        probe.pause_as_told();
         let answering = tokio::spawn(control::serve(socket, probe.clone(), self.stop.clone()));
         *self.status.state.lock().expect("never held across a panic") = "running";
         info!("running");
@@ -216,7 +234,8 @@ impl Agent {
         let gates: Vec<Lever> = resyncs
             .iter()
             .map(|mark| Gate { comparing: mark.as_ref().is_some_and(comparing), ..Gate::default() })
-            .map(Lever::new)
+            .zip(&config.systems)
+            .map(|(gate, system)| Lever::new(Gate { paused: self.paused.contains(&system.name), ..gate }))
             .collect();
         let (sender, inbox) = mpsc::channel(INBOX);
         let stop = self.stop.child_token();
@@ -253,6 +272,7 @@ impl Agent {
             taken: wiring.desk.systems().iter().map(|system| system.taken.subscribe()).collect(),
             receives: self.config.system_ids().map(|system| receives(model, system)).collect(),
             quarantine: wiring.desk.quarantine(),
+            gates: wiring.gates.clone(),
             loads: wiring.loads.clone(),
             schema: model.schema.clone(),
             desk: wiring.sender.downgrade(),

@@ -9,6 +9,7 @@ use crate::audit::conflicts::{self, Conflict, ListSpec, Shown};
 use crate::audit::resolve::{Choice, Resolved};
 use crate::audit::undo::{self, UndoSpec, Undone};
 use crate::change::{ConflictId, Conflicted};
+use crate::control::{HeldSpec, OfHeld, Treated};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -70,6 +71,17 @@ impl AgentProbe {
             }
         }
         Err(Error::retry("the rows are changed faster than they can be taken back; try again"))
+    }
+
+    /// Those that fit, as the arbiter holds them when it comes to it.
+    pub(super) async fn treat_held(&self, of: HeldSpec, what: OfHeld) -> Result<Treated> {
+        let held: Vec<_> = self.wiring().quarantine.borrow().iter().filter(|record| of.fits(record)).cloned().collect();
+        if held.is_empty() && !of.all() {
+            return Err(Error::stop("nothing like that is in quarantine", "anechoic quarantine"));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.lay(Person::Held { held, what, reply }).await?;
+        answer.await.map_err(|_| away())?
     }
 
     async fn lay(&self, person: Person) -> Result<()> {

@@ -1,19 +1,24 @@
 //! What the control socket may ask of the running agent.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::copying::Loads;
 use super::desk::Message;
+use super::gate::{self, Lever};
+use super::paused::Paused;
+use super::reload;
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
 use crate::audit::resolve::{Choice, Resolved};
 use crate::audit::undo::{UndoSpec, Undone};
 use crate::capture;
 use crate::change::{ConflictId, Quarantined, ResyncMark, ResyncState};
-use crate::config::{Config, Engine};
-use crate::control::{Held, Probe};
+use crate::config::{Config, Engine, nearest};
+use crate::control::{Held, HeldSpec, OfHeld, Probe, Treated};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
@@ -27,6 +32,8 @@ pub struct AgentProbe {
     pub stop: CancellationToken,
     pub wiring: Mutex<Arc<Wiring>>,
     pub ask: mpsc::Sender<ResyncMark>,
+    pub paused: Arc<Paused>,
+    pub reload: mpsc::Sender<reload::Asked>,
 }
 
 /// What is made anew with the flows; until then the former one answers.
@@ -37,6 +44,7 @@ pub struct Wiring {
     /// Per system: whether anything is applied there.
     pub receives: Vec<bool>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
+    pub gates: Vec<Lever>,
     pub loads: Loads,
     pub schema: Arc<Schema>,
     pub desk: mpsc::WeakSender<Message>,
@@ -45,6 +53,18 @@ pub struct Wiring {
 impl AgentProbe {
     pub fn renew(&self, wiring: Wiring) {
         *self.wiring.lock().expect("never held across a panic") = Arc::new(wiring);
+        // Told while it was being made.
+        self.pause_as_told();
+    }
+
+    /// Moves gates and shown states to what people have said last.
+    pub fn pause_as_told(&self) {
+        let wiring = self.wiring();
+        for (system, gate) in self.config.system_ids().zip(&wiring.gates) {
+            let paused = self.paused.contains(&self.config.system(system).name);
+            self.status.systems[system.index()].paused.store(paused, Ordering::Relaxed);
+            gate::set(gate, |gate| gate.paused = paused);
+        }
     }
 
     pub(super) fn wiring(&self) -> Arc<Wiring> {
@@ -132,7 +152,36 @@ impl Probe for AgentProbe {
         self.take_back(spec).await
     }
 
+    fn pause(&self, system: &str, paused: bool) -> Result<()> {
+        known(&self.config, system)?;
+        self.paused.set(system, paused)?;
+        self.pause_as_told();
+        info!(system, "{}", if paused { "paused by a person" } else { "goes on, as a person says" });
+        Ok(())
+    }
+
+    async fn set_aside(&self, of: HeldSpec, what: OfHeld) -> Result<Treated> {
+        self.treat_held(of, what).await
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let busy = || Error::retry("the file is being read already; try again");
+        self.reload.try_send(reply).map_err(|_| busy())?;
+        answer.await.map_err(|_| busy())?
+    }
+
     fn stop(&self) {
         self.stop.cancel();
     }
+}
+
+fn known(config: &Config, name: &str) -> Result<()> {
+    let names = || config.systems.iter().map(|system| &*system.name);
+    if names().any(|known| known == name) {
+        return Ok(());
+    }
+    let near = nearest(name, names()).map_or_else(String::new, |near| format!("; nearest: {near:?}"));
+    let known = names().collect::<Vec<_>>().join(", ");
+    Err(Error::stop(format!("there is no system {name:?}{near}"), format!("one of: {known}")))
 }

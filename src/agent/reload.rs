@@ -1,4 +1,4 @@
-//! SIGHUP: the file is read again, and the agent works by it from then on.
+//! SIGHUP, or a command: the file is read again, and the agent works by it from then on.
 //!
 //! What would keep an agent from starting with it keeps this one with what it has. Else all
 //! flows are taken down in order and made anew from the journal, as at a restart; the port
@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use super::decided;
@@ -20,27 +21,48 @@ pub struct Reload {
     file: PathBuf,
     hangup: Signal,
     manager: Option<Manager>,
+    asking: mpsc::Sender<Asked>,
+    asked: mpsc::Receiver<Asked>,
 }
+
+/// Told whether the file is taken.
+pub type Asked = oneshot::Sender<Result<()>>;
 
 impl Reload {
     /// From now on SIGHUP no longer ends the process.
     pub fn on_hangup(file: PathBuf) -> Result<Self> {
-        Ok(Reload { file, hangup: signal(SignalKind::hangup())?, manager: Manager::from_env() })
+        let (asking, asked) = mpsc::channel(1);
+        Ok(Reload { file, hangup: signal(SignalKind::hangup())?, manager: Manager::from_env(), asking, asked })
+    }
+
+    /// For those who ask in another way, and want to hear what became of it.
+    pub(super) fn asking(&self) -> mpsc::Sender<Asked> {
+        self.asking.clone()
     }
 
     /// Returns when it was asked for, with a file that the agent can work by.
     pub async fn next(&mut self, running: &Config) -> Config {
         loop {
-            if self.hangup.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
+            let asked = tokio::select! {
+                hangup = self.hangup.recv() => match hangup {
+                    Some(()) => None,
+                    None => std::future::pending().await,
+                },
+                // We hold a sender ourselves.
+                asked = self.asked.recv() => asked,
+            };
             info!(file = %self.file.display(), "reading the file again");
             self.tell("RELOADING=1");
             match self.read(running).await {
-                Ok(config) => return config,
+                Ok(config) => {
+                    // Who went away does not need the answer; so below.
+                    asked.map(|asked| asked.send(Ok(())));
+                    return config;
+                }
                 Err(error) => {
                     error!(error = %error.full(), "the file is not taken: the agent goes on with what it has");
                     self.tell("READY=1");
+                    asked.map(|asked| asked.send(Err(error)));
                 }
             }
         }

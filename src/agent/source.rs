@@ -60,8 +60,10 @@ impl Source {
         let state = &self.status.systems[self.system.index()].capture.state;
         let mut attempt = 0;
         while !stop.is_cancelled() {
+            stop.run_until_cancelled(gate::while_paused(&self.gate)).await;
             let error = match self.stream(&stop, &mut attempt).await {
-                Ok(()) => return,
+                // Told to stop, or to pause.
+                Ok(()) => continue,
                 Err(error) => error.of_system(&self.config.system(self.system).name),
             };
             match error.is_lost() {
@@ -154,9 +156,20 @@ impl Source {
             if self.must_pause() {
                 return Err(Error::retry("the journal is full: nothing is read until a system takes what is in it"));
             }
-            match &mut capture {
-                Either::Postgres(capture) => capture.read(&mut normalizer).await?,
-                Either::Mysql(capture) => capture.read(&mut normalizer).await?,
+            let read = async {
+                match &mut capture {
+                    Either::Postgres(capture) => capture.read(&mut normalizer).await,
+                    Either::Mysql(capture) => capture.read(&mut normalizer).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                read = read => read?,
+                // What was read and not handed on is read, and counted, again.
+                () = gate::until_paused(&self.gate) => {
+                    info!("capture pauses");
+                    return Ok(());
+                }
             }
             if *attempt > 0 || !self.gate.borrow().placed {
                 *attempt = 0;

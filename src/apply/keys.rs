@@ -77,6 +77,14 @@ impl Keys {
         self.held.entry(key).or_insert_with(|| quarantined.clone());
     }
 
+    /// A person has given up what was held of this key up to entry `by`. Where a retry freed it,
+    /// nothing is held that is so old.
+    pub fn given_up(&mut self, key: u128, by: Seq) {
+        if self.held.get(&key).is_some_and(|record| record.last_seq <= by) {
+            self.held.remove(&key);
+        }
+    }
+
     /// Decides on a change of entry `seq`, and folds it where its key is held. `retries`: the
     /// record that the entry carries, where it is a retry.
     pub fn route(&mut self, change: &Change<'_>, at: At, retries: Option<Seq>, now: Micros) -> Route {

@@ -449,6 +449,9 @@ impl Steps {
             {
                 self.keys.set_aside(&quarantined);
             }
+            Some(Record::Released { system, key_hash, by, .. }) if *system == *self.routes.name => {
+                self.keys.given_up(key_hash, by);
+            }
             Some(_) => {}
         }
     }

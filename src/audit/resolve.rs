@@ -15,6 +15,7 @@ use crate::value::{Datum, Row, write_datum};
 
 /// `anechoic conflicts resolve`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Choice {
     pub id: String,
     /// Whose version stands; that which is there where absent.

@@ -8,6 +8,8 @@ mod check;
 mod conflicts;
 mod demo;
 mod load;
+mod person;
+mod quarantine;
 mod run;
 mod setup;
 mod status;
@@ -63,7 +65,15 @@ pub enum Command {
     /// Return when everything committed before the call is applied everywhere
     Wait(WaitOptions),
     /// Show what the running agent does
-    Status(Print),
+    Status(StatusOptions),
+    /// Neither read from a system nor write to it, until it is resumed; kept over restarts
+    Pause(OneSystem),
+    /// Let a paused system go on, from where it stood
+    Resume(OneSystem),
+    /// Have the running agent read its configuration again; says why where it is not taken
+    Reload,
+    /// Show the changes that a system refused; try them again, or give them up
+    Quarantine(QuarantineOptions),
     /// Show which changes met, and how that ended; decide those that wait for a person
     Conflicts(ConflictsOptions),
     /// Take transactions back in all systems: what they changed becomes what it was before them
@@ -74,6 +84,69 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Print {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    /// Draw it again every second, with rates, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct OneSystem {
+    /// As the configuration names it
+    #[arg(value_name = "SYSTEM")]
+    pub system: String,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct QuarantineOptions {
+    #[command(subcommand)]
+    pub action: Option<QuarantineAction>,
+    #[command(flatten)]
+    pub print: QuarantinePrint,
+}
+
+#[derive(Debug, Args)]
+pub struct QuarantinePrint {
+    /// Show the rows as they are to be, too
+    #[arg(long)]
+    pub values: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineAction {
+    /// Try now what waits for its time, or for a person who has mended what refused it
+    Retry(WhichHeld),
+    /// Give a change up: the system keeps the row that it has until somebody changes it again
+    Drop(WhichHeld),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["key", "all"]).required(true)))]
+pub struct WhichHeld {
+    /// The system that refuses it
+    #[arg(value_name = "SYSTEM")]
+    pub system: String,
+    #[arg(value_name = "ENTITY")]
+    pub entity: Option<String>,
+    /// As the list shows it; of several fields: "7, DE"
+    #[arg(value_name = "KEY", requires = "entity")]
+    pub key: Option<String>,
+    /// All of the system, or of the entity where one is named
+    #[arg(long)]
+    pub all: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -339,7 +412,11 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             Ok(Outcome::Broken)
         }),
         Command::Wait(options) => wait::wait(&config, &options).await,
-        Command::Status(print) => status::status(&config, &print).await,
+        Command::Status(options) => status::status(&config, &options).await,
+        Command::Pause(of) => person::pause(&config, of.system, true).await,
+        Command::Resume(of) => person::pause(&config, of.system, false).await,
+        Command::Reload => person::reload(&config).await,
+        Command::Quarantine(options) => quarantine::quarantine(&config, options).await,
         Command::Conflicts(options) => conflicts::conflicts(&config, options).await,
         Command::Undo(options) => undo::undo(&config, options).await,
         Command::Demo(_) => unreachable!("handled above"),

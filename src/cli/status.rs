@@ -1,25 +1,62 @@
 //! `anechoic status`: of the running agent, else of its journal.
 
-use std::fmt::Write;
+mod table;
 
-use super::{Outcome, Print, print, print_json};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Outcome, StatusOptions, print, print_json};
 use crate::config::Config;
 use crate::control::{Answer, Client, Held, Request};
 use crate::error::{Error, Result};
-use crate::http::status::{CaptureReport, JournalReport, PairReport, Report, SystemReport, VerdictReport};
+use crate::http::status::{CaptureReport, JournalReport, Report, SystemReport};
 use crate::setup::{exists, operator};
 
-pub(super) async fn status(config: &Config, options: &Print) -> Result<Outcome> {
-    let (report, held) = match Client::connect(&config.agent.data_dir).await? {
-        Some(mut agent) => running(&mut agent).await?,
+const EVERY: Duration = Duration::from_secs(1);
+
+pub(super) async fn status(config: &Config, options: &StatusOptions) -> Result<Outcome> {
+    if options.watch {
+        return watch(config).await;
+    }
+    let (report, held) = match asked(config).await? {
+        Some(asked) => asked,
         None => stopped(config)?,
     };
-    if options.json {
-        print_json(&report);
-    } else {
-        print(&human(&report, &held));
+    match options.json {
+        true => print_json(&report),
+        false => print(&table::draw(&report, None, &held)),
     }
     Ok(if report.state == "stopped" { Outcome::Found } else { Outcome::Done })
+}
+
+/// Until Ctrl-C, whatever becomes of the agent meanwhile.
+async fn watch(config: &Config) -> Result<Outcome> {
+    let mut before: Option<(Instant, Report)> = None;
+    loop {
+        let at = Instant::now();
+        let drawn = match asked(config).await {
+            // The journal is left alone: an agent that starts just now needs its lock.
+            Ok(None) => "no agent runs on this data_dir".to_owned(),
+            Ok(Some((report, held))) => {
+                let since = before.as_ref().map(|(then, report)| (report, at.duration_since(*then)));
+                let drawn = table::draw(&report, since, &held);
+                before = Some((at, report));
+                drawn
+            }
+            Err(error) => error.full(),
+        };
+        // Over what was there, and the rest of each line and of the screen cleared: no flicker.
+        print(&format!("\x1b[H{}\x1b[K\x1b[J", drawn.replace('\n', "\x1b[K\n")));
+        tokio::time::sleep_until(at + EVERY).await;
+    }
+}
+
+async fn asked(config: &Config) -> Result<Option<(Report, Vec<Held>)>> {
+    match Client::connect(&config.agent.data_dir).await? {
+        Some(mut agent) => running(&mut agent).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn running(agent: &mut Client) -> Result<(Report, Vec<Held>)> {
@@ -54,9 +91,12 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
             version: String::new(),
             state: if position.is_some() { "stopped" } else { "not set up" }.into(),
             error: None,
+            paused: false,
             capture: CaptureReport {
                 position: position.map_or_else(String::new, |p| p.position.to_string()),
                 lag_seconds: None,
+                lag_bytes: None,
+                retained_bytes: None,
                 transactions: 0,
                 changes: 0,
                 echoes: 0,
@@ -71,82 +111,4 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
     }
     let held = operator.recovered.quarantined.iter().map(Held::from).collect();
     Ok((report, held))
-}
-
-fn human(report: &Report, held: &[Held]) -> String {
-    let mut text = format!(
-        "agent {}: {}, journal head {}, {:.1} MiB\n",
-        report.agent,
-        report.state,
-        report.journal.head,
-        report.journal.bytes as f64 / f64::from(1 << 20)
-    );
-    for system in &report.systems {
-        let server = format!("{} {}", system.kind, system.version);
-        let _ =
-            write!(text, "  {:<16} {:<20} {:<11} at {}", system.name, server, system.state, system.capture.position);
-        if let Some(lag) = system.capture.lag_seconds {
-            let _ = write!(text, ", {lag:.1} s behind, {} changes captured", system.capture.changes);
-        }
-        if let Some(apply) = &system.apply {
-            let _ = write!(text, "; {} applied, {} pending", apply.changes, apply.pending);
-        }
-        text.push('\n');
-        if let Some(error) = &system.error {
-            let _ = writeln!(text, "      {error}");
-        }
-    }
-    for entity in &report.entities {
-        let waiting = match entity.waiting {
-            0 => String::new(),
-            waiting => format!(" ({waiting} wait for a person: anechoic conflicts --open)"),
-        };
-        let _ = writeln!(
-            text,
-            "  {:<16} {} applied, {} conflicts{waiting}, {} rejected, {} in quarantine",
-            entity.name, entity.applied, entity.conflicts, entity.rejected, entity.quarantined
-        );
-    }
-    for verdict in report.verification.iter().flat_map(|verification| &verification.entities) {
-        text += &verified(verdict);
-    }
-    for held in held {
-        let _ = writeln!(text, "  in quarantine: {} {} {}: {}", held.system, held.entity, held.key, held.reason);
-    }
-    text.trim_end().to_owned()
-}
-
-/// One line, and one for each system that differs.
-fn verified(verdict: &VerdictReport) -> String {
-    let VerdictReport { entity, against, at, outcome, error, systems, .. } = verdict;
-    let at = at.as_deref().unwrap_or_default();
-    let mut text = format!("  {entity:<16} {outcome}, compared with {against} at {at}");
-    let _ = write!(text, "{}{}", if error.is_some() { ": " } else { "" }, error.as_deref().unwrap_or_default());
-    for (system, pair) in systems.iter().filter(|(_, pair)| pair.different + pair.missing + pair.extra > 0) {
-        let PairReport { different, missing, extra, .. } = pair;
-        let _ = write!(text, "\n      {system}: {different} different, {missing} missing, {extra} only there");
-    }
-    text.push('\n');
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::status::tests::{NOW, example};
-    use crate::status::State;
-
-    #[test]
-    fn the_agent_at_a_glance() {
-        let status = example();
-        *status.systems[1].capture.state.lock().unwrap() = State::Retrying("connection refused".into());
-
-        insta::assert_snapshot!(human(&Report::of(&status, NOW), &[]), @r#"
-agent hq: running, journal head 1042, 70.0 MiB
-  crm              postgresql 15.18     streaming   at 0/1A2B3C8, 0.0 s behind, 9120 changes captured; 5230 applied, 0 pending
-  shop             mysql 9.7.0          retrying    at , 0.0 s behind, 0 changes captured; 0 applied, 2 pending
-      connection refused
-  contact          9120 applied, 3 conflicts (1 wait for a person: anechoic conflicts --open), 2 rejected, 0 in quarantine
-"#);
-    }
 }

@@ -35,6 +35,44 @@ pub struct Held {
     pub at: Option<String>,
 }
 
+/// Which of those in quarantine are meant. Absent: whatever it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeldSpec {
+    pub system: Option<String>,
+    pub entity: Option<String>,
+    /// As [`Held`] shows it.
+    pub key: Option<String>,
+}
+
+impl HeldSpec {
+    /// No one record is meant.
+    pub fn all(&self) -> bool {
+        self.key.is_none()
+    }
+
+    pub fn fits(&self, record: &Quarantined) -> bool {
+        let shown = Held::from(record);
+        let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+        same(&self.system, &shown.system) && same(&self.entity, &shown.entity) && same(&self.key, &shown.key)
+    }
+}
+
+/// What a person wants of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfHeld {
+    Retry,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Treated {
+    /// Tried again, or given up.
+    pub done: u64,
+    /// Left as they are: being tried just now, or changed meanwhile.
+    pub left: u64,
+}
+
 impl From<&Quarantined> for Held {
     fn from(record: &Quarantined) -> Self {
         let change = Changes::new(&record.change).next().expect("a quarantine record holds one change");

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::Client;
-pub use self::held::{Held, Image, image, text};
+pub use self::held::{Held, HeldSpec, Image, OfHeld, Treated, image, text};
 pub use self::server::{Socket, serve};
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
 use crate::audit::resolve::{Choice, Resolved};
@@ -51,6 +51,19 @@ pub enum Request {
     Resolve(Choice),
     /// Takes transactions back, in all systems.
     Undo(UndoSpec),
+    /// Nothing is read from that system and nothing applied there until it is told to go on.
+    Pause {
+        system: String,
+    },
+    Resume {
+        system: String,
+    },
+    /// Tries what is in quarantine now.
+    Retry(HeldSpec),
+    /// Gives up what is in quarantine: its system keeps the rows that it has.
+    Drop(HeldSpec),
+    /// Reads the file again; answered when it is taken, or with why not.
+    Reload,
     /// As SIGTERM.
     Stop,
 }
@@ -58,17 +71,32 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
-    Pong { agent: String, pid: u32 },
-    Status { report: Report },
+    Pong {
+        agent: String,
+        pid: u32,
+    },
+    Status {
+        report: Report,
+    },
     Waited(wait::Waited),
-    Quarantine { held: Vec<Held> },
+    Quarantine {
+        held: Vec<Held>,
+    },
     Loading,
-    Conflicts { conflicts: Vec<Conflict> },
+    Conflicts {
+        conflicts: Vec<Conflict>,
+    },
     Conflict(Box<Shown>),
     Resolved(Resolved),
     Undone(Box<Undone>),
+    /// What was told is so.
+    Told,
+    Treated(Treated),
     Stopping,
-    Error { message: String, hint: String },
+    Error {
+        message: String,
+        hint: String,
+    },
 }
 
 /// What the socket may ask of the running agent.
@@ -104,6 +132,15 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Durable when it returns.
     fn resolve(&self, choice: Choice) -> impl Future<Output = Result<Resolved>> + Send;
+
+    /// Kept over restarts.
+    fn pause(&self, system: &str, paused: bool) -> Result<()>;
+
+    /// Durable when it returns.
+    fn set_aside(&self, of: HeldSpec, what: OfHeld) -> impl Future<Output = Result<Treated>> + Send;
+
+    /// Returns when the file is taken.
+    fn reload(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// Durable when it returns.
     fn undo(&self, spec: UndoSpec) -> impl Future<Output = Result<Undone>> + Send;
@@ -168,6 +205,14 @@ mod tests {
         assert!(unknown.message.contains("no conflict 7.0"), "{}", unknown.message);
         let undone = client.ask(&Request::Undo(UndoSpec::default())).await.unwrap();
         assert!(matches!(undone, Answer::Undone(undone) if undone.seq == 9 && undone.notes.is_empty()));
+        assert_eq!(client.ask(&Request::Pause { system: "crm".into() }).await.unwrap(), Answer::Told);
+        let unknown = client.ask(&Request::Resume { system: "warehouse".into() }).await.unwrap_err();
+        assert!(unknown.message.contains("warehouse"), "{}", unknown.message);
+        let treated = client.ask(&Request::Retry(HeldSpec::default())).await.unwrap();
+        assert_eq!(treated, Answer::Treated(Treated { done: 1, left: 0 }));
+        let dropped = client.ask(&Request::Drop(HeldSpec::default())).await.unwrap();
+        assert_eq!(dropped, Answer::Treated(Treated { done: 0, left: 1 }));
+        assert_eq!(client.ask(&Request::Reload).await.unwrap(), Answer::Told);
         assert_eq!(client.ask(&Request::Stop).await.unwrap(), Answer::Stopping);
     }
 

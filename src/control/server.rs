@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Probe, Request, socket_path, wait};
+use super::{Answer, OfHeld, Probe, Request, socket_path, wait};
 use crate::error::{Error, Result};
 use crate::http::status::Report;
 use crate::status::now;
@@ -18,6 +18,8 @@ use crate::status::now;
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// A system that is away does not keep anybody from taking something back elsewhere.
 const CAPTURED_WITHIN: Duration = Duration::from_secs(10);
+
+const ANSWERED_WITHIN: Duration = Duration::from_millis(300);
 
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ pub async fn serve(socket: Arc<Socket>, probe: Arc<impl Probe>, stop: Cancellati
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(stop.clone().run_until_cancelled_owned(converse(stream, probe.clone())));
+                tokio::spawn(converse(stream, probe.clone(), stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the control socket");
@@ -74,28 +76,35 @@ pub async fn serve(socket: Arc<Socket>, probe: Arc<impl Probe>, stop: Cancellati
 }
 
 /// Requests of one client, one after the other, until it hangs up.
-async fn converse(stream: UnixStream, probe: Arc<impl Probe>) {
+async fn converse(stream: UnixStream, probe: Arc<impl Probe>, stop: CancellationToken) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = String::new();
     loop {
         line.clear();
-        match (&mut reader).take(REQUEST_BYTES_MAX).read_line(&mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+        let mut limited = (&mut reader).take(REQUEST_BYTES_MAX);
+        match stop.run_until_cancelled(limited.read_line(&mut line)).await {
+            None | Some(Ok(0) | Err(_)) => return,
+            Some(Ok(_)) => {}
         }
         let request = serde_json::from_str(&line);
-        let stop = matches!(request, Ok(Request::Stop));
+        let stops = matches!(request, Ok(Request::Stop));
+        let mut answering = Box::pin(answer(request, &*probe));
         let answer = tokio::select! {
-            answer = answer(request, &*probe) => answer,
+            answer = &mut answering => answer,
             () = hung_up(&mut reader) => return,
+            // What was asked last may be what ends this turn.
+            () = stop.cancelled() => match tokio::time::timeout(ANSWERED_WITHIN, answering).await {
+                Ok(answer) => answer,
+                Err(_) => return,
+            },
         };
         let mut text = serde_json::to_string(&answer).expect("answers are plain data");
         text.push('\n');
         if writer.write_all(text.as_bytes()).await.is_err() {
             return;
         }
-        if stop {
+        if stops {
             probe.stop();
         }
     }
@@ -112,7 +121,8 @@ async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Ans
     answer.unwrap_or_else(|Error { message, hint, .. }| Answer::Error { message, hint })
 }
 
-async fn answer_to(request: Request, probe: &impl Probe) -> Result<Answer> {
+/// What comes of one request, whoever carries it.
+pub(crate) async fn answer_to(request: Request, probe: &impl Probe) -> Result<Answer> {
     Ok(match request {
         Request::Ping => Answer::Pong { agent: probe.status().agent.clone(), pid: std::process::id() },
         Request::Status => Answer::Status { report: Report::of(probe.status(), now()) },
@@ -144,6 +154,11 @@ async fn answer_to(request: Request, probe: &impl Probe) -> Result<Answer> {
             undone.notes.extend(unknown.into_iter().map(|problem| format!("{problem}: {may}")));
             Answer::Undone(Box::new(undone))
         }
+        Request::Pause { system } => probe.pause(&system, true).map(|()| Answer::Told)?,
+        Request::Resume { system } => probe.pause(&system, false).map(|()| Answer::Told)?,
+        Request::Retry(of) => Answer::Treated(probe.set_aside(of, OfHeld::Retry).await?),
+        Request::Drop(of) => Answer::Treated(probe.set_aside(of, OfHeld::Drop).await?),
+        Request::Reload => probe.reload().await.map(|()| Answer::Told)?,
         Request::Stop => Answer::Stopping,
     })
 }

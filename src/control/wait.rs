@@ -123,6 +123,7 @@ impl<P: Probe> Waiter<'_, P> {
     fn stopped(&self) -> Result<(), Vec<String>> {
         let stopped = self.probe.status().systems.iter().filter_map(|system| match worst(system) {
             State::Stopped(error) => Some(format!("{}: stopped: {error}", system.name)),
+            State::Paused => Some(format!("{0}: paused; anechoic resume {0}", system.name)),
             _ => None,
         });
         let stopped: Vec<String> = stopped.collect();
@@ -170,7 +171,7 @@ pub(super) mod tests {
     use crate::audit::resolve::{Choice, Resolved};
     use crate::audit::undo::{UndoSpec, Undone};
     use crate::change::ConflictId;
-    use crate::control::Held;
+    use crate::control::{Held, HeldSpec, OfHeld, Treated};
     use crate::error::{Error, Result};
     use crate::status::Status;
 
@@ -248,6 +249,22 @@ pub(super) mod tests {
             Ok(Undone { seq: 9, ..Undone::default() })
         }
 
+        fn pause(&self, system: &str, _: bool) -> Result<()> {
+            let known = self.status.systems.iter().any(|known| *known.name == *system);
+            known.then_some(()).ok_or_else(|| Error::stop(format!("there is no system {system:?}"), ""))
+        }
+
+        async fn set_aside(&self, _: HeldSpec, what: OfHeld) -> Result<Treated> {
+            Ok(match what {
+                OfHeld::Retry => Treated { done: 1, left: 0 },
+                OfHeld::Drop => Treated { done: 0, left: 1 },
+            })
+        }
+
+        async fn reload(&self) -> Result<()> {
+            Ok(())
+        }
+
         fn stop(&self) {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }
@@ -288,6 +305,16 @@ pub(super) mod tests {
         let waited = wait(&fake, Duration::from_secs(3600)).await;
 
         assert_eq!((waited.done, waited.problems), (false, vec!["crm: stopped: slot is gone".into()]));
+    }
+
+    #[tokio::test]
+    async fn a_paused_system_ends_the_wait_at_once_too() {
+        let fake = Fake::new(4, 7);
+        fake.status.systems[1].paused.store(true, Ordering::Relaxed);
+
+        let waited = wait(&fake, Duration::from_secs(3600)).await;
+
+        assert_eq!((waited.done, waited.problems), (false, vec!["shop: paused; anechoic resume shop".into()]));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ pub struct Reason {
     /// Empty where it is the agent itself.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub system: String,
-    /// A state (`connecting`, `loading`, `retrying`, `stopped`, `starting`, `stopping`),
+    /// A state (`connecting`, `loading`, `paused`, `retrying`, `stopped`, `starting`, `stopping`),
     /// `journal`, `capture_lag` or `apply_lag`.
     pub reason: String,
     #[serde(skip_serializing_if = "String::is_empty")]

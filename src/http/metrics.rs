@@ -46,7 +46,7 @@ fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     page.gauge(metric::SYSTEM_STATE, "1 for the state that a system is in");
     for system in &status.systems {
         let current = worst(system).name();
-        for state in ["connecting", "loading", "streaming", "retrying", "stopped"] {
+        for state in ["connecting", "loading", "streaming", "paused", "retrying", "stopped"] {
             let value = f64::from(u8::from(state == current));
             page.sample(metric::SYSTEM_STATE, &[("system", &system.name), ("state", state)], value);
         }

@@ -1,6 +1,7 @@
 //! `/status`: the running agent at a glance, as a value that `status` prints too.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,9 @@ pub struct SystemReport {
     /// With the way out, where a person must act.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
+    /// A person has told it to stand still, whatever else is the matter with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub paused: bool,
     pub capture: CaptureReport,
     /// `null` where nothing is applied.
     pub apply: Option<ApplyReport>,
@@ -94,6 +98,12 @@ pub struct CaptureReport {
     pub position: String,
     /// `null` before the log was first read.
     pub lag_seconds: Option<f64>,
+    /// Of log that is not read yet, and that the server keeps (PostgreSQL: for the slot); `null`
+    /// where it is not known.
+    #[serde(default)]
+    pub lag_bytes: Option<u64>,
+    #[serde(default)]
+    pub retained_bytes: Option<u64>,
     pub transactions: u64,
     pub changes: u64,
     pub echoes: u64,
@@ -198,17 +208,23 @@ impl SystemReport {
             version,
             state: state.name().into(),
             error: state.error().map(Into::into),
+            paused: system.paused.load(Ordering::Relaxed),
             capture: CaptureReport::of(&system.capture, now),
             apply: ApplyReport::of(&system.apply, head, now),
         }
     }
 }
 
-/// The state that a system shows: the worse of its halves.
+/// The state that a system shows: the worse of its halves, or that it is paused.
 pub fn worst(system: &SystemStatus) -> State {
     let capture = system.capture.state.lock().expect("never held across a panic").clone();
     let apply = system.apply.state.lock().expect("never held across a panic").clone();
-    capture.max(apply)
+    match capture.max(apply) {
+        State::Stopped(error) => State::Stopped(error),
+        // What either half was about when it was told to stand still is past.
+        _ if system.paused.load(Ordering::Relaxed) => State::Paused,
+        state => state,
+    }
 }
 
 impl CaptureReport {
@@ -216,6 +232,8 @@ impl CaptureReport {
         CaptureReport {
             position: capture.position.lock().expect("never held across a panic").clone(),
             lag_seconds: capture_lag(capture, now),
+            lag_bytes: u64::try_from(capture.lag_bytes.get()).ok(),
+            retained_bytes: u64::try_from(capture.retained_bytes.get()).ok(),
             transactions: capture.transactions.get(),
             changes: capture.changes.get(),
             echoes: capture.echoes.get(),
@@ -409,6 +427,8 @@ pub(crate) mod tests {
       "capture": {
         "position": "0/1A2B3C8",
         "lag_seconds": 0.02,
+        "lag_bytes": 0,
+        "retained_bytes": 16777216,
         "transactions": 881,
         "changes": 9120,
         "echoes": 430,
@@ -436,6 +456,8 @@ pub(crate) mod tests {
       "capture": {
         "position": "",
         "lag_seconds": 0.0,
+        "lag_bytes": null,
+        "retained_bytes": null,
         "transactions": 0,
         "changes": 0,
         "echoes": 0,

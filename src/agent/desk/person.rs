@@ -10,7 +10,8 @@ use super::{Desk, Waiting};
 use crate::admit::ByHand;
 use crate::audit::resolve::{self, Choice};
 use crate::audit::undo;
-use crate::change::{Body, Changes, ConflictId, Conflicted, Record};
+use crate::change::{Body, Changes, ConflictId, Conflicted, Quarantined, Record};
+use crate::control::{OfHeld, Treated};
 use crate::error::{Error, Result};
 use crate::position::Seq;
 use crate::schema::Schema;
@@ -26,6 +27,8 @@ pub enum Person {
     Resolve { choice: Choice, reply: oneshot::Sender<Result<Seq>> },
     /// Answered after the sync; `None`: one of the keys was changed since it was planned.
     Undo { undo: Undo, reply: oneshot::Sender<Result<Option<Seq>>> },
+    /// What is in quarantine is tried again at once, or given up. Answered after the sync.
+    Held { held: Vec<Quarantined>, what: OfHeld, reply: oneshot::Sender<Result<Treated>> },
 }
 
 /// What takes transactions back, as [`undo::plan`] made it.
@@ -110,6 +113,19 @@ impl Desk {
                     false => None,
                 };
                 self.waiting.push(Waiting::Undone(reply, seq));
+                Ok(())
+            }
+            Person::Held { held, what, reply } => {
+                let (mut treated, at) = (Treated::default(), now());
+                for record in &held {
+                    let records = match what {
+                        OfHeld::Retry => self.arbiter.try_again(record, at),
+                        OfHeld::Drop => self.arbiter.give_up(record),
+                    };
+                    *(if records.is_empty() { &mut treated.left } else { &mut treated.done }) += 1;
+                    self.append(records)?;
+                }
+                self.waiting.push(Waiting::Treated(reply, treated));
                 Ok(())
             }
         }

@@ -298,3 +298,53 @@ fn a_row_outside_the_filter_is_never_written_but_set_aside() {
     assert_eq!((records[0].held_seq, records[0].last_seq, records[0].folded), (6, 6, false));
     assert!(records[0].reason.contains("outside the filter"), "{}", records[0].reason);
 }
+
+/// What the arbiter has set aside for the shop, up to entry `last`.
+fn set_aside(held: Seq, last: Seq, id: i64) -> Record {
+    let mut change = ChangeWriter::default();
+    change.push(&schema(), EntityId(0), Op::Update, Some(ints(id, 0)), Some(ints(id, 1)));
+    Record::Quarantine(Quarantined {
+        system: "shop".into(),
+        schema: schema(),
+        held_seq: held,
+        last_seq: last,
+        change: change.take().into(),
+        reason: "refused".into(),
+        code: "23514".into(),
+        attempts: 1,
+        at: 0,
+        folded: false,
+    })
+}
+
+fn given_up(id: i64, by: Seq) -> Record {
+    let Record::Entry(entry) = entry(1, &[(id, 0)]) else { unreachable!() };
+    let Body::Inline(body) = &entry.body else { unreachable!() };
+    let key_hash = Changes::new(body).next().unwrap().key_hash;
+    Record::Released { system: "shop".into(), entity: "stock".into(), key_hash, by }
+}
+
+#[test]
+fn what_a_person_gave_up_is_written_again_with_the_next_change_of_its_key() {
+    let records = vec![set_aside(6, 6, 1), entry(6, &[(1, 1)]), given_up(1, 6), entry(7, &[(1, 2)])];
+    let mut steps = reading(None, Limits::default(), records);
+    steps.event(Event::Fetched(None), 0);
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 7, .. })));
+    steps.event(Event::Done, 0);
+
+    assert!(matches!(steps.next(0.0), Action::Write { .. }));
+    assert_eq!(steps.group().rows, [row(1, 2)]);
+}
+
+/// The person saw an older version of it: what came since is not given up.
+#[test]
+fn what_was_folded_onto_a_held_key_since_stays_held() {
+    let records = vec![set_aside(6, 9, 1), given_up(1, 8), entry(10, &[(1, 2)])];
+    let mut steps = reading(None, Limits::default(), records);
+    steps.event(Event::Fetched(None), 0);
+    steps.next(0.0);
+    steps.event(Event::Done, 0);
+
+    assert!(matches!(steps.next(0.0), Action::Quarantine(records) if records[0].last_seq == 10));
+}
