@@ -257,10 +257,13 @@ impl Writer {
             self.segment.mark(mark);
         }
         self.segment.bytes.store(self.offset, Ordering::Relaxed);
-        self.segment.end.store(self.offset, Ordering::Release);
-        if std::mem::take(&mut self.notify) {
-            self.shared.durable.send_replace(self.head);
-        }
+        // At one moment for whoever asks for the head: what a reader has seen, and a target shows,
+        // is never beyond it.
+        self.shared.durable.send_if_modified(|head| {
+            self.segment.end.store(self.offset, Ordering::Release);
+            *head = self.head;
+            std::mem::take(&mut self.notify)
+        });
     }
 
     /// Seals this segment and goes on in a new one with room for `needed` bytes.
