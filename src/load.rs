@@ -74,6 +74,48 @@ pub struct Classes {
     pub samples: BTreeMap<String, Vec<String>>,
 }
 
+/// What a load has counted. It is kept with its mark, so that neither a step that is tried again nor
+/// a restart loses or doubles any of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub read: u64,
+    pub copied: u64,
+    /// Rows that lost to what is written live, and are read again.
+    pub lost: u64,
+    /// Rows that have no canonical form, set aside.
+    pub refused: u64,
+    /// Rows that only a receiver had.
+    pub deleted: u64,
+    /// By system; of tables that were not empty.
+    pub systems: BTreeMap<String, Classes>,
+}
+
+impl Counts {
+    pub fn of(&mut self, system: &str) -> &mut Classes {
+        if !self.systems.contains_key(system) {
+            self.systems.insert(system.to_owned(), Classes::default());
+        }
+        self.systems.get_mut(system).expect("just looked up")
+    }
+
+    pub fn add(&mut self, more: Counts) {
+        self.read += more.read;
+        self.copied += more.copied;
+        self.lost += more.lost;
+        self.refused += more.refused;
+        self.deleted += more.deleted;
+        for (system, classes) in more.systems {
+            self.of(&system).add(classes);
+        }
+    }
+
+    /// What became of rows that were handed in.
+    pub fn took(&mut self, taken: u64, lost: usize, deletes: bool) {
+        *(if deletes { &mut self.deleted } else { &mut self.copied }) += taken;
+        self.lost += lost as u64;
+    }
+}
+
 /// Samples per class.
 pub const SAMPLES: usize = 5;
 
@@ -82,6 +124,20 @@ impl Classes {
         let samples = self.samples.entry(class.to_owned()).or_default();
         if samples.len() < SAMPLES {
             samples.push(key());
+        }
+    }
+
+    fn add(&mut self, more: Classes) {
+        self.equal += more.equal;
+        self.different += more.different;
+        self.missing += more.missing;
+        self.extra += more.extra;
+        self.held += more.held;
+        for (field, rows) in more.fields {
+            *self.fields.entry(field).or_default() += rows;
+        }
+        for (class, keys) in more.samples {
+            keys.into_iter().for_each(|key| self.sample(&class, || key));
         }
     }
 
@@ -147,6 +203,11 @@ pub struct LoadProgress {
 impl LoadProgress {
     pub fn is_over(&self) -> bool {
         matches!(&*self.state, "done" | "failed")
+    }
+
+    pub fn counts(self) -> Counts {
+        let LoadProgress { read, copied, lost, refused, deleted, systems, .. } = self;
+        Counts { read, copied, lost, refused, deleted, systems }
     }
 
     pub fn rate(&self) -> f64 {

@@ -32,7 +32,7 @@ pub enum Copying {
     Rows {
         chunk: u64,
         rows: Rows,
-        /// How far the load has come with them; what of them is taken is added.
+        /// How far the load has come with them; what becomes of them is added.
         mark: Option<Box<LoadMark>>,
         reply: oneshot::Sender<Outcome>,
     },
@@ -69,6 +69,8 @@ pub struct Rows {
     pub read_at: Micros,
     /// Encoded inserts, by whom they are for; `None`: all others that bind the entity.
     pub parts: Vec<(Option<Vec<Arc<str>>>, Bytes)>,
+    /// They are deletes, and counted as such.
+    pub deletes: bool,
     /// Rows that have no canonical form.
     pub refused: Vec<(Bytes, String)>,
     /// Transactions that the snapshot did not see.
@@ -79,7 +81,7 @@ pub struct Rows {
 pub enum Outcome {
     /// `seq` is of the last entry, 0 where none was journaled; `lost` are keys of rows that lost
     /// to something live.
-    Taken { taken: u64, lost: Vec<u128>, seq: Seq },
+    Taken { taken: u64, lost: Vec<Bytes>, seq: Seq },
     /// The read missed a transaction that was captured before, or too much has changed meanwhile.
     Again,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Micros;
+use crate::load::Counts;
 use crate::position::Seq;
 use crate::schema::Schema;
 
@@ -33,9 +34,10 @@ pub struct LoadMark {
     /// The canonical key up to which every chunk is finished, in the order of that system's key;
     /// empty before the first.
     pub key: Bytes,
-    /// Rows read so far, and of these journaled.
-    pub read: u64,
-    pub copied: u64,
+    /// Up to there.
+    pub counts: Counts,
+    /// Keys up to there whose rows lost to something live, and were not read again yet.
+    pub lost: Vec<Bytes>,
 }
 
 impl LoadMark {
@@ -55,8 +57,8 @@ impl LoadMark {
             begun,
             schema: Schema::new(Vec::new()),
             key: Bytes::new(),
-            read: 0,
-            copied: 0,
+            counts: Counts::default(),
+            lost: Vec::new(),
         }
     }
 

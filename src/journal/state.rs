@@ -76,7 +76,10 @@ impl State {
                 self.prepared.insert((prepared.system.clone(), prepared.xid.clone()), prepared);
             }
             Record::Load(mark) => {
-                let mark = LoadMark { key: Bytes::copy_from_slice(&mark.key), ..mark.clone() };
+                // Copied: a slice would keep the whole frame in memory that it was read from.
+                let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+                let mark =
+                    LoadMark { key: copy(&mark.key), lost: mark.lost.iter().map(copy).collect(), ..mark.clone() };
                 self.loads.insert((mark.entity.clone(), mark.system.clone()), mark);
             }
             Record::Resync(mark) if mark.state == ResyncState::Done => drop(self.resyncs.remove(&mark.system)),

@@ -128,8 +128,8 @@ impl Verification<'_> {
             let mut rows = 0;
             for read in join_all(reads).await {
                 let (seen, refused) = read?;
-                self.counted.read += seen;
-                self.counted.refused += refused;
+                self.counted.counts.read += seen;
+                self.counted.counts.refused += refused;
                 rows += seen;
             }
             let last = |side: &Side| side.after.as_deref().map(|key| ordered(Row(key))).unwrap_or_default();
@@ -152,8 +152,7 @@ impl Verification<'_> {
     }
 
     fn compare_run(&mut self, other: usize, authority: &Page, there: &Page) -> Result<()> {
-        let name = self.parties[other].name.to_string();
-        let counts = self.counted.systems.entry(name).or_default();
+        let counts = self.counted.counts.of(&self.parties[other].name);
         if authority.rows == there.rows && authority.refused.is_empty() && there.refused.is_empty() {
             counts.equal += authority.count;
             return Ok(());

@@ -9,8 +9,9 @@ use super::pass::{Pass, Receiver};
 use super::reach::LOOK_EVERY;
 use super::{Context, Counted, First};
 use crate::change::{LoadMark, LoadState};
+use crate::config::LoadPolicy;
 use crate::error::{Error, Recovery, Result, backoff};
-use crate::load::{Decision, Found, LoadSpec, decide};
+use crate::load::{Counts, Decision, Found, LoadSpec, decide};
 use crate::scan::{PageSize, Scanner};
 use crate::schema::{EntityId, SystemId};
 use crate::status::now;
@@ -26,7 +27,7 @@ pub(super) async fn load(
     entity: EntityId,
     source: Option<SystemId>,
     spec: &LoadSpec,
-    first: Option<First>,
+    mut first: Option<First>,
 ) {
     let mut attempt = 0;
     let outcome = loop {
@@ -34,8 +35,12 @@ pub(super) async fn load(
             Err(error) if error.recovery == Recovery::Retry && !context.stop.is_cancelled() => {
                 let pause = backoff(attempt, rand::random());
                 attempt += 1;
-                warn!(error = %error.full(), retry_in_ms = pause.as_millis() as u64, "load cannot begin, retrying");
+                warn!(error = %error.full(), retry_in_ms = pause.as_millis() as u64, "load cannot go on, retrying");
                 counted.report("", "retrying", Some(error.full()));
+                if let Some(mark) = counted.mark.take() {
+                    // The journal has it that far.
+                    first = Some(First { policy: LoadPolicy::FirstRun, resumed: Some(mark), settled: Vec::new() });
+                }
                 if context.pause(pause).await.is_err() {
                     return;
                 }
@@ -45,7 +50,7 @@ pub(super) async fn load(
     };
     match outcome {
         Ok(Some(from)) => {
-            info!(rows = counted.read, copied = counted.copied, "loaded");
+            info!(rows = counted.counts.read, copied = counted.counts.copied, "loaded");
             counted.report(&from, "done", None);
         }
         Ok(None) => counted.forget(),
@@ -169,17 +174,26 @@ async fn load_entity(
         && resumed.is_none_or(|mark| mark.bound != bound || (*mark.system == *name(authority) && mark.key.is_empty()));
     let mut done = Vec::new();
     let mut resumes = resumed.filter(|mark| mark.bound == bound);
+    counted.counts = Counts::default();
     for (at, system) in sources.iter().copied().enumerate() {
-        let after = match resumes {
-            // Finished before the restart.
+        let (mut after, mut lost) = (None, Default::default());
+        match resumes.take() {
+            // Finished before.
             Some(mark) if *mark.system != *name(system) => {
                 done.push(system);
+                resumes = Some(mark);
                 continue;
             }
-            Some(mark) if mark.schema.id == context.model.schema.id && !mark.key.is_empty() => Some(mark.key.to_vec()),
-            _ => None,
-        };
-        resumes = None;
+            Some(mark) if mark.schema.id == context.model.schema.id || mark.key.is_empty() => {
+                if !mark.key.is_empty() {
+                    info!(from = %mark.system, rows = mark.counts.read, "load goes on");
+                    after = Some(mark.key.to_vec());
+                }
+                lost = mark.lost.iter().cloned().collect();
+                counted.counts = mark.counts.clone();
+            }
+            _ => {}
+        }
         let (plan, _) = context.plan(system, entity).expect("only bound systems are sources");
         let others = order.iter().filter(|other| **other != system && !passed_over(**other));
         let receivers = others.filter_map(|other| {
@@ -219,7 +233,7 @@ async fn load_entity(
             scanner: Some(scanner),
             size: PageSize::default(),
             ahead: Default::default(),
-            lost: Default::default(),
+            lost,
         };
         if std::mem::take(&mut deletes) {
             let witness = |system: &SystemId| {

@@ -36,7 +36,7 @@ use crate::change::{Changes, LoadMark, LoadState, Quarantined, ResyncMark};
 use crate::config::{Config, LoadPolicy};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::load::{Classes, LoadProgress, LoadSpec, Verdict, VerifySpec};
+use crate::load::{Classes, Counts, LoadProgress, LoadSpec, Verdict, VerifySpec};
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
 use crate::position::Position;
@@ -120,12 +120,9 @@ impl Context {
 /// What one entity's load has counted; shown in the status.
 pub struct Counted {
     pub entity: String,
-    pub read: u64,
-    pub copied: u64,
-    pub lost: u64,
-    pub refused: u64,
-    pub deleted: u64,
-    pub systems: BTreeMap<String, Classes>,
+    pub counts: Counts,
+    /// How far it is, as the journal has it: where it goes on if it is tried again.
+    mark: Option<LoadMark>,
     total: Option<u64>,
     started: Instant,
     told: Instant,
@@ -146,30 +143,14 @@ impl Counted {
         let now = Instant::now();
         Counted {
             entity: entity.to_owned(),
-            read: 0,
-            copied: 0,
-            lost: 0,
-            refused: 0,
-            deleted: 0,
-            systems: BTreeMap::new(),
+            counts: Counts::default(),
+            mark: None,
             total: None,
             started: now,
             told: now,
             status,
             kind: Kind::Load,
         }
-    }
-
-    /// It is begun anew.
-    fn restart(&mut self) {
-        (self.read, self.copied, self.lost, self.refused) = (0, 0, 0, 0);
-        self.systems.clear();
-    }
-
-    /// What another one has counted.
-    fn take(&mut self, load: &LoadProgress) {
-        (self.read, self.copied, self.lost, self.refused) = (load.read, load.copied, load.lost, load.refused);
-        self.systems = load.systems.clone();
     }
 
     /// There was nothing to do.
@@ -179,25 +160,26 @@ impl Counted {
     }
 
     pub fn report(&mut self, from: &str, state: &str, error: Option<String>) {
+        let Counts { read, copied, lost, refused, deleted, systems } = self.counts.clone();
         let progress = LoadProgress {
             entity: self.entity.clone(),
             from: from.to_owned(),
             state: state.to_owned(),
             error,
             total: self.total,
-            read: self.read,
-            copied: self.copied,
-            lost: self.lost,
-            refused: self.refused,
-            deleted: self.deleted,
+            read,
+            copied,
+            lost,
+            refused,
+            deleted,
             seconds: self.started.elapsed().as_secs_f64(),
-            systems: self.systems.clone(),
+            systems,
         };
         if self.told.elapsed() >= TOLD_EVERY && state == "running" {
             self.told = Instant::now();
             let rate = progress.rate() as u64;
             let doing = if self.kind == Kind::Load { "loading" } else { "comparing" };
-            info!(entity = %self.entity, from, rows = self.read, rows_per_second = rate, "{doing}");
+            info!(entity = %self.entity, from, rows = read, rows_per_second = rate, "{doing}");
         }
         let shown = match self.kind {
             Kind::Load => &self.status.loads,
@@ -424,6 +406,7 @@ struct DueLoad {
     first: First,
 }
 
+/// One that nobody asked for, or that goes on where it was.
 struct First {
     policy: LoadPolicy,
     resumed: Option<LoadMark>,
@@ -453,8 +436,8 @@ async fn verify(
     };
     let found = match outcome {
         Ok(authority) => {
-            let differences: u64 = counted.systems.values().map(Classes::differences).sum();
-            info!(rows = counted.read, differences, "compared");
+            let differences: u64 = counted.counts.systems.values().map(Classes::differences).sum();
+            info!(rows = counted.counts.read, differences, "compared");
             counted.report(&authority, "done", None);
             verdict.outcome = match (differences, spec.repair) {
                 (0, _) => "same",
@@ -463,8 +446,8 @@ async fn verify(
             }
             .to_owned();
             verdict.against = authority.to_string();
-            verdict.systems = counted.systems.clone();
-            Some(counted.systems)
+            verdict.systems = counted.counts.systems.clone();
+            Some(counted.counts.systems)
         }
         Err(_) if context.stop.is_cancelled() => return None,
         Err(error) => {

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! Chunks are read ahead ([`super::ahead`]), and handed in one after the other: a chunk's rows
-//! become durable together with the mark that it is done.
+//! become durable together with the mark that it is done, and with what was counted by then.
 //!
 //! Rows that lose to something live are read again until they do not: the log that beat them
-//! has been seen by then.
+//! has been seen by then. It may have told one field of them, so a restart must know of them still:
+//! their keys stand in the mark.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::change::{ChangeWriter, Changes, LoadMark, LoadState};
 use crate::control::text;
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::failpoint;
+use crate::load::Counts;
 use crate::position::{Position, Seq};
 use crate::scan::{Page, PageSize, Plan, Scanner};
 use crate::schema::{SystemId, SystemSet};
@@ -43,8 +45,10 @@ const BYTES_AHEAD: usize = 12 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
 /// Rows that lost are read again so often at most: what is written all the time is told by the log.
 const ROUNDS: u32 = 60;
-/// Keys of rows that lost, kept in memory.
+/// Keys of rows that lost: with more the pass stops for a moment, since each mark carries them; and kept.
+const LOST_WAIT: usize = 1000;
 const LOST_MAX: usize = 100_000;
+const LOST_WAIT_ROUNDS: u32 = 3;
 
 /// A system that receives the entity.
 pub struct Receiver {
@@ -133,7 +137,16 @@ pub struct Pass<'a> {
     /// Of entries that not every receiver has applied, perhaps.
     pub ahead: VecDeque<Seq>,
     /// Keys of rows that lost.
-    pub lost: HashMap<u128, Vec<u8>>,
+    pub lost: BTreeSet<Bytes>,
+}
+
+/// What is made of a page.
+#[derive(Default)]
+pub struct Made {
+    pub parts: Parts,
+    pub deletes: bool,
+    /// What it adds, once it is taken in.
+    pub counts: Counts,
 }
 
 impl Pass<'_> {
@@ -147,9 +160,13 @@ impl Pass<'_> {
         while let Err(error) = self.chunks(&mut after, &mut attempt).await {
             self.retry(error, &mut attempt).await?;
         }
-        self.read_lost_again().await?;
-        if let Some(next) = &self.next {
-            self.mark_of(next, LoadState::Running, &[]).await?;
+        self.read_lost_again(ROUNDS).await?;
+        if !self.lost.is_empty() {
+            info!(entity = %self.counted.entity, rows = self.lost.len(), "rows that are written all the time are left to the log");
+            self.lost.clear();
+        }
+        if let Some(next) = self.next.clone() {
+            self.mark_of(&next, LoadState::Running, &[]).await?;
         }
         self.mark(LoadState::Done, &[]).await
     }
@@ -168,7 +185,7 @@ impl Pass<'_> {
             loop {
                 let Fetched { chunk, page, place } = ahead.next().await?;
                 let last = page.last.clone().or_else(|| after.clone());
-                if !self.hand_in(chunk, &page, Some(last.as_deref().unwrap_or_default())).await? {
+                if !self.hand_in(chunk, &page, last.as_deref().unwrap_or_default()).await? {
                     // Half as many: fewer of them can change while they are read.
                     self.size = self.size.at_most(page.seen as usize / 2);
                     break;
@@ -181,6 +198,9 @@ impl Pass<'_> {
                 }
                 drop((page, place));
                 failpoint::pass("after-load-chunk");
+                if self.lost.len() > LOST_WAIT {
+                    self.read_lost_again(LOST_WAIT_ROUNDS).await?;
+                }
                 self.keep_pace().await?;
             }
         }
@@ -201,39 +221,41 @@ impl Pass<'_> {
     /// Brings the receivers to the rows that this system has for these keys: what it has not goes.
     pub async fn repair(&mut self, keys: &[Vec<u8>]) -> Result<()> {
         self.by_keys(keys).await?;
-        self.read_lost_again().await?;
+        self.read_lost_again(ROUNDS).await?;
         let chunk = self.open().await?;
         let (page, parts) = self.surplus(&chunk.low, keys, None, &mut []).await?;
-        self.lay_in(chunk, &page, parts, None).await.map(drop)
+        self.lay_in(chunk, &page, Made { parts, ..Made::default() }, None).await.map(drop)
     }
 
-    async fn read_lost_again(&mut self) -> Result<()> {
+    async fn read_lost_again(&mut self, rounds: u32) -> Result<()> {
         let (mut round, mut attempt) = (0, 0);
-        while !self.lost.is_empty() && round < ROUNDS {
+        while !self.lost.is_empty() && round < rounds {
             self.context.pause(Duration::from_millis(50 * u64::from(round.min(20)))).await?;
-            let lost = std::mem::take(&mut self.lost);
-            let keys: Vec<Vec<u8>> = lost.values().cloned().collect();
-            for keys in keys.chunks(500) {
-                if let Err(error) = self.by_keys(keys).await {
-                    self.lost.extend(lost.clone());
+            let keys: Vec<Vec<u8>> = std::mem::take(&mut self.lost).into_iter().map(Into::into).collect();
+            let mut left = keys.as_slice();
+            while !left.is_empty() {
+                let (now, later) = left.split_at(left.len().min(500));
+                if let Err(error) = self.by_keys(now).await {
+                    self.lost.extend(left.iter().cloned().map(Bytes::from));
                     self.retry(error, &mut attempt).await?;
                     break;
                 }
+                left = later;
             }
             round += 1;
-        }
-        if !self.lost.is_empty() {
-            info!(entity = %self.counted.entity, rows = self.lost.len(), "rows that are written all the time are left to the log");
         }
         Ok(())
     }
 
-    /// Reads, compares and hands in the rows of these keys.
+    /// Reads, compares and hands in the rows of these keys. They were counted when they were found.
     async fn by_keys(&mut self, keys: &[Vec<u8>]) -> Result<()> {
         loop {
             let chunk = self.open().await?;
             let page = self.read(&chunk.low, &Read::Keys(keys)).await?;
-            if self.hand_in(chunk, &page, None).await? {
+            let Made { parts, .. } = self.made(&page).await?;
+            let counts = Counts { refused: page.refused.len() as u64, ..Counts::default() };
+            let made = Made { parts, counts, deletes: false };
+            if self.lay_in(chunk, &page, made, None).await? {
                 return Ok(());
             }
         }
@@ -273,64 +295,64 @@ impl Pass<'_> {
     }
 
     /// `done`: everything up to that key is, with this. `false`: it has to be read again.
-    async fn hand_in(&mut self, chunk: Chunk, page: &Page, done: Option<&[u8]>) -> Result<bool> {
-        let parts = self.parts(page).await?;
+    async fn hand_in(&mut self, chunk: Chunk, page: &Page, done: &[u8]) -> Result<bool> {
+        let made = self.made(page).await?;
         if self.dry_run {
             self.size.learn(page);
-            self.counted.read += page.seen;
+            self.counted.counts.add(made.counts);
             return Ok(true);
         }
-        self.lay_in(chunk, page, parts, done).await
+        self.lay_in(chunk, page, made, Some(done)).await
     }
 
-    /// As [`hand_in`](Self::hand_in).
-    pub(super) async fn lay_in(
-        &mut self,
-        chunk: Chunk,
-        page: &Page,
-        parts: Parts,
-        done: Option<&[u8]>,
-    ) -> Result<bool> {
-        let Page { rows, seen, refused, running, .. } = page;
-        let set_aside = refused.len() as u64;
-        let rows_in = Rows {
+    /// As [`hand_in`](Self::hand_in). It is counted where it is taken in, and by the mark that becomes
+    /// durable with it: not twice, however often it is read.
+    pub(super) async fn lay_in(&mut self, chunk: Chunk, page: &Page, made: Made, done: Option<&[u8]>) -> Result<bool> {
+        let Page { refused, running, .. } = page;
+        let Made { parts, deletes, counts: more } = made;
+        let rows = Rows {
             txid: format!("{} {}", self.word, self.begun).into(),
             read_at: now(),
             parts,
+            deletes,
             refused: refused.clone(),
             running: running.clone(),
         };
-        let mark = done.map(|key| Box::new(self.running(key, *seen)));
+        let mut counts = self.counted.counts.clone();
+        counts.add(more);
+        let marked = |counts, key| LoadMark { counts, ..self.marked(&self.name, LoadState::Running, key) };
+        let mark = done.map(|key| marked(counts.clone(), key));
         let (reply, answer) = oneshot::channel();
-        self.context.lay(Copying::Rows { chunk: chunk.into_number(), rows: rows_in, mark, reply }).await?;
+        let chunk = chunk.into_number();
+        self.context.lay(Copying::Rows { chunk, rows, mark: mark.clone().map(Box::new), reply }).await?;
         let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(false) };
         self.size.learn(page);
-        self.counted.read += seen;
-        self.counted.copied += taken;
-        self.counted.lost += lost.len() as u64;
-        self.counted.refused += set_aside;
+        counts.took(taken, lost.len(), deletes);
+        self.counted.counts = counts;
         if seq > 0 {
             self.ahead.push_back(seq);
         }
-        if !lost.is_empty() {
-            let key_len = self.plan.binding.key_len;
-            let lost: HashSet<u128> = lost.into_iter().collect();
-            for change in Changes::new(rows).filter(|change| lost.contains(&change.key_hash)) {
-                if self.lost.len() < LOST_MAX {
-                    self.lost.insert(change.key_hash, change.key(key_len).to_vec());
-                }
+        for key in lost {
+            if self.lost.len() < LOST_MAX {
+                self.lost.insert(key);
             }
+        }
+        if let Some(mark) = mark {
+            let (counts, lost) = (self.counted.counts.clone(), self.lost.iter().cloned().collect());
+            self.counted.mark = Some(LoadMark { counts, lost, ..mark });
         }
         Ok(true)
     }
 
-    /// The page's rows by who is to have them.
-    async fn parts(&mut self, page: &Page) -> Result<Parts> {
+    /// The page's rows by who is to have them, and how they compare.
+    async fn made(&mut self, page: &Page) -> Result<Made> {
+        let mut counts = Counts { read: page.seen, refused: page.refused.len() as u64, ..Counts::default() };
+        let made = |parts, counts| Made { parts, counts, deletes: false };
         if page.rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(made(Vec::new(), counts));
         }
         if self.receivers.iter().all(|receiver| receiver.empty) {
-            return Ok(vec![(None, page.rows.clone())]);
+            return Ok(made(vec![(None, page.rows.clone())], counts));
         }
         let key_len = self.plan.binding.key_len;
         let keys: Vec<Row<'_>> = Changes::new(&page.rows).map(|change| Row(change.key(key_len))).collect();
@@ -350,7 +372,7 @@ impl Pass<'_> {
                 continue;
             }
             if classes().any(|(receiver, _)| receiver.higher) && !self.delete_extra {
-                let own = self.counted.systems.entry(self.name.to_string()).or_default();
+                let own = counts.of(&self.name);
                 own.extra += 1;
                 own.sample("extra", || shown(keys[at]));
             }
@@ -359,7 +381,7 @@ impl Pass<'_> {
                     *to = to.with(receiver.system);
                     continue;
                 }
-                let counts = self.counted.systems.entry(receiver.name.to_string()).or_default();
+                let counts = counts.of(&receiver.name);
                 match class {
                     Class::Equal => counts.equal += 1,
                     Class::Elsewhere => {}
@@ -390,24 +412,24 @@ impl Pass<'_> {
             let names = self.receivers.iter().filter(|r| to.contains(r.system)).map(|r| r.name.clone());
             (to != all).then(|| names.collect())
         };
-        Ok(parts.into_iter().map(|(to, mut writer)| (named(to), writer.take().into())).collect())
+        let parts = parts.into_iter().map(|(to, mut writer)| (named(to), writer.take().into())).collect();
+        Ok(made(parts, counts))
     }
 
-    pub async fn mark(&self, state: LoadState, key: &[u8]) -> Result<()> {
-        self.mark_of(&self.name, state, key).await
+    pub async fn mark(&mut self, state: LoadState, key: &[u8]) -> Result<()> {
+        self.mark_of(&self.name.clone(), state, key).await
     }
 
-    async fn mark_of(&self, system: &Arc<str>, state: LoadState, key: &[u8]) -> Result<()> {
-        match self.dry_run {
-            true => Ok(()),
-            false => self.context.mark(self.marked(system, state, key)).await,
+    async fn mark_of(&mut self, system: &Arc<str>, state: LoadState, key: &[u8]) -> Result<()> {
+        if self.dry_run {
+            return Ok(());
         }
-    }
-
-    /// Up to that key everything is done, with a chunk of so many rows.
-    fn running(&self, key: &[u8], seen: u64) -> LoadMark {
-        let mark = self.marked(&self.name, LoadState::Running, key);
-        LoadMark { read: mark.read + seen, ..mark }
+        let mark = self.marked(system, state, key);
+        self.context.mark(mark.clone()).await?;
+        if state == LoadState::Running {
+            self.counted.mark = Some(mark);
+        }
+        Ok(())
     }
 
     fn marked(&self, system: &Arc<str>, state: LoadState, key: &[u8]) -> LoadMark {
@@ -424,8 +446,8 @@ impl Pass<'_> {
             begun: self.begun,
             schema: self.plan.schema.clone(),
             key: Bytes::copy_from_slice(key),
-            read: self.counted.read,
-            copied: self.counted.copied,
+            counts: self.counted.counts.clone(),
+            lost: self.lost.iter().cloned().collect(),
         }
     }
 

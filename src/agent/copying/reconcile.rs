@@ -115,7 +115,7 @@ impl<'a> Comparison<'a> {
             self.set_aside(&page).await?;
             self.bring_now().await?;
             self.pass.size.learn(&page);
-            self.pass.counted.read += page.seen;
+            self.pass.counted.counts.read += page.seen;
             after = page.last.or(after);
             self.pass.counted.report(&self.mark.system, "running", None);
             failpoint::pass("after-resync-page");
@@ -271,7 +271,7 @@ impl<'a> Comparison<'a> {
                 if op == Op::Update { "different" } else { "extra" }
             }
         };
-        let counts = self.pass.counted.systems.entry(self.mark.system.to_string()).or_default();
+        let counts = self.pass.counted.counts.of(&self.mark.system);
         match class {
             "missing" => counts.missing += 1,
             "different" => counts.different += 1,
@@ -302,7 +302,7 @@ impl<'a> Comparison<'a> {
         self.context.lay(Copying::Written { chunk: chunk.into_number(), txid, changes, running, reply }).await?;
         match answer.await.map_err(|_| super::gone())? {
             Outcome::Taken { taken, .. } => {
-                self.pass.counted.copied += taken;
+                self.pass.counted.counts.copied += taken;
                 Ok(true)
             }
             Outcome::Again => Ok(false),
@@ -323,7 +323,7 @@ impl<'a> Comparison<'a> {
         };
         let (reply, answer) = oneshot::channel();
         self.context.lay(Copying::Rows { chunk, rows, mark: None, reply }).await?;
-        self.pass.counted.refused += page.refused.len() as u64;
+        self.pass.counted.counts.refused += page.refused.len() as u64;
         answer.await.map(drop).map_err(|_| super::gone())
     }
 
@@ -336,7 +336,6 @@ impl<'a> Comparison<'a> {
             }
             let Peer { system, name, plan, .. } = &self.peers[peer];
             let receiver = Receiver::new(self.system, self.mark.system.clone(), self.pass.plan.clone(), false, false);
-            let before = self.pass.counted.systems.clone();
             let mut pass = pass(
                 self.context,
                 *system,
@@ -349,8 +348,6 @@ impl<'a> Comparison<'a> {
             for keys in keys.chunks(KEYS) {
                 pass.repair(keys).await?;
             }
-            // What that looked up was counted when it was judged.
-            self.pass.counted.systems = before;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::agent::gate::{self, Lever};
 use crate::change::{ResyncMark, ResyncState};
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::failpoint;
-use crate::load::LoadSpec;
+use crate::load::{Counts, LoadSpec};
 use crate::schema::{EntityId, SystemId};
 
 /// Between looks at systems that are not read yet.
@@ -122,7 +122,7 @@ impl Resync {
         loop {
             match self.compare(at, system, entity, counted, past).await {
                 Ok(()) => {
-                    info!(system = %name, entity = %counted.entity, rows = counted.read, written = counted.copied, "compared");
+                    info!(system = %name, entity = %counted.entity, rows = counted.counts.read, written = counted.counts.copied, "compared");
                     counted.report(&name, "done", None);
                     return Some(());
                 }
@@ -168,7 +168,7 @@ impl Resync {
             Some(past) => past,
             none => none.insert(open_past(&context, system, &mark).await?),
         };
-        counted.restart();
+        counted.counts = Counts::default();
         info!(system = %mark.system, entity = %counted.entity, marker = mark.marker, "its rows are compared");
         let mut comparison = Comparison::new(&context, &mark, system, plan, role, peers, past, counted);
         comparison.own_rows().await?;
@@ -235,7 +235,7 @@ impl Resync {
         let loads = context.status.loads.lock().expect("never held across a panic").clone();
         let over = loads.into_iter().find(|load| load.entity == *entity_name);
         match over {
-            Some(load) if load.state == "done" => counted.take(&load),
+            Some(load) if load.state == "done" => counted.counts = load.counts(),
             Some(load) => {
                 return Err(match load.error {
                     Some(error) => Error::stop(error, "then the same command again"),

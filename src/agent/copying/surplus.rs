@@ -13,10 +13,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::pass::{Parts, Pass, Read, Receiver, shown};
+use super::pass::{Made, Parts, Pass, Read, Receiver, shown};
 use crate::change::{Change, ChangeWriter, Changes, Op};
 use crate::error::Result;
 use crate::failpoint;
+use crate::load::Counts;
 use crate::position::Position;
 use crate::scan::{Page, PageSize};
 use crate::value::Row;
@@ -28,6 +29,8 @@ impl Pass<'_> {
     /// Whatever the receivers have, and neither this system nor `witnesses`, which receive nothing
     /// and so cannot be brought into step.
     pub async fn delete_extra(&mut self, witnesses: &mut [Receiver]) -> Result<()> {
+        // It begins anew behind a restart, and finds those again that nothing came of.
+        self.counted.counts.systems.values_mut().for_each(|classes| classes.held = 0);
         for at in (0..self.receivers.len()).filter(|at| !self.receivers[*at].empty).collect::<Vec<_>>() {
             let (mut after, mut size, mut attempt) = (None::<Vec<u8>>, PageSize::default(), 0);
             loop {
@@ -59,25 +62,23 @@ impl Pass<'_> {
         let page = self.receivers[at].page(self.context, after, *size).await?;
         size.learn(&page);
         let extra = self.extra_of(at, &page, witnesses).await?;
-        let name = self.receivers[at].name.to_string();
-        let mut keys = Vec::with_capacity(extra.len());
-        for (hash, key) in extra {
-            let held = !self.context.held(hash).is_empty();
-            let counts = self.counted.systems.entry(name.clone()).or_default();
-            match held {
-                // Somebody could not take it: it is theirs to have, still.
-                true => counts.held += 1,
-                false => {
-                    counts.extra += 1;
-                    counts.sample("extra", || shown(Row(&key)));
-                    keys.push(key);
-                }
+        let name = self.receivers[at].name.clone();
+        // Somebody could not take it: it is theirs to have, still.
+        let (held, extra): (Vec<_>, Vec<_>) =
+            extra.into_iter().partition(|(hash, _)| !self.context.held(*hash).is_empty());
+        let keys: Vec<Vec<u8>> = extra.into_iter().map(|(_, key)| key).collect();
+        for keys in keys.chunks(KEYS) {
+            let mut counts = Counts::default();
+            let classes = counts.of(&name);
+            classes.extra = keys.len() as u64;
+            keys.iter().for_each(|key| classes.sample("extra", || shown(Row(key))));
+            match self.dry_run {
+                true => self.counted.counts.add(counts),
+                false => self.delete(at, keys, counts, witnesses).await?,
             }
         }
-        if !self.dry_run {
-            for keys in keys.chunks(KEYS) {
-                self.delete(at, keys, witnesses).await?;
-            }
+        if !held.is_empty() {
+            self.counted.counts.of(&name).held += held.len() as u64;
         }
         if let Some(rate) = self.max_rate.filter(|rate| *rate > 0) {
             let due = Duration::from_secs_f64(page.seen as f64 / rate as f64);
@@ -132,15 +133,13 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn delete(&mut self, at: usize, keys: &[Vec<u8>], witnesses: &mut [Receiver]) -> Result<()> {
+    async fn delete(&mut self, at: usize, keys: &[Vec<u8>], counts: Counts, witnesses: &mut [Receiver]) -> Result<()> {
         loop {
             let chunk = self.open().await?;
             let (page, parts) = self.surplus(&chunk.low, keys, Some(at), witnesses).await?;
-            let copied = self.counted.copied;
-            let taken = self.lay_in(chunk, &page, parts, None).await?;
-            self.counted.deleted += self.counted.copied - copied;
-            self.counted.copied = copied;
-            if taken {
+            let made = Made { parts, counts: counts.clone(), deletes: true };
+            // No key of the pass is done with them.
+            if self.lay_in(chunk, &page, made, Some(&[])).await? {
                 return Ok(());
             }
         }

@@ -101,7 +101,7 @@ impl<'a> Verification<'a> {
 
     pub async fn run(&mut self) -> Result<()> {
         for party in &self.parties[1..] {
-            self.counted.systems.entry(party.name.to_string()).or_default();
+            self.counted.counts.of(&party.name);
         }
         match self.parties.iter().all(|party| is_ordered(&party.plan)) {
             true => self.abreast().await?,
@@ -130,8 +130,8 @@ impl<'a> Verification<'a> {
             let party = &mut self.parties[reader];
             let page = party.scanner.page(&party.plan, after.as_deref(), asked).await?;
             size.learn(&page);
-            self.counted.read += page.seen;
-            self.counted.refused += page.refused.len() as u64;
+            self.counted.counts.read += page.seen;
+            self.counted.counts.refused += page.refused.len() as u64;
             after = page.last.clone().or(after);
             self.compare_page(reader, &page).await?;
             self.counted.report(&name, "running", None);
@@ -156,7 +156,7 @@ impl<'a> Verification<'a> {
             for (change, class) in Changes::new(&page.rows).zip(compare(&page, &there, &party.plan)) {
                 if reader == 0 && class != Class::Elsewhere {
                     // Until it is known to differ.
-                    self.counted.systems.entry(party.name.to_string()).or_default().equal += 1;
+                    self.counted.counts.of(&party.name).equal += 1;
                 }
                 match class {
                     Class::Equal | Class::Elsewhere => {}
@@ -212,7 +212,7 @@ impl<'a> Verification<'a> {
             }
         }
         // Somebody writes them all the time: their differences do not last.
-        self.counted.lost = self.candidates.len() as u64;
+        self.counted.counts.lost = self.candidates.len() as u64;
         self.candidates.clear();
         Ok(())
     }
@@ -239,7 +239,7 @@ impl<'a> Verification<'a> {
         let held = self.context.held(hash);
         for (at, class) in classes.iter().enumerate().filter(|(_, class)| !same(class)) {
             let party = &self.parties[at + 1];
-            let counts = self.counted.systems.entry(party.name.to_string()).or_default();
+            let counts = self.counted.counts.of(&party.name);
             if rows[0].is_some() {
                 counts.equal = counts.equal.saturating_sub(1);
             }
@@ -306,7 +306,6 @@ impl<'a> Verification<'a> {
         let receivers = receivers
             .map(|party| Receiver::new(party.system, party.name.clone(), party.plan.clone(), false, false))
             .collect();
-        let before = self.counted.systems.clone();
         let mut pass = Pass {
             context: self.context,
             source: authority.system,
@@ -334,9 +333,7 @@ impl<'a> Verification<'a> {
         for keys in keys.chunks(KEYS) {
             pass.repair(keys).await?;
         }
-        // What the repair itself looked up is not part of the verdict.
-        self.counted.systems = before;
-        info!(entity = %self.counted.entity, rows = self.counted.copied, "repaired");
+        info!(entity = %self.counted.entity, rows = self.counted.counts.copied, "repaired");
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! What loads and resyncs lay on the desk: chunks of rows, and how far they are.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Desk, Waiting};
@@ -96,11 +98,15 @@ impl Desk {
         for (to, part) in rows.parts {
             self.bytes += part.len();
             let (txid, read_at) = (rows.txid.clone(), rows.read_at);
-            let copied = Copied { system, base, txid, read_at, schema: schema.clone(), rows: part, to };
-            let Copies { admitted, taken: part, lost: part_lost } = self.arbiter.copied(copied, &changed)?;
-            taken += part;
-            lost.extend(part_lost);
-            if part > 0 {
+            let copied = Copied { system, base, txid, read_at, schema: schema.clone(), rows: part.clone(), to };
+            let Copies { admitted, taken: of_part, lost: losers } = self.arbiter.copied(copied, &changed)?;
+            taken += of_part;
+            if !losers.is_empty() {
+                let losers: HashSet<u128> = losers.into_iter().collect();
+                let changes = Changes::new(&part).filter(|change| losers.contains(&change.key_hash));
+                lost.extend(changes.map(|c| Bytes::copy_from_slice(c.key(schema.entity(c.entity).key_len))));
+            }
+            if of_part > 0 {
                 seq = self.arbiter.head();
             }
             for (target, changes) in self.status.systems.iter().zip(&admitted.addressed) {
@@ -112,8 +118,10 @@ impl Desk {
         for (change, reason) in rows.refused {
             self.append(vec![Record::Refused(chunks::refused(&name, &schema, &rows.txid, change, reason))])?;
         }
-        if let Some(mark) = mark {
-            self.append(vec![Record::Load(LoadMark { copied: mark.copied + taken, ..*mark })])?;
+        if let Some(mut mark) = mark {
+            mark.counts.took(taken, lost.len(), rows.deletes);
+            mark.lost.extend(lost.iter().cloned());
+            self.append(vec![Record::Load(*mark)])?;
         }
         self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
         Ok(())

@@ -22,6 +22,7 @@ use crate::change::{
     Others, Outcome, Prepared, Quarantined, Record, Refused, Rule, Settled, Settlement, SpoolRef, Verdict, Waiting,
 };
 use crate::error::Recovery;
+use crate::load::{Classes, Counts};
 use crate::position::{BinlogPosition, GtidSet, GtidSource, Lsn, MariadbGtid, Position};
 use crate::schema::{EntityId, EntitySchema, Field};
 use crate::value::{Datum, Kind, Value};
@@ -449,6 +450,20 @@ fn any_name() -> impl Strategy<Value = Arc<str>> {
     ".{0,12}".prop_map(|name| name.into())
 }
 
+fn any_counts() -> impl Strategy<Value = Counts> {
+    let name = || ".{0,9}";
+    let fields = prop::collection::btree_map(name(), any::<u64>(), 0..3);
+    let samples = prop::collection::btree_map(name(), prop::collection::vec(name(), 0..3), 0..3);
+    let classes = (any::<[u64; 5]>(), fields, samples).prop_map(|(counts, fields, samples)| {
+        let [equal, different, missing, extra, held] = counts;
+        Classes { equal, different, missing, extra, held, fields, samples }
+    });
+    (any::<[u64; 5]>(), prop::collection::btree_map(name(), classes, 0..3)).prop_map(|(counts, systems)| {
+        let [read, copied, lost, refused, deleted] = counts;
+        Counts { read, copied, lost, refused, deleted, systems }
+    })
+}
+
 fn any_bytes() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..600).prop_map(Bytes::from),
@@ -553,8 +568,9 @@ fn any_record() -> impl Strategy<Value = Record> {
         by,
     });
     let state = prop_oneof![Just(LoadState::Running), Just(LoadState::Done), Just(LoadState::Skipped)];
-    let load = (any_name(), any_name(), state, any_schema(), any_bytes(), any::<([bool; 3], i64, u64, u64)>())
-        .prop_map(|(entity, system, state, schema, key, (options, begun, read, copied))| LoadMark {
+    let load = (any_name(), any_name(), state, any_schema(), prop::collection::vec(any_bytes(), 1..4), any_counts())
+        .prop_flat_map(|mark| (Just(mark), any::<([bool; 3], i64)>()))
+        .prop_map(|((entity, system, state, schema, mut lost, counts), (options, begun))| LoadMark {
             entity,
             bound: vec![system.clone(), "shop".into()],
             settled: vec![system.clone()],
@@ -566,9 +582,9 @@ fn any_record() -> impl Strategy<Value = Record> {
             state,
             begun,
             schema,
-            key,
-            read,
-            copied,
+            key: lost.pop().expect("at least one"),
+            counts,
+            lost,
         });
     prop_oneof![
         4 => any_entry(),
