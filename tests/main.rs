@@ -16,6 +16,7 @@ mod catalogue;
 mod commit;
 mod conflict;
 mod crash;
+mod dashboard;
 mod decide;
 mod demo;
 mod echo;

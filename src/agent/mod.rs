@@ -87,7 +87,9 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     let socket = Arc::new(Socket::bind(&config.agent.data_dir)?);
     let port = http::bind(&config).await?;
     let shown = tokio::sync::watch::Sender::new(Status::new(&config));
-    let served = tokio::spawn(http::serve(port, shown.subscribe(), stop.clone()));
+    let token = config.agent.token_file.is_some();
+    let served =
+        tokio::spawn(http::serve(port, shown.subscribe(), control::port::routes(&config), token, stop.clone()));
     let asking = reload.asking();
     tokio::spawn(herald::announce(shown.subscribe(), stop.clone()));
     let result = loop {

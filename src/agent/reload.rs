@@ -92,8 +92,12 @@ impl Reload {
 /// What others know the process by stays while it runs.
 fn fixed(running: &Config, next: &Config) -> Result<()> {
     let (old, new) = (&running.agent, &next.agent);
-    let kept =
-        [("id", old.id == new.id), ("data_dir", old.data_dir == new.data_dir), ("listen", old.listen == new.listen)];
+    let kept = [
+        ("id", old.id == new.id),
+        ("data_dir", old.data_dir == new.data_dir),
+        ("listen", old.listen == new.listen),
+        ("token_file", old.token_file == new.token_file),
+    ];
     match kept.iter().find(|(_, kept)| !kept) {
         None => Ok(()),
         Some((key, _)) => Err(Error::stop(

@@ -6,7 +6,7 @@
 pub mod clock;
 pub mod mysql;
 pub mod postgres;
-mod secret;
+pub(crate) mod secret;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod held;
+pub mod port;
 pub mod server;
 pub mod wait;
 

@@ -155,11 +155,11 @@ async fn terminate(agent: &mut Child) {
 }
 
 fn explain(dir: &Path, servers: &Servers, port: u16) {
-    let script = servers.script.display();
+    let (script, token) = (servers.script.display(), servers::PASSWORD);
     let dir = dir.display();
     say(&format!(
         "\n\
-         status         http://127.0.0.1:{port}/status   (also /metrics, /ready)\n\
+         dashboard      http://127.0.0.1:{port}/   (also /status, /metrics, /ready; token: {token})\n\
          configuration  {dir}/anechoic.toml\n\
          log            {dir}/agent.log\n\
          \n\

@@ -1,7 +1,9 @@
 //! The port: whether the agent is well, what it does, and its numbers. Read-only, and no row
-//! values: everything comes from [`Status`]'s counters, so a stuck stage cannot hang it.
+//! values: everything here comes from [`Status`]'s counters, so a stuck stage cannot hang it.
 
+mod dashboard;
 pub mod health;
+mod live;
 pub mod metrics;
 pub mod status;
 
@@ -10,13 +12,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Router, serve as serve_http};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::live::Live;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::status::{Status, now};
@@ -25,6 +28,7 @@ use crate::status::{Status, now};
 #[derive(Clone)]
 struct Port {
     shown: watch::Receiver<Arc<Status>>,
+    live: Live,
 }
 
 impl Port {
@@ -50,20 +54,31 @@ fn cannot_listen(listen: SocketAddr, error: std::io::Error) -> Error {
     .because(error)
 }
 
-/// Answers until `stop`.
-pub async fn serve(listener: TcpListener, shown: watch::Receiver<Arc<Status>>, stop: CancellationToken) -> Result<()> {
-    serve_http(listener, router(shown)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+/// Answers until `stop`. `control` are the routes of what can be asked of the agent; `token`:
+/// whether something can be changed there.
+pub async fn serve(
+    listener: TcpListener,
+    shown: watch::Receiver<Arc<Status>>,
+    control: Router,
+    token: bool,
+    stop: CancellationToken,
+) -> Result<()> {
+    let live = Live::start(shown.clone(), token, stop.clone());
+    serve_http(listener, router(Port { shown, live }).merge(control))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
 }
 
-pub fn router(shown: watch::Receiver<Arc<Status>>) -> Router {
+fn router(port: Port) -> Router {
     Router::new()
-        .route("/", get(index))
+        .route("/", get(dashboard::page))
+        .route("/events", get(|State(port): State<Port>| async move { port.live.events() }))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(report))
-        .with_state(Port { shown })
+        .with_state(port)
 }
 
 async fn ready(State(port): State<Port>) -> Response {
@@ -81,20 +96,6 @@ async fn metrics(State(port): State<Port>) -> Response {
 
 async fn report(State(port): State<Port>) -> Json<status::Report> {
     Json(status::Report::of(&port.status(), now()))
-}
-
-async fn index(State(port): State<Port>) -> Html<String> {
-    // The id is [a-z0-9_], checked with the configuration: nothing to escape.
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>anechoic {id}</title>\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem}}</style>\
-         <h1>anechoic <small>{id}</small></h1><ul>\
-         <li><a href=\"/status\">/status</a> what each system and entity is doing\
-         <li><a href=\"/ready\">/ready</a> whether all is well, and if not, why\
-         <li><a href=\"/metrics\">/metrics</a> the numbers, for Prometheus\
-         <li><a href=\"/live\">/live</a> whether the process turns</ul>\n",
-        id = port.status().agent
-    ))
 }
 
 #[cfg(test)]
@@ -121,7 +122,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, watch::Sender::new(status).subscribe(), stop.clone()));
+        let server =
+            tokio::spawn(serve(listener, watch::Sender::new(status).subscribe(), Router::new(), false, stop.clone()));
 
         let (live, ready) = (get(address, "/live").await, get(address, "/ready").await);
         let (metrics, page) = (get(address, "/metrics").await, get(address, "/").await);
@@ -130,7 +132,7 @@ mod tests {
         assert!(live.starts_with("HTTP/1.1 200"));
         assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("slot is gone"), "{ready}");
         assert!(metrics.contains("anechoic_ready 0\n"));
-        assert!(page.contains("/status"));
+        assert!(page.contains("<title>anechoic</title>") && page.contains("content-security-policy"), "{page}");
         server.await.unwrap().unwrap();
     }
 }

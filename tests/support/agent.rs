@@ -299,22 +299,37 @@ impl Drop for Agent {
 
 /// Status code and body.
 pub async fn http_get(port: u16, path: &str) -> Result<(u16, String), String> {
+    http_request(port, "GET", path, None, "").await
+}
+
+/// `authorization` is the header's value.
+pub async fn http_request(
+    port: u16,
+    method: &str,
+    path: &str,
+    authorization: Option<&str>,
+    body: &str,
+) -> Result<(u16, String), String> {
+    let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{authorization}\r\n{body}"
+    );
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), exchange)
+    let answer = tokio::time::timeout(Duration::from_secs(10), exchange)
         .await
-        .map_err(|_| format!("GET {path}: no answer within 5 s"))?
-        .map_err(|e| format!("GET {path}: {e}"))?;
+        .map_err(|_| format!("{method} {path}: no answer within 10 s"))?
+        .map_err(|e| format!("{method} {path}: {e}"))?;
     let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("GET {path}: no answer"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{method} {path}: no answer"))?;
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((code.ok_or_else(|| format!("GET {path}: not HTTP: {head}"))?, body.to_owned()))
+    Ok((code.ok_or_else(|| format!("{method} {path}: not HTTP: {head}"))?, body.to_owned()))
 }
 
 pub fn write_secret(path: &Path, secret: &str) {

@@ -6,6 +6,7 @@
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
 //! - [`books`]: the counters that the port tells;
+//! - [`browser`]: Chromium, for what people see;
 //! - [`certificates`]: authorities and certificates, and servers that show them;
 //! - [`traffic`]: writers that remember what was acknowledged, and check what became of it;
 //! - [`ways`]: every way in which the agent connects, tried alike;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub mod agent;
 pub mod books;
+pub mod browser;
 pub mod certificates;
 pub mod proxy;
 pub mod quarantine;
