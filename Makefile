@@ -18,7 +18,7 @@ test:
 
 # The long figures in full (see tests/): 50 kills, a million rows, a minute of quiet.
 soak:
-	$(with_servers) ANECHOIC_SOAK=1 cargo test --release --features failpoints --test main -- --show-output --include-ignored
+	$(with_servers) ANECHOIC_SOAK=1 cargo test --release --features failpoints --test main --test world -- --show-output --include-ignored
 
 # Loads two million rows beside COPY and LOAD DATA, on servers of its own; see benches/load.rs.
 bench-load:

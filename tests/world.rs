@@ -4,7 +4,7 @@
 //!
 //! The arbiter, the batches and the steps are the ones that run against servers. A failure
 //! prints its seed: `ANECHOIC_SEED=n cargo test world` runs that schedule alone;
-//! `ANECHOIC_SCHEDULES=n` sets how many run.
+//! `ANECHOIC_SCHEDULES=n` sets how many run (4,000; in the soak 100,000).
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on panics; seeds are printed
 
@@ -20,6 +20,11 @@ mod model;
 mod outcomes;
 #[path = "world/run.rs"]
 mod run;
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anechoic::admit::Bugs;
 use run::{Planted, Tally, World};
@@ -37,39 +42,50 @@ fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// On all cores; what failed comes in the order of the seeds.
+fn simulate_all(seeds: Range<u64>) -> (Tally, Vec<String>) {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let (mut sum, mut failed) = (Tally::default(), Vec::new());
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return (sum, failed);
+            }
+            match simulate(seed, Planted::default()) {
+                Ok(tally) => sum += tally,
+                Err(why) => failed.push((seed, why)),
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let (sum, mut failed) = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).fold(
+            (Tally::default(), Vec::new()),
+            |(mut sum, mut all), (tally, failed)| {
+                sum += tally;
+                all.extend(failed);
+                (sum, all)
+            },
+        )
+    });
+    failed.sort();
+    (sum, failed.into_iter().map(|(seed, why)| format!("seed {seed}: {why}")).collect())
+}
+
 #[test]
 fn whatever_is_written_concurrently_all_systems_end_equal() {
+    let schedules = if std::env::var_os("ANECHOIC_SOAK").is_some() { 100_000 } else { 4000 };
     let seeds = match from_env("ANECHOIC_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(4000),
+        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(schedules),
     };
-    let (mut sum, mut failed) = (Tally::default(), Vec::new());
+    let begun = Instant::now();
 
-    for seed in seeds.clone() {
-        let tally = match simulate(seed, Planted::default()) {
-            Ok(tally) => tally,
-            Err(why) => {
-                failed.push(format!("seed {seed}: {why}"));
-                continue;
-            }
-        };
-        sum.changes += tally.changes;
-        sum.conflicts += tally.conflicts;
-        sum.rejected += tally.rejected;
-        sum.quarantined += tally.quarantined;
-        sum.crashes += tally.crashes;
-        sum.commits += tally.commits;
-        sum.held += tally.held;
-        sum.copied += tally.copied;
-        sum.lost += tally.lost;
-        sum.side_effects += tally.side_effects;
-        sum.differences += tally.differences;
-        sum.waited += tally.waited;
-        sum.by_hand += tally.by_hand;
-        sum.decided += tally.decided;
-    }
+    let (sum, failed) = simulate_all(seeds.clone());
 
-    println!("{} schedules: {sum:?}", seeds.end - seeds.start);
+    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
     if seeds.end - seeds.start > 100 {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");

@@ -2,6 +2,7 @@
 //! crashes, restarts, then quiet and the checks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use anechoic::admit::{Admitted, Arbiter, Bugs, ByHand, MemoryStore, Topology};
@@ -57,6 +58,25 @@ pub struct Tally {
     pub waited: u64,
     pub by_hand: u64,
     pub decided: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.changes += other.changes;
+        self.conflicts += other.conflicts;
+        self.rejected += other.rejected;
+        self.quarantined += other.quarantined;
+        self.crashes += other.crashes;
+        self.commits += other.commits;
+        self.held += other.held;
+        self.copied += other.copied;
+        self.lost += other.lost;
+        self.side_effects += other.side_effects;
+        self.differences += other.differences;
+        self.waited += other.waited;
+        self.by_hand += other.by_hand;
+        self.decided += other.decided;
+    }
 }
 
 #[derive(Clone, Copy, Default)]
