@@ -10,6 +10,7 @@
 //! ```
 //! All numbers little endian. Insert has no before image (len 0), delete no after image.
 
+mod clash;
 mod conflict;
 mod marks;
 
@@ -17,7 +18,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::conflict::{ConflictId, Conflicted, Outcome, Rule, Settled, Settlement, Waiting};
+pub use self::clash::{alike, clash_txid, given_way, updated};
+pub use self::conflict::{ConflictId, Conflicted, Images, Outcome, Rule, Settled, Settlement};
 pub use self::marks::{LoadMark, LoadState, ResyncMark, ResyncState};
 use crate::position::{Position, Seq};
 use crate::schema::{EntityId, Schema, SystemId, Translation};

@@ -35,6 +35,12 @@ mod armed {
     }
 }
 
+/// The process is to be killed at that step: what it follows upon may have to be on disk by then.
+pub fn kills_at(step: &str) -> bool {
+    let wanted = || std::env::var("ANECHOIC_KILL_AT").ok();
+    cfg!(feature = "failpoints") && wanted().is_some_and(|wanted| wanted.split(':').next() == Some(step))
+}
+
 #[cfg(feature = "failpoints")]
 pub fn pass(step: &str) {
     use armed::Point;

@@ -42,6 +42,26 @@ pub enum Merge {
     Policy(Policy),
 }
 
+/// What becomes of a record whose value, unique in a system, another record has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnClash {
+    /// What was inserted goes; what was updated gets its values back.
+    Reject,
+    /// The template of the value that it gets.
+    Rename(String),
+    /// Both stay as they are, and one of them waits.
+    Manual,
+}
+
+/// A field that some table keeps unique beside the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    pub field: usize,
+    pub on_clash: OnClash,
+    /// So many characters fit into every column of it; `None`: any number.
+    pub chars: Option<u32>,
+}
+
 /// How concurrent changes of one entity are decided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
@@ -55,6 +75,8 @@ pub struct Rules {
     pub on_delete: Option<OnDelete>,
     /// By field; the others follow `policy`.
     pub merges: Vec<(usize, Merge)>,
+    /// What is decided about records that cannot both be; of several in one unique key the first.
+    pub uniques: Vec<Unique>,
 }
 
 impl Rules {
@@ -64,6 +86,11 @@ impl Rules {
 
     pub fn merge(&self, field: usize) -> Option<Merge> {
         self.merges.iter().find(|(of, _)| *of == field).map(|(_, merge)| *merge)
+    }
+
+    /// Of a unique key with these fields.
+    pub fn unique(&self, fields: u128) -> Option<&Unique> {
+        self.uniques.iter().find(|unique| fields >> unique.field & 1 == 1)
     }
 
     /// Updates may carry parts of rows.

@@ -164,6 +164,7 @@ impl Bench {
             table: Arc::new(table),
             key_len,
             filter: None,
+            clash_keys: Vec::new(),
         }
     }
 

@@ -13,6 +13,7 @@ mod books;
 mod capture_mysql;
 mod capture_postgres;
 mod catalogue;
+mod clash;
 mod commit;
 mod conflict;
 mod crash;

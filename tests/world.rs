@@ -38,6 +38,12 @@ fn simulate(seed: u64, planted: Planted) -> Result<Tally, String> {
     world.run(steps).map(|()| world.tally)
 }
 
+fn simulate_unique(seed: u64, planted: Planted) -> Result<Tally, String> {
+    let mut world = World::with_unique(seed, planted);
+    let steps = 20 + world.random.below(STEPS);
+    world.run(steps).map(|()| world.tally)
+}
+
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -92,6 +98,37 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
         assert!(sum.differences > 500 && sum.waited > 100 && sum.by_hand > 100, "{sum:?}");
         assert!(sum.side_effects > 100 && sum.decided > 1000, "{sum:?}");
+    }
+}
+
+/// Two records want one value, in systems that are each right: one of them gives way everywhere, or a person
+/// is asked; and when that person has spoken, nothing is held anywhere.
+#[test]
+fn records_that_cannot_both_be_are_parted_in_all_systems() {
+    let seeds = match from_env("ANECHOIC_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(4000),
+    };
+    let (mut sum, mut failed) = (Tally::default(), Vec::new());
+
+    for seed in seeds.clone() {
+        match simulate_unique(seed, Planted::default()) {
+            Ok(tally) => {
+                sum.clashes.iter_mut().zip(tally.clashes).for_each(|(sum, n)| *sum += n);
+                sum.left += tally.left;
+                sum.stuck += tally.stuck;
+                sum.crashes += tally.crashes;
+                sum.changes += tally.changes;
+            }
+            Err(why) => failed.push(format!("seed {seed}: {why}")),
+        }
+    }
+
+    println!("{} schedules: {sum:?}", seeds.end - seeds.start);
+    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
+    if seeds.end - seeds.start > 100 {
+        let [_, lost, partly, _, waiting, renamed] = sum.clashes;
+        assert!(lost > 100 && partly > 20 && waiting > 100 && renamed > 100 && sum.crashes > 100, "{sum:?}");
     }
 }
 
@@ -195,4 +232,13 @@ fn a_copied_row_that_wins_like_a_live_one_is_caught() {
 fn a_delete_that_could_not_see_the_losing_insert_is_caught() {
     let bugs = Bugs { redelete_left_out: true, ..Bugs::default() };
     must_diverge("redelete left out", Planted { bugs, ..Planted::default() });
+}
+
+/// Systems would still end equal, after a record that was in nobody's way had to go.
+#[test]
+fn a_rival_that_is_taken_for_what_it_was_is_caught() {
+    let bugs = Bugs { rivals_stay: true, ..Bugs::default() };
+    let planted = Planted { bugs, ..Planted::default() };
+    let caught = (0..4000).find(|seed| simulate_unique(*seed, planted).is_err_and(|why| why.starts_with("clash")));
+    assert!(caught.is_some());
 }

@@ -10,8 +10,10 @@
 //! it: then there are two holds at once, and which one a local change falls under depends on
 //! whether it stands before or after the retry's marker in that log ([`Phase`]).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::admit::index::slot_key;
 use crate::change::{Change, Changes, Micros, Quarantined};
@@ -28,6 +30,18 @@ pub struct HeldKey {
     /// The newest retry of exactly this record. Where the marker is at or past it, the key is
     /// no longer held.
     pub retry: Option<Seq>,
+}
+
+/// The record that has, in the system, what a refused change brings and what is unique there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// Of the refused change, and the quarantine record's `last_seq`.
+    pub key_hash: u128,
+    pub seq: Seq,
+    /// The fields of the unique key.
+    pub fields: u128,
+    /// As the system has it: one encoded insert.
+    pub row: Bytes,
 }
 
 /// Part of the system's log in which its changes of the key have not seen `held_seq`.
@@ -47,6 +61,8 @@ pub(super) struct Hold {
     due: Micros,
     /// Under which the index may know the key.
     numbers: Arc<[usize]>,
+    /// What is in the way of the record's change.
+    rival: Option<(Rival, u128)>,
 }
 
 impl Hold {
@@ -65,6 +81,8 @@ type HoldKey = (SystemId, u128);
 pub(super) struct Holds {
     live: BTreeMap<HoldKey, Hold>,
     pinned: HashSet<u128>,
+    /// Those with a rival that nobody has looked into.
+    clashing: BTreeSet<HoldKey>,
 }
 
 /// The change that a quarantine record holds.
@@ -95,7 +113,7 @@ impl Holds {
         let due = due(quarantined);
         self.pinned.extend(numbers.iter().map(|number| slot_key(key, *number)));
         let Some(hold) = self.live.get_mut(&(system, key)) else {
-            let hold = Hold { quarantined: quarantined.clone(), phases: vec![phase], due, numbers };
+            let hold = Hold { quarantined: quarantined.clone(), phases: vec![phase], due, numbers, rival: None };
             self.live.insert((system, key), hold);
             return true;
         };
@@ -110,6 +128,8 @@ impl Holds {
         }
         hold.quarantined = quarantined.clone();
         hold.due = due;
+        hold.rival = None;
+        self.clashing.remove(&(system, key));
         true
     }
 
@@ -144,11 +164,71 @@ impl Holds {
 
     pub fn release(&mut self, system: SystemId, key: u128) -> Option<Hold> {
         let hold = self.live.remove(&(system, key))?;
+        self.clashing.remove(&(system, key));
         self.pinned.clear();
         for ((_, key), hold) in &self.live {
-            self.pinned.extend(hold.numbers.iter().map(|number| slot_key(*key, *number)));
+            let keys = [Some(*key), hold.rival.as_ref().map(|(_, key)| *key)].into_iter().flatten();
+            self.pinned.extend(keys.flat_map(|key| hold.numbers.iter().map(move |number| slot_key(key, *number))));
         }
+        // It may have been in the way of others, as it was before.
+        self.wake_rivals(key);
+        let live = &self.live;
+        let behind = |(of, hold): (&HoldKey, &Hold)| of.0 == system && hold.rival.as_ref().is_some_and(|r| r.1 == key);
+        self.clashing.retain(|of| !live.get_key_value(of).is_some_and(behind));
         Some(hold)
+    }
+
+    /// What is in the way of the change of a live record: both stay in the index until that is decided.
+    pub fn clashed(&mut self, system: SystemId, rival: &Rival) {
+        let row = Changes::new(&rival.row).next().map_or(0, |row| row.key_hash);
+        let key = (system, rival.key_hash);
+        if let Some(hold) = self.live.get_mut(&key)
+            && hold.quarantined.last_seq == rival.seq
+            && !hold.quarantined.folded
+        {
+            hold.rival = Some((rival.clone(), row));
+            self.pinned.extend(hold.numbers.iter().map(|number| slot_key(row, *number)));
+            self.clashing.insert(key);
+        }
+    }
+
+    pub fn clashing(&self) -> Vec<HoldKey> {
+        self.clashing.iter().copied().collect()
+    }
+
+    pub fn looked_into(&mut self, system: SystemId, key: u128) {
+        self.clashing.remove(&(system, key));
+    }
+
+    pub fn rival(&self, system: SystemId, key: u128) -> Option<Rival> {
+        self.live.get(&(system, key))?.rival.as_ref().map(|(rival, _)| rival.clone())
+    }
+
+    pub fn held(&self, system: SystemId, key: u128) -> Option<&Quarantined> {
+        self.live.get(&(system, key)).map(|hold| &hold.quarantined)
+    }
+
+    /// What any system holds of a key, in this schema.
+    pub fn of_key(&self, key: u128, schema: u64) -> Vec<Bytes> {
+        let of_key = self.live.iter().filter(|((_, of), hold)| *of == key && hold.quarantined.schema.id == schema);
+        of_key.map(|(_, hold)| hold.quarantined.change.clone()).collect()
+    }
+
+    /// Some system holds it.
+    pub fn any_holds(&self, key: u128) -> bool {
+        self.live.keys().any(|(_, of)| *of == key)
+    }
+
+    /// The record with this key was written, or is free: what it was in the way of is tried again.
+    pub fn wake_rivals(&mut self, key: u128) {
+        let behind = |hold: &&mut Hold| hold.rival.as_ref().is_some_and(|(_, rival)| *rival == key);
+        self.live.values_mut().filter(behind).for_each(|hold| hold.due = 0);
+    }
+
+    pub fn wake_key(&mut self, system: SystemId, key: u128) {
+        if let Some(hold) = self.live.get_mut(&(system, key)) {
+            hold.due = 0;
+        }
     }
 
     /// Due for a retry by the timer, or folded with its retry lost in a crash.

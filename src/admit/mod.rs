@@ -22,6 +22,7 @@ pub mod index;
 mod merge;
 mod person;
 mod policy;
+mod rivals;
 mod store;
 pub mod topology;
 
@@ -31,7 +32,7 @@ use bytes::Bytes;
 
 use copies::Index;
 pub use copy::{Copied, Copies};
-pub use held::HeldKey;
+pub use held::{HeldKey, Rival};
 use index::slot_key;
 pub use index::{MemoryStore, Slot, SlotStore};
 pub use person::ByHand;
@@ -39,8 +40,8 @@ pub use store::DiskStore;
 pub use topology::{EntityTopology, Member, Topology};
 
 use crate::change::{
-    Address, Body, Captured, Change, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Fate, Micros, Op,
-    Operations, Origin, Others, Outcome, Prepared, Quarantined, Record, SpoolRef, Verdict, Waiting, fold, overlay,
+    Address, Body, Captured, Change, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Fate, Images,
+    Micros, Op, Operations, Origin, Others, Outcome, Prepared, Quarantined, Record, SpoolRef, Verdict, fold, overlay,
 };
 use crate::error::{Error, Result};
 use crate::normalize::binding::Role;
@@ -80,6 +81,8 @@ pub struct Bugs {
     pub differences_left_out: bool,
     /// A row that outlives its deletion comes back without what its origin had of additive fields.
     pub returned_left_out: bool,
+    /// What is in a change's way is decided about as it was found, whatever was written since.
+    pub rivals_stay: bool,
 }
 
 /// What the arbiter reads of the journal while it decides.
@@ -257,7 +260,9 @@ impl Arbiter {
         self.head = self.head.max(head);
         self.systems.iter_mut().for_each(|followed| followed.settled = false);
         self.holds.wake();
-        self.waiting.orphaned(self.head)
+        let mut records = self.waiting.orphaned(self.head);
+        records.extend(self.waiting.parted(|key| self.holds.any_holds(key), self.head));
+        records
     }
 
     /// The last seq given to an entry; the journal may not have synced it yet.
@@ -658,6 +663,9 @@ impl Arbiter {
         }
         let to = if everywhere { layout.receivers } else { others };
         draft.address(to);
+        if !self.holds.is_empty() {
+            self.holds.wake_rivals(change.key_hash);
+        }
         Ok(())
     }
 
@@ -789,7 +797,10 @@ impl Arbiter {
             let entity = hold.quarantined.schema.entity(change.entity).name.as_str().into();
             Record::Released { system: name.clone(), entity, key_hash: change.key_hash, by }
         });
-        let records = freed.collect();
+        let mut records: Vec<Record> = freed.collect();
+        if !records.is_empty() {
+            records.extend(self.waiting.parted(|key| self.holds.any_holds(key), base));
+        }
         self.forget()?;
         Ok(records)
     }
@@ -888,13 +899,13 @@ fn conflicted(
         Ruling::Partly { .. } => Outcome::Merged,
         Ruling::Accepted { .. } | Ruling::Revived { .. } => Outcome::Won,
     };
-    let waiting = match outcome {
+    let images = match outcome {
         Outcome::Waiting => {
             let mut out = ChangeWriter::default();
             out.push_change(change);
             let current = bodies.image(clash.against.seq(), change.key_hash)?.unwrap_or_default();
             let fields = layout.fields_of(clash.waits);
-            Some(Waiting { schema: captured.schema.clone(), change: out.take().into(), current, fields })
+            Some(Images { schema: captured.schema.clone(), change: out.take().into(), current, fields })
         }
         _ => None,
     };
@@ -909,7 +920,7 @@ fn conflicted(
         rule: clash.rule,
         outcome,
         at: captured.committed_at,
-        waiting,
+        images,
     })
 }
 

@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::{Admitted, Arbiter, Bodies, Counts, Slot, decide, walk};
 use crate::change::{
-    Address, Body, Change, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Settled, Settlement,
+    Address, Body, Change, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Rule, Settled,
+    Settlement,
 };
 use crate::error::Result;
 use crate::position::Seq;
@@ -27,7 +28,7 @@ pub(super) struct Waitings {
 impl Waitings {
     /// Takes up one that waits; any other is history.
     pub fn add(&mut self, conflict: &Conflicted) {
-        if conflict.waiting.is_some() && self.live.insert(conflict.id, conflict.clone()).is_none() {
+        if conflict.waits() && self.live.insert(conflict.id, conflict.clone()).is_none() {
             self.by_key.entry(conflict.key_hash).or_default().push(conflict.id);
         }
     }
@@ -40,6 +41,29 @@ impl Waitings {
                 self.by_key.remove(&gone.key_hash);
             }
         }
+    }
+
+    /// These two records wait for a person already.
+    pub fn is_open(&self, key: u128, other: u128) -> bool {
+        self.pairs().any(|(_, pair)| pair == [key, other] || pair == [other, key])
+    }
+
+    /// Conflicts of two records, with the keys of both.
+    fn pairs(&self) -> impl Iterator<Item = (ConflictId, [u128; 2])> {
+        let unique = self.live.values().filter(|conflict| conflict.rule == Rule::Unique);
+        unique.filter_map(|conflict| {
+            let other = Changes::new(&conflict.images.as_ref()?.current).next()?.key_hash;
+            Some((conflict.id, [conflict.key_hash, other]))
+        })
+    }
+
+    /// Two records that are in nobody's way any more, by what entry `by` brought: nothing is left to decide.
+    pub fn parted(&mut self, is_held: impl Fn(u128) -> bool, by: Seq) -> Vec<Record> {
+        let free = self.pairs().filter(|(_, pair)| !pair.iter().any(|key| is_held(*key)));
+        let free: Vec<ConflictId> = free.map(|(id, _)| id).collect();
+        free.iter().for_each(|id| self.remove(*id));
+        let settled = |id| Record::Settled(Settled { id, how: Settlement::Superseded, by });
+        free.into_iter().map(settled).collect()
     }
 
     /// A conflict is written before its entry. Where a crash took that along, its change is read and
@@ -68,9 +92,9 @@ impl Waitings {
     ) -> Vec<Record> {
         let whole = change.op != Op::Update;
         let meets = |id: &&ConflictId| {
-            let waiting = self.live.get(id).and_then(|conflict| conflict.waiting.as_ref());
+            let images = self.live.get(id).and_then(|conflict| conflict.images.as_ref());
             // One of a row's existence alone has no fields.
-            waiting.is_some_and(|waiting| whole || waiting.fields == 0 || waiting.fields & fields != 0)
+            images.is_some_and(|images| whole || images.fields == 0 || images.fields & fields != 0)
         };
         let ids = self.by_key.get(&change.key_hash).map(Vec::as_slice).unwrap_or_default();
         let ids: Vec<ConflictId> = ids.iter().filter(meets).copied().collect();
@@ -138,9 +162,16 @@ impl Arbiter {
                     false => Settlement::Superseded,
                 };
                 settled.extend(self.waiting.settle(&change, layout.fields_of(slots), seq, how));
+                self.holds.wake_rivals(change.key_hash);
             }
             Ok(())
         })?;
+        // Of two records the other one was changed, or one is given other values that gave way by a rule.
+        let ended = |id| settled.iter().any(|record| matches!(record, Record::Settled(settled) if settled.id == id));
+        if let Some(id) = by_hand.resolves.filter(|id| !ended(*id)) {
+            self.waiting.remove(id);
+            settled.push(Record::Settled(Settled { id, how: Settlement::Resolved, by: seq }));
+        }
         self.head = seq;
         self.address(to, seq);
         let mut records = vec![Record::Entry(Entry {

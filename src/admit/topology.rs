@@ -197,6 +197,11 @@ impl Layout {
         (0..self.slots.len()).filter(having).fold(0, |set, i| set | 1 << i)
     }
 
+    /// The slots that have any of these fields.
+    pub fn slots_with(&self, fields: u128) -> u128 {
+        (0..self.slots.len()).filter(|i| self.slots[*i] & fields != 0).fold(0, |set, i| set | 1 << i)
+    }
+
     /// All fields of a set of slots.
     pub fn fields_of(&self, slots: u128) -> u128 {
         bits(slots).fold(0, |set, i| set | self.slots[i])

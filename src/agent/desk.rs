@@ -371,6 +371,7 @@ impl Desk {
                     Err(_) => break,
                 }
             }
+            self.decide_clashes()?;
             self.record_positions(false)?;
             self.commit()?;
         }
@@ -399,10 +400,14 @@ impl Desk {
                 self.waiting.push(Waiting::Resumed(reply, resumed));
                 Ok(())
             }
-            Message::Ask(Ask::Quarantine { records, reply }) => {
+            Message::Ask(Ask::Quarantine { records, rivals, reply }) => {
+                let system = records.first().map(|record| record.system.clone());
                 for record in records {
                     let records = self.arbiter.quarantined(&record, now())?;
                     self.append(records)?;
+                }
+                for rival in system.iter().flat_map(|system| rivals.iter().map(move |rival| (system, rival))) {
+                    self.arbiter.clashed(rival.0, rival.1);
                 }
                 self.waiting.push(Waiting::Quarantined(reply));
                 Ok(())
@@ -422,6 +427,15 @@ impl Desk {
                 self.retain()
             }
         }
+    }
+
+    /// Records that are in each other's way in some system.
+    fn decide_clashes(&mut self) -> Result<()> {
+        let at = now();
+        for admitted in self.arbiter.decide_clashes(at, &self.archive)? {
+            self.by_agent(admitted, at)?;
+        }
+        Ok(())
     }
 
     /// Kept until it is decided: from here on the log is not read again from before it.
@@ -567,8 +581,12 @@ impl Desk {
             self.appended = true;
             match &record {
                 Record::Conflict(conflict) => {
+                    if failpoint::kills_at("conflict-written") {
+                        self.patiently(|writer| writer.sync().map(drop))?;
+                        failpoint::pass("conflict-written");
+                    }
                     self.count_conflict(conflict);
-                    waiting |= conflict.waiting.is_some();
+                    waiting |= conflict.waits();
                 }
                 Record::Settled(_) => waiting = true,
                 _ => {}

@@ -227,6 +227,10 @@ impl Target for Proving {
         self.target.read(binding, keys).await
     }
 
+    async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
+        self.target.holder(binding, columns, values).await
+    }
+
     async fn commit(&mut self) -> Result<()> {
         self.target.commit().await
     }

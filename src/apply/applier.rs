@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::admit::HeldKey;
+use crate::admit::{HeldKey, Rival};
 use crate::apply::Target;
 use crate::apply::batch::Routes;
 use crate::apply::steps::{Action, Event, Limits, Opened, Steps};
@@ -28,12 +28,11 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 pub enum Ask {
     /// What this system holds, and the highest marker that its log has shown.
-    Held {
-        system: SystemId,
-        reply: oneshot::Sender<Holding>,
-    },
+    Held { system: SystemId, reply: oneshot::Sender<Holding> },
     Quarantine {
         records: Vec<Quarantined>,
+        /// What is in the way of some of them.
+        rivals: Vec<Rival>,
         reply: oneshot::Sender<Result<()>>,
     },
 }
@@ -190,12 +189,16 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                     false => self.target.write(&rows).await,
                 })?
             }
-            Action::Quarantine(records) => {
+            Action::Holder => {
+                let (binding, columns, values) = self.steps.sought();
+                Event::Holder(self.target.holder(&binding, columns, values).await?)
+            }
+            Action::Quarantine(records, rivals) => {
                 for record in &records {
                     warn!(seq = record.last_seq, error = %record.reason, "a change was set aside");
                 }
                 let (reply, answer) = oneshot::channel();
-                self.ask(Ask::Quarantine { records, reply }).await?;
+                self.ask(Ask::Quarantine { records, rivals, reply }).await?;
                 done(answer.await.map_err(|_| arbiter_gone())?)?
             }
             Action::Commit => {

@@ -82,7 +82,7 @@ impl Routes {
 }
 
 /// Bit i: field i is sent, and whatever is under it does not matter.
-fn settled(row: Row<'_>) -> u128 {
+pub(super) fn settled(row: Row<'_>) -> u128 {
     row.sent() & !row.added()
 }
 

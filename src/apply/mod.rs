@@ -122,6 +122,14 @@ pub trait Target: Send {
         keys: &[Row<'_>],
     ) -> impl Future<Output = Result<Vec<Option<Vec<u8>>>>> + Send;
 
+    /// The row whose columns `columns` (places in the binding) have these values, canonical; not locked.
+    fn holder(
+        &mut self,
+        binding: &Binding,
+        columns: &[usize],
+        values: Row<'_>,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send;
+
     /// Sends what was held back, and commits. `Quarantine`: a row of the batch was refused and
     /// nothing was committed (`rollback`, then replay). `Retry`: the outcome may be unknown;
     /// `open` tells.

@@ -53,6 +53,12 @@ impl Shape {
         Shape { key: binding.key_len, insert, set, added, sent }
     }
 
+    /// These columns in the place of the key, for reads.
+    pub fn sought(columns: &[usize]) -> Shape {
+        let sent = columns.to_vec();
+        Shape { key: sent.len(), insert: Vec::new(), set: Vec::new(), added: Vec::new(), sent }
+    }
+
     /// The key alone, for deletes and reads.
     pub fn key(binding: &Binding) -> Shape {
         let sent: Vec<usize> = (0..binding.key_len).collect();
@@ -110,6 +116,7 @@ pub(crate) mod fixture {
             columns: columns.iter().enumerate().map(bound).collect(),
             key_len,
             filter: None,
+            clash_keys: Vec::new(),
             table: Arc::new(Table {
                 unique_keys: vec![key.clone()],
                 primary_key: key,

@@ -17,21 +17,26 @@
 //!   that is not needs no write.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::admit::HeldKey;
+use crate::admit::{HeldKey, Rival};
 use crate::apply::TableRows;
-use crate::apply::batch::{Batch, Group, Routes};
+use crate::apply::batch::{Batch, Group, Routes, settled};
 use crate::apply::filter::{self, Checked};
 use crate::apply::keys::{At, Keys, Refusal, Route};
-use crate::change::{Address, Body, Changes, Entry, HOPS_JOINED, Micros, Op, Origin, Quarantined, Record, SpoolRef};
+use crate::change::{
+    Address, Body, ChangeWriter, Changes, Entry, HOPS_JOINED, Micros, Op, Origin, Quarantined, Record, SpoolRef,
+    overlay,
+};
 use crate::error::{Error, Recovery, backoff};
 use crate::marker::Marker;
+use crate::normalize::binding::Binding;
 use crate::position::Seq;
 use crate::schema::Translation;
-use crate::value::Row;
+use crate::value::{Datum, Row};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -70,8 +75,10 @@ pub enum Action {
     Read,
     /// [`Steps::group`], `alone` behind a savepoint: `Done`.
     Write { alone: bool },
-    /// Sync these records: `Done`.
-    Quarantine(Vec<Quarantined>),
+    /// The row that has the values of [`Steps::sought`]: `Holder`.
+    Holder,
+    /// Sync these records, and hand on what is in their way: `Done`.
+    Quarantine(Vec<Quarantined>, Vec<Rival>),
     /// `Done`.
     Commit,
     /// `Done`.
@@ -90,6 +97,8 @@ pub enum Event {
     Chunk(Option<Bytes>),
     /// Canonical rows, one per row of the group.
     Rows(Vec<Option<Vec<u8>>>),
+    /// A canonical row.
+    Holder(Option<Vec<u8>>),
     Failed(Error),
 }
 
@@ -172,6 +181,7 @@ enum State {
     Beginning,
     Chunk,
     Writing,
+    Looking(Look),
     Syncing,
     Committing,
     RollingBack,
@@ -184,6 +194,17 @@ struct Single {
     encoded: Bytes,
     at: At,
     route: Route,
+}
+
+/// Which record is in the way of a change of the replay that the target refused as a duplicate.
+#[derive(Debug)]
+struct Look {
+    error: Arc<Error>,
+    binding: Arc<Binding>,
+    /// The refused row, canonical, with what it does not carry as it was before.
+    values: Vec<u8>,
+    /// Unique keys that it may clash with, not asked for yet.
+    keys: VecDeque<Vec<usize>>,
 }
 
 /// The batch in hand: one target transaction.
@@ -205,6 +226,7 @@ struct Work {
     /// Encoded changes of the replay that wait: entry, number, bytes.
     singles: VecDeque<(usize, u64, Bytes)>,
     refused: usize,
+    rivals: Vec<Rival>,
     progress: Progress,
 }
 
@@ -317,6 +339,13 @@ impl Steps {
         self.work.groups.front().expect("asked for only while there is something to write")
     }
 
+    /// What `Holder` asks for: columns of the binding, and a row with their values.
+    pub fn sought(&self) -> (Arc<Binding>, &[usize], Row<'_>) {
+        let State::Looking(look) = &self.state else { unreachable!("asked for only while it is looked for") };
+        let columns = look.keys.front().expect("a look has a key to ask for");
+        (look.binding.clone(), columns, Row(&look.values))
+    }
+
     pub fn table_rows<'a>(&'a self, rows: &'a [Row<'a>]) -> TableRows<'a> {
         self.group().table_rows(rows)
     }
@@ -343,7 +372,8 @@ impl Steps {
                 true => Action::Read,
                 false => Action::Write { alone: self.work.replay },
             },
-            State::Syncing => Action::Quarantine(self.keys.pending()),
+            State::Looking(_) => Action::Holder,
+            State::Syncing => Action::Quarantine(self.keys.pending(), self.work.rivals.clone()),
             State::Committing => Action::Commit,
             State::RollingBack => Action::Rollback,
         }
@@ -361,6 +391,7 @@ impl Steps {
             (State::Chunk, Event::Chunk(chunk)) => self.chunk(chunk, now),
             (State::Writing, Event::Rows(rows)) => self.checked(&rows, now),
             (State::Writing, Event::Done) => self.wrote(now),
+            (State::Looking(_), Event::Holder(row)) => self.looked(row, now),
             (State::Syncing, Event::Done) => {
                 self.keys.synced();
                 self.state = State::Committing;
@@ -383,7 +414,9 @@ impl Steps {
     fn failed(&mut self, error: Error, now: Micros) {
         let refused = error.recovery == Recovery::Quarantine;
         match (&self.state, &error.recovery) {
-            (State::Writing, Recovery::Quarantine) if self.work.replay => self.refused(&error, now),
+            (State::Writing, Recovery::Quarantine) if self.work.replay => self.refused_alone(Arc::new(error), now),
+            // What it has is beyond us.
+            (State::Looking(_), Recovery::Quarantine) => self.looked(None, now),
             (State::Writing | State::Committing, Recovery::Quarantine) if !self.work.replay => {
                 self.state = State::RollingBack;
             }
@@ -687,13 +720,73 @@ impl Steps {
                     self.wrote(now);
                 }
             }
-            Checked::Refused(error) if self.work.replay => self.refused(&error, now),
+            Checked::Refused(error) if self.work.replay => self.refused(&Arc::new(error), now),
             Checked::Refused(_) => self.state = State::RollingBack,
         }
     }
 
+    /// The replay: before a duplicate is set aside, it is asked what is in its way.
+    fn refused_alone(&mut self, error: Arc<Error>, now: Micros) {
+        match self.look(error) {
+            Ok(look) => self.state = State::Looking(look),
+            Err(error) => self.refused(&error, now),
+        }
+    }
+
+    fn look(&self, error: Arc<Error>) -> Result<Look, Arc<Error>> {
+        let Some(single) = self.work.single.as_ref().filter(|_| is_duplicate(&error)) else { return Err(error) };
+        let change = Changes::new(&single.encoded).next().expect("one encoded change");
+        let (Some(binding), Some(after)) = (self.routes.binding(change.entity), change.after) else {
+            return Err(error);
+        };
+        let values = change.before.map_or_else(|| after.0.to_vec(), |before| overlay(before, after));
+        let (sent, carried) = (settled(Row(&values)), settled(after));
+        let field = |place: &usize| binding.columns[*place].field;
+        let told = |key: &&Vec<usize>| {
+            let fields = key.iter().fold(0u128, |set, place| set | 1 << field(place));
+            fields & !sent == 0 && fields & carried != 0
+        };
+        let keys: VecDeque<Vec<usize>> = binding.clash_keys.iter().filter(told).cloned().collect();
+        match keys.is_empty() {
+            true => Err(error),
+            false => Ok(Look { error, binding: binding.clone(), values, keys }),
+        }
+    }
+
+    fn looked(&mut self, row: Option<Vec<u8>>, now: Micros) {
+        let State::Looking(mut look) = std::mem::replace(&mut self.state, State::Writing) else {
+            unreachable!("asked for only while it is looked for")
+        };
+        let columns = look.keys.pop_front().expect("it was asked for");
+        let rival = row.map(|row| self.rival(&look.binding, &columns, &row));
+        let single = self.work.single.as_ref().expect("a replay writes one change at a time");
+        let key_hash = Changes::new(&single.encoded).next().expect("one encoded change").key_hash;
+        let seq = single.at.seq;
+        match rival.filter(|(_, of, _)| *of != key_hash) {
+            Some((fields, _, row)) => self.work.rivals.push(Rival { key_hash, seq, fields, row }),
+            None if !look.keys.is_empty() => {
+                self.state = State::Looking(look);
+                return;
+            }
+            None => {}
+        }
+        self.refused(&look.error, now);
+    }
+
+    /// The fields of the unique key, the hash of the row's own key, and the row as a change.
+    fn rival(&self, binding: &Binding, columns: &[usize], row: &[u8]) -> (u128, u128, Bytes) {
+        let fields = columns.iter().fold(0, |set, place| set | 1 << binding.columns[*place].field);
+        let mut out = ChangeWriter::default();
+        let row = Row(row);
+        let all = 0..self.routes.schema.entity(binding.entity).fields.len();
+        let after = Some(all.map(|field| row.get(field)));
+        out.push(&self.routes.schema, binding.entity, Op::Insert, None::<std::iter::Empty<Datum<'_>>>, after);
+        let key_hash = out.last().key_hash;
+        (fields, key_hash, out.take().into())
+    }
+
     /// The replay: one change is set aside, the others go on.
-    fn refused(&mut self, error: &Error, now: Micros) {
+    fn refused(&mut self, error: &Arc<Error>, now: Micros) {
         self.work.groups.clear();
         let Some(Single { encoded, at, route }) = self.work.single.take() else {
             unreachable!("a replay writes one change at a time")
@@ -759,6 +852,11 @@ impl Steps {
             self.passed = self.read.max(self.passed);
         }
     }
+}
+
+/// The target says that another row has a value which is unique there.
+fn is_duplicate(error: &Error) -> bool {
+    error.code.as_deref().is_some_and(|code| ["23505", "1062", "1169", "1586"].contains(&code))
 }
 
 fn rekeyed(seq: Seq, entity: &str, system: &str) -> Error {

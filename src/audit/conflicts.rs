@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::{Version, change_at, each, encoded, key_text};
-use crate::change::{Changes, ConflictId, Conflicted, Entry, Fate, Record, Settled};
+use crate::change::{Changes, ConflictId, Conflicted, Entry, Fate, Record, Rule, Settled, clash_txid};
 use crate::error::{Error, Result};
 use crate::http::status::timestamp;
 use crate::journal::Journal;
@@ -59,7 +59,7 @@ impl Conflict {
             rule: of.rule.name().into(),
             outcome: of.outcome.name().into(),
             at: timestamp(of.at),
-            open: of.waiting.is_some() && settled.is_none(),
+            open: of.waits() && settled.is_none(),
             settled: settled.map(|settled| settled.how.name().to_owned()),
             settled_by: settled.map(|settled| settled.by),
         }
@@ -117,7 +117,12 @@ fn window(journal: &Journal, low: Seq, high: Seq, settled: &mut HashMap<Conflict
     let mut reader = journal.reader(low)?;
     while let Some(record) = reader.next()? {
         match record {
-            Record::Entry(entry) if entry.seq + 1 >= high => break,
+            Record::Entry(entry) => {
+                found.retain(|id, (conflict, _)| id.seq != entry.seq || is_of(conflict, &entry));
+                if entry.seq + 1 >= high {
+                    break;
+                }
+            }
             // One of before a crash that was decided again has the same number.
             Record::Conflict(conflict) if conflict.id.seq <= journal.head() => {
                 drop(found.insert(conflict.id, (conflict.clone(), settled.get(&conflict.id).copied())));
@@ -133,14 +138,19 @@ fn window(journal: &Journal, low: Seq, high: Seq, settled: &mut HashMap<Conflict
     Ok(found)
 }
 
+/// Where a crash took the entry of a clash along, another one has its number.
+fn is_of(conflict: &Conflicted, entry: &Entry) -> bool {
+    conflict.rule != Rule::Unique || *entry.txid == *clash_txid(conflict.id)
+}
+
 /// Entries are read once, however many conflicts they have.
 fn name_keys(journal: &Journal, found: &[(Conflicted, Option<Settled>)], listed: &mut [Conflict]) -> Result<()> {
     let mut by_entry: BTreeMap<Seq, HashMap<u64, usize>> = BTreeMap::new();
     for (place, (conflict, _)) in found.iter().enumerate() {
-        match &conflict.waiting {
-            Some(waiting) => {
-                let change = Changes::new(&waiting.change).next().expect("a conflict has one change");
-                listed[place].key = Some(key_text(waiting.schema.entity(change.entity), &change));
+        match &conflict.images {
+            Some(images) => {
+                let change = Changes::new(&images.change).next().expect("a conflict has one change");
+                listed[place].key = Some(key_text(images.schema.entity(change.entity), &change));
             }
             None => drop(by_entry.entry(conflict.id.seq).or_default().insert(conflict.id.index, place)),
         }
@@ -170,13 +180,16 @@ pub fn show(journal: &Journal, id: ConflictId, open: Option<&Conflicted>) -> Res
         change: None,
         against: None,
     };
-    if let Some(waiting) = &conflict.waiting {
-        let change = Changes::new(&waiting.change).next().expect("a conflict has one change");
-        let fields = &waiting.schema.entity(change.entity).fields;
-        let waits = fields.iter().enumerate().filter(|(field, _)| waiting.fields >> field & 1 == 1);
+    if let Some(images) = conflict.images.as_ref().filter(|_| conflict.waits()) {
+        let change = Changes::new(&images.change).next().expect("a conflict has one change");
+        let fields = &images.schema.entity(change.entity).fields;
+        let waits = fields.iter().enumerate().filter(|(field, _)| images.fields >> field & 1 == 1);
         shown.waiting = waits.map(|(_, field)| field.name.clone()).collect();
     }
-    if let Some(entry) = journal.entry(id.seq)?
+    // Of two records both are told as they were: the entry has what became of the one that lost.
+    let two = conflict.rule == Rule::Unique;
+    if !two
+        && let Some(entry) = journal.entry(id.seq)?
         && let Some(change) = change_at(journal, &entry, id.index)?
     {
         let change = Changes::new(&change).next().expect("one encoded change");
@@ -185,14 +198,14 @@ pub fn show(journal: &Journal, id: ConflictId, open: Option<&Conflicted>) -> Res
         shown.fields = schema.fields.iter().map(|field| field.name.clone()).collect();
         shown.change = Some(Version::of(&entry, &change));
     }
-    if let Some(entry) = journal.entry(conflict.against)? {
+    if !two && let Some(entry) = journal.entry(conflict.against)? {
         shown.against = standing(journal, &entry, conflict.key_hash)?;
     }
     // What waits is kept for as long as that takes, whatever becomes of the entries.
-    if let Some(waiting) = &conflict.waiting {
+    if let Some(images) = &conflict.images {
         let version = |bytes: &bytes::Bytes, seq: Seq, origin: &str| {
             let change = Changes::new(bytes).next()?;
-            let schema = waiting.schema.entity(change.entity);
+            let schema = images.schema.entity(change.entity);
             Some(Version {
                 seq,
                 origin: origin.into(),
@@ -204,16 +217,24 @@ pub fn show(journal: &Journal, id: ConflictId, open: Option<&Conflicted>) -> Res
             })
         };
         let (system, against) = (shown.conflict.system.clone(), shown.conflict.against.clone());
-        shown.change = shown.change.or_else(|| version(&waiting.change, id.seq, &system));
-        shown.against = shown.against.or_else(|| version(&waiting.current, conflict.against, &against));
-        let change = Changes::new(&waiting.change).next().expect("a conflict has one change");
-        let schema = waiting.schema.entity(change.entity);
+        shown.change = shown.change.or_else(|| version(&images.change, id.seq, &system));
+        shown.against = shown.against.or_else(|| version(&images.current, conflict.against, &against));
+        let change = Changes::new(&images.change).next().expect("a conflict has one change");
+        let schema = images.schema.entity(change.entity);
         shown.conflict.key.get_or_insert_with(|| key_text(schema, &change));
         if shown.fields.is_empty() {
             shown.fields = schema.fields.iter().map(|field| field.name.clone()).collect();
         }
     }
     Ok(shown)
+}
+
+/// A clash of two records that was decided by a rule, and that nobody has resolved since: what gave way can
+/// be given other values for as long as the journal has it.
+pub fn decided(journal: &Journal, id: ConflictId) -> Result<Option<Conflicted>> {
+    let (conflict, settled) = find(journal, id)?;
+    let again = settled.is_none() && !conflict.waits() && conflict.rule == Rule::Unique;
+    Ok(Some(conflict).filter(|_| again))
 }
 
 fn find(journal: &Journal, id: ConflictId) -> Result<(Conflicted, Option<Settled>)> {
@@ -240,7 +261,8 @@ fn find(journal: &Journal, id: ConflictId) -> Result<(Conflicted, Option<Settled
             // Only one that waited ever ends.
             Record::Entry(entry) if entry.seq >= id.seq => match &conflict {
                 None => return Err(unknown()),
-                Some(Conflicted { waiting: None, .. }) => break,
+                Some(conflict) if entry.seq == id.seq && !is_of(conflict, &entry) => return Err(unknown()),
+                Some(conflict) if !conflict.waits() && conflict.rule != Rule::Unique => break,
                 Some(_) if settled.is_some() => break,
                 Some(_) => {}
             },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, ChangeWriter, Changes, Conflicted, Op, overlay};
+use crate::change::{Change, ChangeWriter, Changes, Conflicted, Op, Outcome, Rule, given_way, overlay};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::normalize::typed::typed;
@@ -33,8 +33,8 @@ pub struct Resolved {
 
 /// One encoded change of `schema`; `None`: what is there stays as it is.
 pub fn change(conflict: &Conflicted, choice: &Choice, schema: &Arc<Schema>) -> Result<Option<Bytes>> {
-    let waiting = conflict.waiting.as_ref().ok_or_else(|| waits_not(conflict))?;
-    let translation = Translation::between(&waiting.schema, schema);
+    let images = conflict.images.as_ref().ok_or_else(|| waits_not(conflict))?;
+    let translation = Translation::between(&images.schema, schema);
     let translated = |bytes: &Bytes| match (&translation, Changes::new(bytes).next()) {
         (_, None) => Some(Bytes::new()),
         (None, Some(_)) => Some(bytes.clone()),
@@ -47,16 +47,19 @@ pub fn change(conflict: &Conflicted, choice: &Choice, schema: &Arc<Schema>) -> R
         let what = format!("entity {:?} has gone from the configuration, or has another key, since", conflict.entity);
         Error::stop(what, "write the row in one of the systems: that ends the conflict, too")
     };
-    let (lost, current) = translated(&waiting.change).zip(translated(&waiting.current)).ok_or_else(gone)?;
+    let (lost, current) = translated(&images.change).zip(translated(&images.current)).ok_or_else(gone)?;
     let lost = Changes::new(&lost).next().expect("a conflict has one change");
     let current = Changes::new(&current).next();
     let entity = schema.entity(lost.entity);
-    let fields = match waiting.fields {
+    let fields = match images.fields {
         // Whether there is a row at all.
         0 => u128::MAX,
-        fields => waits_now(&waiting.schema, schema, &lost, fields),
+        fields => waits_now(&images.schema, schema, &lost, fields),
     };
 
+    if conflict.rule == Rule::Unique {
+        return part(conflict, choice, schema, &lost, current.as_ref(), fields).map(Some);
+    }
     let takes_lost = match choice.take.as_deref() {
         None => false,
         Some(name) if *name == *conflict.system => true,
@@ -97,6 +100,56 @@ pub fn change(conflict: &Conflicted, choice: &Choice, schema: &Arc<Schema>) -> R
         }
     }
     Ok(Some(out.take().into()))
+}
+
+/// Of two records that cannot both be, the one that gives way: to the values that a person gives it, or
+/// as by the policy `reject`. The one that lost, unless its writer's is taken.
+fn part(
+    conflict: &Conflicted,
+    choice: &Choice,
+    schema: &Arc<Schema>,
+    lost: &Change<'_>,
+    other: Option<&Change<'_>>,
+    fields: u128,
+) -> Result<Bytes> {
+    let (id, system) = (conflict.id, &conflict.system);
+    let takes_lost = match choice.take.as_deref() {
+        None => false,
+        Some(name) if *name == **system && names_current(conflict, name) => {
+            let what = format!("{name} wrote both records of conflict {id}");
+            return Err(Error::stop(what, format!("anechoic conflicts resolve {id} --set FIELD=VALUE")));
+        }
+        Some(name) if *name == **system => true,
+        Some(name) if names_current(conflict, name) => false,
+        Some(name) => return Err(neither(conflict, name)),
+    };
+    if !conflict.waits() && (choice.take.is_some() || choice.set.is_empty()) {
+        let what = format!("conflict {id} was decided: the record of {system} {}", conflict.outcome.name());
+        return Err(Error::stop(
+            what,
+            format!("anechoic conflicts resolve {id} --set FIELD=VALUE gives it other values"),
+        ));
+    }
+    let loser = if takes_lost { other.unwrap_or(lost) } else { lost };
+    let entity = schema.entity(loser.entity);
+    if choice.set.is_empty() {
+        let unknown = || {
+            let what = format!("nobody knows what the record of conflict {id} was before");
+            Error::stop(what, format!("anechoic conflicts resolve {id} --set FIELD=VALUE"))
+        };
+        return given_way(entity.key_len, loser, fields, |changed| changed).ok_or_else(unknown);
+    }
+    let set = Set::new(entity, choice)?;
+    let there = loser.before.map_or_else(|| loser.image().0.to_vec(), |before| overlay(before, loser.image()));
+    let mut out = ChangeWriter::default();
+    if conflict.outcome == Outcome::Lost {
+        let row = set.over(entity, |field| Row(&there).get(field), loser.image());
+        out.push_change(&Change { op: Op::Insert, before: None, after: Some(Row(&row)), ..*loser });
+    } else {
+        let row = set.over(entity, |_| Datum::NotSent, loser.image());
+        out.push_change(&Change { op: Op::Update, before: Some(Row(&there)), after: Some(Row(&row)), ..*loser });
+    }
+    Ok(out.take().into())
 }
 
 /// The fields that wait, by the numbers of now.

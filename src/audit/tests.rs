@@ -7,8 +7,8 @@ use super::conflicts::{ListSpec, list, list_by, show};
 use super::resolve::{self, Choice};
 use super::undo::{Plan, UndoSpec, meets, plan};
 use crate::change::{
-    Address, Body, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Op, Origin, Outcome, Record, Rule,
-    Settled, Settlement, Verdict, Waiting,
+    Address, Body, ChangeWriter, Changes, ConflictId, Conflicted, Decision, Entry, Images, Op, Origin, Outcome, Record,
+    Rule, Settled, Settlement, Verdict,
 };
 use crate::config::Config;
 use crate::control::image;
@@ -359,7 +359,7 @@ fn what_names_no_transaction_or_two_is_refused() {
     assert_eq!(words(&one.body), ["delete 2 name=a stock=1"]);
 }
 
-fn conflict(seq: Seq, outcome: Outcome, waiting: Option<Waiting>) -> Conflicted {
+fn conflict(seq: Seq, outcome: Outcome, images: Option<Images>) -> Conflicted {
     let change = change(1, Some(("a", "1")), Some(("b", "1")));
     Conflicted {
         id: ConflictId { seq, index: 0 },
@@ -371,12 +371,12 @@ fn conflict(seq: Seq, outcome: Outcome, waiting: Option<Waiting>) -> Conflicted 
         rule: Rule::Manual,
         outcome,
         at: seq as i64,
-        waiting,
+        images,
     }
 }
 
-fn waiting(lost: Bytes, current: Bytes) -> Waiting {
-    Waiting { schema: schema(), change: lost, current, fields: 0b010 }
+fn waiting(lost: Bytes, current: Bytes) -> Images {
+    Images { schema: schema(), change: lost, current, fields: 0b010 }
 }
 
 fn waits(seq: Seq) -> Conflicted {

@@ -98,10 +98,13 @@ pub enum Outcome {
     Merged = 4,
     /// What it lost waits for a person.
     Waiting = 5,
+    /// Its record got another value in a unique field.
+    Renamed = 6,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 5] = [Outcome::Won, Outcome::Lost, Outcome::Partly, Outcome::Merged, Outcome::Waiting];
+    pub const ALL: [Outcome; 6] =
+        [Outcome::Won, Outcome::Lost, Outcome::Partly, Outcome::Merged, Outcome::Waiting, Outcome::Renamed];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -110,6 +113,7 @@ impl Outcome {
             Outcome::Partly => "partly",
             Outcome::Merged => "merged",
             Outcome::Waiting => "waiting",
+            Outcome::Renamed => "renamed",
         }
     }
 }
@@ -128,16 +132,25 @@ pub struct Conflicted {
     pub rule: Rule,
     pub outcome: Outcome,
     pub at: Micros,
-    /// What a person needs to decide: kept for as long as that takes, whatever becomes of the entries.
-    pub waiting: Option<Waiting>,
+    /// What a person needs to decide: kept for as long as that takes, whatever becomes of the entries. Of
+    /// two records that cannot both be also where that was decided.
+    pub images: Option<Images>,
+}
+
+impl Conflicted {
+    /// A person is to decide.
+    pub fn waits(&self) -> bool {
+        self.outcome == Outcome::Waiting && self.images.is_some()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct Images {
     pub schema: Arc<Schema>,
     /// The change that lost, whole and encoded.
     pub change: Bytes,
-    /// The other version as it was journaled; empty where the journal no longer had it.
+    /// The other version as it was journaled, or the other record; empty where the journal no longer had
+    /// it.
     pub current: Bytes,
     /// Of the change's fields those that lost; bit i is field i.
     pub fields: u128,

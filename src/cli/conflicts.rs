@@ -121,7 +121,10 @@ fn table(conflicts: &[Conflict]) -> String {
 fn side_by_side(shown: &Shown) -> String {
     let Shown { conflict, fields, waiting, change, against } = shown;
     let mut text = format!("conflict {}: {} {}", conflict.id, conflict.entity, conflict.key.as_deref().unwrap_or("?"));
-    let _ = write!(text, "\n  {} had not seen what {} wrote", conflict.system, conflict.against);
+    let _ = match conflict.rule.as_str() {
+        "unique" => write!(text, "\n  {} and {} wrote records that cannot both be", conflict.system, conflict.against),
+        _ => write!(text, "\n  {} had not seen what {} wrote", conflict.system, conflict.against),
+    };
     let _ = write!(text, "\n  rule {}, outcome of {}: {}", conflict.rule, conflict.system, conflict.outcome);
     match (&conflict.settled, conflict.settled_by) {
         (Some(how), Some(0)) => drop(write!(text, "; {how}: what was there stayed")),

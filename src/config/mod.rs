@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
 use crate::normalize::dates::Dates;
-pub use crate::rules::{Merge, OnDelete, Policy as Conflict};
+pub use crate::rules::{Merge, OnClash, OnDelete, Policy as Conflict};
 use crate::schema::SystemId;
 
 #[derive(Debug, Clone)]
@@ -149,15 +149,6 @@ pub enum Scope {
     Field,
 }
 
-/// What becomes of a record whose value, unique in a system, another record has there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OnClash {
-    Reject,
-    /// The template of the value that it gets.
-    Rename(String),
-    Manual,
-}
-
 /// Whether rows that were there before the agent are copied when it first starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadPolicy {
@@ -278,7 +269,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => Config::from_str(&text, &file).and_then(|config| validate::not_yet(config, &file)),
+            Ok(text) => Config::from_str(&text, &file),
             Err(error) => Err(vec![ConfigError { file, line: 0, message: format!("cannot be read: {error}") }]),
         }
     }

@@ -86,26 +86,6 @@ fn an_unreadable_file_is_one_error() {
     assert!(errors[0].to_string().starts_with("/nonexistent/anechoic.toml: cannot be read"), "{errors:?}");
 }
 
-/// What a person said of clashes and nothing heeds would be a silent loss.
-#[test]
-fn what_cannot_be_decided_yet_is_refused() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let load = |text: &str| {
-        std::fs::write(file.path(), text).unwrap();
-        Config::load(file.path())
-    };
-    assert!(load(REFERENCE).is_ok());
-
-    let said = |said: &str| {
-        REFERENCE.replace("where = \"country = 'DE'\"", "").replace("\nload =", &format!("\n{said}\nload ="))
-    };
-    for said in [said("on_delete = \"update_wins\""), said("merge = { status = \"max\" }")] {
-        assert!(load(&said).is_ok());
-    }
-    let errors = load(&said("unique = { status = \"reject\" }")).unwrap_err();
-    assert!(errors[0].message.contains("is not available yet"), "{errors:?}");
-}
-
 #[test]
 fn what_is_said_of_conflicts_is_taken_as_it_is_said() {
     let said = r#"

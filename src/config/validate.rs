@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::conflicts::not_yet;
 use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader};
 use super::{
     AgentConfig, BindingConfig, ColumnConfig, Config, Engine, EntityConfig, JournalConfig, LoadPolicy, PasswordSource,

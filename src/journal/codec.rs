@@ -77,7 +77,7 @@ pub fn schema_of(record: &Record) -> Option<&Arc<Schema>> {
         Record::Refused(refused) => Some(&refused.schema),
         Record::Prepared(prepared) => Some(&prepared.schema),
         Record::Load(mark) => Some(&mark.schema),
-        Record::Conflict(conflict) => conflict.waiting.as_ref().map(|waiting| &waiting.schema),
+        Record::Conflict(conflict) => conflict.images.as_ref().map(|images| &images.schema),
         Record::Position { .. }
         | Record::Released { .. }
         | Record::Decided { .. }

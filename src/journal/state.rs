@@ -84,14 +84,16 @@ impl State {
             }
             Record::Resync(mark) if mark.state == ResyncState::Done => drop(self.resyncs.remove(&mark.system)),
             Record::Resync(mark) => drop(self.resyncs.insert(mark.system.clone(), mark.clone())),
-            Record::Conflict(conflict) => {
+            Record::Conflict(conflict) if conflict.waits() => {
                 let mut conflict = conflict.clone();
-                let Some(waiting) = &mut conflict.waiting else { return };
-                // Copied: a slice would keep the whole frame in memory that it was read from.
-                waiting.change = Bytes::copy_from_slice(&waiting.change);
-                waiting.current = Bytes::copy_from_slice(&waiting.current);
+                if let Some(images) = &mut conflict.images {
+                    // Copied: a slice would keep the whole frame in memory that it was read from.
+                    images.change = Bytes::copy_from_slice(&images.change);
+                    images.current = Bytes::copy_from_slice(&images.current);
+                }
                 self.conflicts.insert(conflict.id, conflict);
             }
+            Record::Conflict(_) => {}
             Record::Settled(settled) => drop(self.conflicts.remove(&settled.id)),
             Record::Decided { system, xid, position, base } => {
                 self.reach(system, position, *base);
@@ -177,8 +179,8 @@ impl State {
         let held = self.quarantined.values().map(|held| &held.schema);
         let prepared = self.prepared.values().map(|prepared| &prepared.schema);
         let loaded = self.loads.values().map(|mark| &mark.schema);
-        let waiting = self.conflicts.values().filter_map(|conflict| conflict.waiting.as_ref());
-        let waiting = waiting.map(|waiting| &waiting.schema);
+        let waiting = self.conflicts.values().filter_map(|conflict| conflict.images.as_ref());
+        let waiting = waiting.map(|images| &images.schema);
         held.chain(prepared).chain(loaded).chain(waiting).map(|schema| (schema.id, schema.clone())).collect()
     }
 

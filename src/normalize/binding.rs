@@ -47,6 +47,9 @@ pub struct Binding {
     pub key_len: usize,
     /// Which rows belong here, over canonical fields; all of them where absent.
     pub filter: Option<Filter>,
+    /// Unique keys of the table beside the entity's, as places in `columns`: those whose clashes are
+    /// decided between records ([`Rules::uniques`](crate::rules::Rules)).
+    pub clash_keys: Vec<Vec<usize>>,
 }
 
 #[derive(Debug, Clone)]

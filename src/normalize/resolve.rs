@@ -70,7 +70,7 @@ pub fn resolve_after(config: &Config, catalogs: &[Catalog], decided: &Decided) -
     let mut bindings: Vec<Vec<Arc<Binding>>> = vec![Vec::new(); config.systems.len()];
     for (index, entity) in config.entities.iter().enumerate() {
         let Some((schema, bound)) = resolver.entity(EntityId(index as u16), entity) else { continue };
-        rules.push(Arc::new(conflicts::rules(config, entity, &schema)));
+        rules.push(Arc::new(conflicts::rules(config, entity, &schema, &bound)));
         entities.push(schema);
         bound.into_iter().for_each(|binding| bindings[binding.system.index()].push(Arc::new(binding)));
     }
@@ -512,6 +512,7 @@ impl<'c> Resolver<'c> {
             self.check_target(entity, draft);
         }
         let filter = self.filter(entity, schema, draft);
+        let clash_keys = conflicts::clash_keys(entity, schema, draft.table, &columns);
         Binding {
             system: draft.config.system,
             entity: id,
@@ -520,6 +521,7 @@ impl<'c> Resolver<'c> {
             columns,
             key_len: schema.key_len,
             filter,
+            clash_keys,
         }
     }
 

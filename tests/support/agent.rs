@@ -16,6 +16,8 @@ pub enum Step {
     AfterJournalSync,
     BeforeTargetCommit,
     AfterTargetCommit,
+    /// A conflict is on disk, its entry is not.
+    ConflictWritten,
 }
 
 impl Step {
@@ -28,6 +30,7 @@ impl Step {
             Step::AfterJournalSync => "after-journal-sync",
             Step::BeforeTargetCommit => "before-target-commit",
             Step::AfterTargetCommit => "after-target-commit",
+            Step::ConflictWritten => "conflict-written",
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anechoic::change::{Body, Change, Changes, Fate, Origin, Record, Verdict};
+use anechoic::change::{Body, Change, Changes, Fate, Origin, Outcome, Record, Rule, Verdict};
 use anechoic::normalize::binding::Role;
 use anechoic::position::{Position, Seq};
-use anechoic::value::{Datum, Value};
+use anechoic::rules::Policy;
+use anechoic::schema::SystemId;
 
-use super::model::{Contact, EVENT, FIELDS, Local, Logged, System, added};
+use super::model::{Contact, EVENT, FIELDS, Local, Logged, System, added, number};
 use super::run::World;
 
 macro_rules! ensure {
@@ -115,7 +116,7 @@ impl World {
         let mut waiting = BTreeSet::new();
         for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
             match record {
-                Record::Conflict(conflict) if conflict.waiting.is_some() => drop(waiting.insert(conflict.id)),
+                Record::Conflict(conflict) if conflict.waits() => drop(waiting.insert(conflict.id)),
                 Record::Settled(settled) => drop(waiting.remove(&settled.id)),
                 _ => {}
             }
@@ -191,12 +192,65 @@ impl World {
         Ok(())
     }
 
+    /// Two records that were told to be in each other's way were, by what the journal had made of them until
+    /// then; and by authority the higher one stays.
+    pub fn check_clashes(&self, field: usize) -> Result<(), String> {
+        let mut conflicts = BTreeMap::new();
+        for record in &self.log.records {
+            if let Record::Conflict(conflict) = record
+                && conflict.rule == Rule::Unique
+            {
+                conflicts.insert(conflict.id.seq, conflict);
+            }
+        }
+        for (seq, conflict) in conflicts {
+            // A crash may have taken its entry.
+            let kept = |seq: Seq| self.log.entries.len() as u64 >= seq;
+            if !kept(seq) || !self.log.entry(seq).txid.starts_with("unique ") {
+                continue;
+            }
+            let images = conflict.images.as_ref().ok_or("a clash without images")?;
+            let other = Changes::new(&images.current).next().ok_or("a clash with nobody")?.key_hash;
+            let (rows, _) = self.truth_before(seq);
+            let value = |key: u128| rows.get(&key).and_then(|row| row[field]);
+            ensure!(
+                value(conflict.key_hash).is_some() && value(conflict.key_hash) == value(other),
+                "clash {}: {:?} gives way to {:?}",
+                conflict.id,
+                value(conflict.key_hash),
+                value(other)
+            );
+            let rank = |name: &str| {
+                let place = self.names.iter().position(|of| **of == *name);
+                place.map_or(u8::MAX, |at| self.rules.rank(SystemId(at as u8)))
+            };
+            let known = conflict.outcome != Outcome::Waiting && conflict.against != 0;
+            if let (true, Policy::Authority, Some(against)) = (known, self.rules.policy, &conflict.against_system) {
+                let own = self.rules.merge(field + 1).is_some();
+                ensure!(
+                    own || rank(against) <= rank(&conflict.system),
+                    "clash {}: {against} stays against {}",
+                    conflict.id,
+                    conflict.system
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// What the accepted changes of the journal, one after the other, come to.
     fn truth(&self) -> (BTreeMap<u128, Contact>, Vec<i64>) {
+        self.truth_before(Seq::MAX)
+    }
+
+    fn truth_before(&self, seq: Seq) -> (BTreeMap<u128, Contact>, Vec<i64>) {
         let mut rows: BTreeMap<u128, Contact> = BTreeMap::new();
         let mut events = Vec::new();
         for at in &self.log.entries {
             let Record::Entry(entry) = &self.log.records[*at] else { unreachable!("entries") };
+            if entry.seq >= seq {
+                break;
+            }
             if entry.is_retry() {
                 continue;
             }
@@ -209,12 +263,8 @@ impl World {
                     Fate::Replace(encoded) => encoded.change(),
                     Fate::Skip => return,
                 };
-                let int = |datum| match datum {
-                    Datum::Value(Value::Int(v)) => Some(v),
-                    _ => None,
-                };
                 if change.entity == EVENT {
-                    return events.extend(int(change.image().get(0)));
+                    return events.extend(number(change.image().get(0)));
                 }
                 let Some(after) = change.after else {
                     rows.remove(&change.key_hash);

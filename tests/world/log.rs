@@ -29,7 +29,7 @@ pub struct Log {
 impl Log {
     pub fn append(&mut self, records: Vec<Record>) {
         for record in records {
-            self.conflicts += u64::from(matches!(&record, Record::Conflict(conflict) if conflict.waiting.is_some()));
+            self.conflicts += u64::from(matches!(&record, Record::Conflict(conflict) if conflict.waits()));
             if std::env::var("ANECHOIC_TRACE").is_ok() {
                 println!("  {}", shown(&record));
             }
@@ -90,7 +90,7 @@ impl Log {
                     live.insert((q.system.clone(), key), record.clone());
                 }
                 Record::Released { system, key_hash, .. } => drop(live.remove(&(system.clone(), *key_hash))),
-                Record::Conflict(conflict) if conflict.waiting.is_some() => {
+                Record::Conflict(conflict) if conflict.waits() => {
                     waiting.insert(conflict.id, record.clone());
                 }
                 Record::Settled(settled) => drop(waiting.remove(&settled.id)),

@@ -2,7 +2,7 @@
 //! the agent at a time, and a mood in which they refuse values.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anechoic::apply::Write;
 use anechoic::apply::batch::Group;
@@ -41,28 +41,81 @@ impl Random {
     }
 }
 
-pub fn schema() -> Arc<Schema> {
+/// `text`: the field of a contact, without its key, that is text.
+pub fn schema(text: Option<usize>) -> Arc<Schema> {
     let field = |name: &str| Field { name: name.into(), kind: Kind::Int };
+    let mut contact = ["id", "a", "b", "c"].map(field);
+    if let Some(at) = text {
+        contact[at + 1].kind = Kind::Text;
+    }
     Schema::new(vec![
-        EntitySchema::new("contact", ["id", "a", "b", "c"].map(field).to_vec(), 1),
+        EntitySchema::new("contact", contact.to_vec(), 1),
         EntitySchema::new("event", [field("amount")].to_vec(), 0),
     ])
 }
 
-fn column(name: &str) -> Column {
-    Column::new(name, ColumnType::Int { bytes: 8, signed: true }, "bigint")
+fn column(field: &Field) -> Column {
+    match field.kind {
+        Kind::Text => Column::new(&field.name, ColumnType::Text { chars: None, bytes: None }, "text"),
+        _ => Column::new(&field.name, ColumnType::Int { bytes: 8, signed: true }, "bigint"),
+    }
 }
 
-/// `fields`: bit i is contact's field i + 1.
-pub fn bindings(system: SystemId, role: Role, fields: u8, triggers: bool, schema: &Schema) -> Vec<Arc<Binding>> {
+/// A value as it stands in a row: in a field that is text, its digits, or what `{value}-{system}-{key}`
+/// makes of them.
+pub fn datum(value: Option<i64>, text: bool) -> Datum<'static> {
+    static TEXTS: Mutex<BTreeMap<i64, &'static str>> = Mutex::new(BTreeMap::new());
+    let spelled = |value: i64| match value / RENAMED {
+        0 => value.to_string(),
+        system => format!("{}-s{}-{}", value % RENAMED / 100, system - 1, value % 100),
+    };
+    match value {
+        None => Datum::Null,
+        Some(value) if !text => Datum::Value(Value::Int(value)),
+        Some(value) => {
+            let mut texts = TEXTS.lock().unwrap();
+            let text = texts.entry(value).or_insert_with(|| String::leak(spelled(value)));
+            Datum::Value(Value::Text(text))
+        }
+    }
+}
+
+/// From here on values are renamed ones: the system, the value and the key.
+const RENAMED: i64 = 1_000_000_000;
+
+/// The value of a datum, whatever it is spelled as.
+pub fn number(datum: Datum<'_>) -> Option<i64> {
+    match datum {
+        Datum::Value(Value::Int(value)) => Some(value),
+        Datum::Value(Value::Text(text)) => match text.split_once("-s") {
+            None => text.parse().ok(),
+            Some((value, rest)) => {
+                let (system, key) = rest.split_once('-')?;
+                let [value, system, key] = [value, system, key].map(|part| part.parse::<i64>().unwrap());
+                Some((system + 1) * RENAMED + value * 100 + key)
+            }
+        },
+        _ => None,
+    }
+}
+
+/// `fields`: bit i is contact's field i + 1. `clashes`: the contact's field that the table keeps unique.
+pub fn bindings(
+    system: SystemId,
+    role: Role,
+    fields: u8,
+    triggers: bool,
+    clashes: Option<usize>,
+    schema: &Schema,
+) -> Vec<Arc<Binding>> {
     let bind = |entity: EntityId, has: &dyn Fn(usize) -> bool| {
         let spec = schema.entity(entity);
         let bound: Vec<BoundColumn> = (0..spec.fields.len())
             .filter(|field| has(*field))
             .map(|field| BoundColumn {
                 field,
-                kind: Kind::Int,
-                column: column(&spec.fields[field].name),
+                kind: spec.fields[field].kind,
+                column: column(&spec.fields[field]),
                 transform: Transform::None,
                 engine: Engine::Postgres,
                 label: "".into(),
@@ -73,6 +126,7 @@ pub fn bindings(system: SystemId, role: Role, fields: u8, triggers: bool, schema
             side_effects: triggers,
             ..Table::new(TableName { schema: "public".into(), name: spec.name.clone() })
         };
+        let unique = bound.iter().position(|b| entity == CONTACT && clashes.is_some_and(|at| b.field == at + 1));
         Arc::new(Binding {
             system,
             entity,
@@ -81,6 +135,7 @@ pub fn bindings(system: SystemId, role: Role, fields: u8, triggers: bool, schema
             columns: bound,
             key_len: spec.key_len,
             filter: None,
+            clash_keys: unique.map(|place| vec![place]).into_iter().collect(),
         })
     };
     vec![bind(CONTACT, &|field| field == 0 || fields >> (field - 1) & 1 == 1), bind(EVENT, &|_| true)]
@@ -122,8 +177,17 @@ pub struct Open {
     done: Vec<Local>,
     /// Keys that were to be deleted, and were not there.
     vain: Vec<i64>,
-    /// A statement that was held back was refused: the commit will say so.
-    doomed: bool,
+    /// A statement that was held back was refused: the commit will say why.
+    doomed: Option<Written>,
+}
+
+/// What a server says to rows that the agent writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    Refused,
+    /// Another row has a value that is unique.
+    Duplicate,
 }
 
 pub struct System {
@@ -146,6 +210,9 @@ pub struct System {
     pub only_added: bool,
     /// New rows are made here.
     pub inserts: bool,
+    /// A field of few values; none twice, where the table keeps it unique.
+    pub pooled: Option<usize>,
+    pub unique: bool,
     /// Its clock, and when each transaction of its log was committed.
     pub now: i64,
     pub times: Vec<i64>,
@@ -177,6 +244,8 @@ impl System {
             additive: 0,
             only_added: false,
             inserts: true,
+            pooled: None,
+            unique: false,
             now: 0,
             times: Vec::new(),
         }
@@ -199,10 +268,59 @@ impl System {
     /// The agent's statement waits for a prepared transaction.
     pub fn blocks(&self, group: &Group) -> bool {
         let key = |row: Row<'_>| match row.get(0) {
-            Datum::Value(Value::Int(key)) => self.is_prepared(key),
+            Datum::Value(Value::Int(key)) => self.is_prepared(key) || self.waits_for_value(key, row),
             _ => false,
         };
         group.binding.entity == CONTACT && group.rows().iter().any(|row| key(*row))
+    }
+
+    /// A prepared transaction has, or gives free, the unique value of a row.
+    fn waits_for_value(&self, key: i64, row: Row<'_>) -> bool {
+        let Some(field) = self.enforced() else { return false };
+        let Some(value) = number(row.get(field + 1)) else { return false };
+        self.prepared.values().flatten().any(|change| match change {
+            Local::Contact { key: of, before, after, .. } => {
+                let has = |row: &Option<Contact>| row.is_some_and(|row| row[field] == Some(value));
+                *of != key && (has(before) || has(after))
+            }
+            Local::Event(_) => false,
+        })
+    }
+
+    /// The field that this system keeps unique.
+    pub fn enforced(&self) -> Option<usize> {
+        self.pooled.filter(|field| self.unique && self.has(*field))
+    }
+
+    /// Another row than `key` has the value: committed, prepared or written by the agent's open
+    /// transaction, or before one of these.
+    fn is_taken(&self, key: i64, row: Contact) -> bool {
+        let Some((field, value)) = self.enforced().and_then(|field| Some((field, row[field]?))) else { return false };
+        let has = |of: i64, row: Option<Contact>| of != key && row.is_some_and(|row| row[field] == Some(value));
+        let prepared = self.prepared.values().flatten().any(|change| match change {
+            Local::Contact { key: of, before, after, .. } => has(*of, *before) || has(*of, *after),
+            Local::Event(_) => false,
+        });
+        let open = self.open.iter().flat_map(|open| &open.rows).any(|(of, row)| has(*of, *row));
+        prepared || open || self.rows.iter().any(|(of, row)| has(*of, Some(*row)))
+    }
+
+    /// The row that has the value of a contact, as the agent's transaction sees it.
+    pub fn holder(&self, field: usize, row: Row<'_>) -> Option<(i64, Contact)> {
+        let value = number(row.get(field + 1))?;
+        self.seen().into_iter().find(|(_, row)| row[field] == Some(value))
+    }
+
+    /// The contacts as the agent's transaction sees them.
+    fn seen(&self) -> BTreeMap<i64, Contact> {
+        let mut rows = self.rows.clone();
+        for (key, row) in self.open.iter().flat_map(|open| &open.rows) {
+            match row {
+                Some(row) => drop(rows.insert(*key, *row)),
+                None => drop(rows.remove(key)),
+            }
+        }
+        rows
     }
 
     fn log(&mut self, logged: Logged) {
@@ -281,6 +399,9 @@ impl System {
                 None if !self.inserts => continue,
                 None => Some(self.fresh(random, value)),
             };
+            if after.is_some_and(|after| self.is_taken(key, after)) {
+                continue;
+            }
             let op = match (before, after) {
                 (Some(old), Some(new)) if old == new => continue,
                 (Some(_), Some(_)) => Op::Update,
@@ -297,7 +418,16 @@ impl System {
     }
 
     fn fresh(&self, random: &mut Random, value: &mut i64) -> Contact {
-        std::array::from_fn(|field| (self.has(field) && (self.only_added || !random.percent(10))).then(|| next(value)))
+        std::array::from_fn(|field| {
+            (self.has(field) && (self.only_added || !random.percent(10))).then(|| self.value(field, random, value))
+        })
+    }
+
+    fn value(&self, field: usize, random: &mut Random, value: &mut i64) -> i64 {
+        match self.pooled == Some(field) {
+            true => random.below(3) as i64,
+            false => next(value),
+        }
     }
 
     /// Some of the fields change.
@@ -307,7 +437,7 @@ impl System {
                 let difference = random.below(9) as i64 - 4;
                 old[field].map(|old| old + difference).or_else(|| Some(next(value)))
             }
-            true => Some(next(value)),
+            true => Some(self.value(field, random, value)),
             false => old[field],
         })
     }
@@ -327,7 +457,7 @@ impl System {
             events: Vec::new(),
             done: Vec::new(),
             vain: Vec::new(),
-            doomed: false,
+            doomed: None,
         });
     }
 
@@ -344,33 +474,47 @@ impl System {
         })
     }
 
-    /// Writes a group as a server would; `false`: refused, and nothing of it is done.
-    pub fn write(&mut self, group: &Group, late: bool) -> bool {
-        if self.refused(group) {
-            if late {
-                self.open.as_mut().expect("a transaction is open").doomed = true;
+    /// Writes a group as a server would, of which nothing is done that is refused; `late`: that is told
+    /// by the commit.
+    pub fn write(&mut self, group: &Group, late: bool) -> Written {
+        let refused = match self.refused(group) {
+            true => Written::Refused,
+            false => {
+                let before = self.open.clone();
+                group.rows().iter().for_each(|row| self.write_row(group, *row));
+                match self.has_duplicates() {
+                    true => {
+                        self.open = before;
+                        Written::Duplicate
+                    }
+                    false => Written::Done,
+                }
             }
-            return late;
+        };
+        let open = self.open.as_mut().expect("a transaction is open");
+        if late && refused != Written::Done {
+            open.doomed.get_or_insert(refused);
+            return Written::Done;
         }
-        for row in group.rows() {
-            self.write_row(group, row);
-        }
-        true
+        refused
+    }
+
+    fn has_duplicates(&self) -> bool {
+        let Some(field) = self.enforced() else { return false };
+        let mut values: Vec<i64> = self.seen().values().filter_map(|row| row[field]).collect();
+        values.sort_unstable();
+        values.windows(2).any(|pair| pair[0] == pair[1])
     }
 
     fn write_row(&mut self, group: &Group, row: Row<'_>) {
         let open = self.open.as_mut().expect("a transaction is open");
-        let int = |datum: Datum<'_>| match datum {
-            Datum::Value(Value::Int(v)) => Some(v),
-            _ => None,
-        };
         if group.binding.entity == EVENT {
-            let amount = int(row.get(0)).expect("events have amounts");
+            let amount = number(row.get(0)).expect("events have amounts");
             open.events.push(amount);
             open.done.push(Local::Event(amount));
             return;
         }
-        let key = int(row.get(0)).expect("contacts have keys");
+        let key = number(row.get(0)).expect("contacts have keys");
         let there = open.rows.get(&key).copied().unwrap_or_else(|| self.rows.get(&key).copied());
         if group.write == Write::Delete && there.is_none() {
             // What is not there cannot be locked: a local insert may still commit before us.
@@ -417,11 +561,10 @@ impl System {
         side
     }
 
-    /// `false`: refused.
-    pub fn commit(&mut self, keys: usize) -> bool {
+    pub fn commit(&mut self, keys: usize) -> Written {
         let mut open = self.open.take().expect("a transaction is open");
-        if open.doomed {
-            return false;
+        if let Some(why) = open.doomed {
+            return why;
         }
         let side = self.fire(&mut open, keys);
         for (key, row) in open.rows {
@@ -433,14 +576,14 @@ impl System {
         self.events.extend(open.events);
         self.log(Logged::Echo { seq: open.marker.seq, rows: open.done, side });
         self.marker = open.marker;
-        true
+        Written::Done
     }
 }
 
 /// A field with this datum written into it.
 pub fn added(under: Option<i64>, datum: Datum<'_>) -> Option<i64> {
     match datum {
-        Datum::Value(Value::Int(v)) => Some(v),
+        Datum::Value(_) => number(datum),
         Datum::Added(text) => {
             let difference: i64 = text.parse().expect("a difference of integers");
             Some(under.unwrap_or(0) + difference)

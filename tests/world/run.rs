@@ -8,20 +8,23 @@ use std::sync::Arc;
 use anechoic::admit::{Admitted, Arbiter, Bugs, ByHand, MemoryStore, Topology};
 use anechoic::apply::batch::Routes;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
-use anechoic::change::{Body, Captured, Change, ChangeWriter, Changes, Op, Prepared, Quarantined, Record, SpoolRef};
+use anechoic::audit::resolve::{self, Choice};
+use anechoic::change::{
+    Body, Captured, Change, ChangeWriter, Changes, Op, Prepared, Quarantined, Record, Rule, SpoolRef,
+};
 use anechoic::error::{Error, Result};
 use anechoic::normalize::binding::Role;
 use anechoic::normalize::echo::{Echo, Watch};
 use anechoic::position::{Position, Seq};
-use anechoic::rules::{Merge, OnDelete, Policy, Rules};
+use anechoic::rules::{Merge, OnClash, OnDelete, Policy, Rules, Unique};
 use anechoic::schema::{Schema, SystemId};
-use anechoic::value::{Datum, Row, Value};
+use anechoic::value::{Datum, Kind, Row, write_datum};
 use bytes::Bytes;
 
 use super::check::ensure;
 use super::copy::Chunk;
 use super::log::{Log, place, undecided};
-use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, bindings, schema};
+use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, Written, bindings, datum, schema};
 
 /// What goes wrong on purpose.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,6 +61,11 @@ pub struct Tally {
     pub waited: u64,
     pub by_hand: u64,
     pub decided: u64,
+    /// Records that could not both be, by outcome.
+    pub clashes: [u64; 6],
+    /// Keys that were held when all had come to rest, and those of them that no conflict told of.
+    pub left: u64,
+    pub stuck: u64,
 }
 
 impl AddAssign for Tally {
@@ -127,15 +135,35 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, planted: Planted) -> Self {
+        Self::with(seed, planted, None)
+    }
+
+    /// One field has few values, and some of the systems want none of them twice.
+    pub fn with_unique(seed: u64, planted: Planted) -> Self {
+        Self::with(seed, planted, Some(Random(!seed)))
+    }
+
+    fn with(seed: u64, planted: Planted, mut unique: Option<Random>) -> Self {
         let mut random = Random(seed);
-        let schema = schema();
+        let pooled = unique.as_mut().map(|random| random.below(FIELDS));
+        let schema = schema(pooled);
         let count = 2 + random.below(3);
         let names: Vec<Arc<str>> = (0..count).map(|i| format!("s{i}").into()).collect();
         let uneven = random.percent(50);
         let special = random.below(12);
         // Where only differences follow one insert, what they come to is known without the journal.
-        let only_added = random.percent(10);
+        let only_added = random.percent(10) && unique.is_none();
         let mut rules = rules(&mut random);
+        if let Some((random, field)) = unique.as_mut().zip(pooled) {
+            rules.merges.retain(|(of, _)| *of != field + 1);
+            rules.version = rules.version.filter(|of| *of != field + 1);
+            let on_clash = match random.below(3) {
+                0 => OnClash::Reject,
+                1 => OnClash::Rename("{value}-{system}-{key}".into()),
+                _ => OnClash::Manual,
+            };
+            rules.uniques.push(Unique { field: field + 1, on_clash, chars: None });
+        }
         if only_added && rules.added() == 0 {
             rules.merges.push((2, Merge::Add));
         }
@@ -151,14 +179,19 @@ impl World {
                 let additive = rules.added() >> 1;
                 let triggers = role == Role::Both && !only_added && random.percent(30);
                 let inserts = !only_added || i == 0;
-                System { additive: additive as u8, only_added, inserts, ..System::new(fields, role, triggers) }
+                let unique = unique.as_mut().is_some_and(|random| random.percent(75));
+                let own = System::new(fields, role, triggers);
+                System { additive: additive as u8, only_added, inserts, pooled, unique, ..own }
             })
             .collect();
-        let keys = 1 + random.below(4);
+        let keys = match unique.as_mut() {
+            Some(random) => 2 + random.below(4),
+            None => 1 + random.below(4),
+        };
         let limits = Limits { changes: 1 + random.below(12) as u64, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
-        let refusals = !only_added && random.percent(50);
+        let refusals = !only_added && random.percent(50) && unique.as_mut().is_none_or(|random| random.percent(30));
         // Fields that the authority has not would have to come from others.
-        let loads = !uneven && !only_added && random.percent(40);
+        let loads = !uneven && !only_added && random.percent(40) && pooled.is_none();
         let mut world = World {
             arbiter: arbiter(&systems, &names, &schema, &rules, planted),
             captures: vec![Capture::default(); count],
@@ -194,7 +227,7 @@ impl World {
     fn start_appliers(&mut self) {
         let start = |(i, system): (usize, &System)| {
             let id = SystemId(i as u8);
-            let bound = bindings(id, system.role, system.fields, system.triggers, &self.schema);
+            let bound = bindings(id, system.role, system.fields, system.triggers, system.enforced(), &self.schema);
             let routes =
                 Routes::new(id, self.names[i].clone(), self.schema.clone(), &bound).with_bugs(self.planted.bugs);
             (system.role != Role::Source).then(|| Applier {
@@ -214,6 +247,10 @@ impl World {
             self.step()?;
         }
         self.settle()?;
+        if let Some(field) = self.systems[0].pooled {
+            self.part(field)?;
+            self.check_clashes(field)?;
+        }
         if std::env::var("ANECHOIC_TRACE").is_ok() {
             println!("{:?}", self.rules);
             for (i, system) in self.systems.iter().enumerate() {
@@ -282,7 +319,7 @@ impl World {
                 self.log.append(records);
                 return Ok(());
             }
-            let waiting = conflict.waiting.as_ref().unwrap();
+            let waiting = conflict.images.as_ref().unwrap();
             writer.push_change(&Changes::new(&waiting.change).next().unwrap());
             resolves = Some(conflict.id);
         }
@@ -346,7 +383,7 @@ impl World {
                     let admitted = self.arbiter.captured(captured, &self.log).map_err(|e| e.full())?;
                     self.captures[system].at += 1;
                     self.admitted(admitted);
-                    return Ok(());
+                    return self.decide_clashes();
                 }
                 let mut admitted = self.arbiter.passed(id, position, base, "".into()).map_err(|e| e.full())?;
                 // The journal need not hear of every echo at once.
@@ -371,6 +408,19 @@ impl World {
         };
         self.captures[system].at += 1;
         self.admitted(admitted);
+        self.decide_clashes()
+    }
+
+    /// As the desk does it: after all that may have shown a marker.
+    fn decide_clashes(&mut self) -> std::result::Result<(), String> {
+        for admitted in self.arbiter.decide_clashes(self.now, &self.log).map_err(|e| e.full())? {
+            for record in &admitted.records {
+                if let Record::Conflict(conflict) = record {
+                    self.tally.clashes[conflict.outcome as usize - 1] += 1;
+                }
+            }
+            self.log.append(admitted.records);
+        }
         Ok(())
     }
 
@@ -428,7 +478,7 @@ impl World {
     /// Of the rows of an echo those that are not ours, as the normalizer finds them.
     fn side_effects(&mut self, system: usize, base: Seq, seq: Seq, rows: &[Local]) -> Vec<Local> {
         let (id, here) = (SystemId(system as u8), &self.systems[system]);
-        let bound = bindings(id, here.role, here.fields, here.triggers, &self.schema);
+        let bound = bindings(id, here.role, here.fields, here.triggers, here.enforced(), &self.schema);
         let Some(watch) = Watch::new(self.names[system].clone(), self.schema.clone(), &bound) else {
             return Vec::new();
         };
@@ -542,20 +592,20 @@ impl World {
     }
 
     pub fn encode_whole(&self, writer: &mut ChangeWriter, fields: u8, change: &Local) {
-        let int = |v: Option<i64>| v.map_or(Datum::Null, |v| Datum::Value(Value::Int(v)));
+        let text = |field: usize| self.schema.entity(CONTACT).fields[field + 1].kind == Kind::Text;
         match change {
             Local::Event(amount) => {
-                let row = std::iter::once(int(Some(*amount)));
+                let row = std::iter::once(datum(Some(*amount), false));
                 writer.push(&self.schema, EVENT, Op::Insert, None::<std::iter::Empty<_>>, Some(row));
             }
             Local::Contact { op, key, before, after } => {
                 let row = |contact: &Contact| {
                     let contact = *contact;
                     let field = move |i: usize| match fields >> i & 1 == 1 {
-                        true => int(contact[i]),
+                        true => datum(contact[i], text(i)),
                         false => Datum::NotSent,
                     };
-                    std::iter::once(int(Some(*key))).chain((0..FIELDS).map(field))
+                    std::iter::once(datum(Some(*key), false)).chain((0..FIELDS).map(field))
                 };
                 writer.push(&self.schema, CONTACT, *op, before.as_ref().map(row), after.as_ref().map(row));
             }
@@ -647,24 +697,34 @@ impl World {
             },
             Action::Write { alone } => {
                 let late = !alone && self.random.percent(50);
-                match target.write(applier.steps.group(), late) {
-                    true => Event::Done,
-                    false => Event::Failed(Error::data("refused").code("23503")),
-                }
+                answer(target.write(applier.steps.group(), late))
             }
-            Action::Quarantine(records) => {
+            Action::Quarantine(records, rivals) => {
                 self.tally.quarantined += records.len() as u64;
                 for record in &records {
                     let records = self.arbiter.quarantined(record, self.now).map_err(|e| e.full())?;
                     self.log.append(records);
                 }
+                for rival in &rivals {
+                    self.arbiter.clashed(&self.names[system], rival);
+                }
+                self.decide_clashes()?;
                 applier.waits = Some((self.log.records.len(), Event::Done));
                 return Ok(());
             }
-            Action::Commit => match target.commit(self.keys) {
-                true => Event::Done,
-                false => Event::Failed(Error::data("refused").code("23503")),
-            },
+            Action::Commit => answer(target.commit(self.keys)),
+            Action::Holder => {
+                let (binding, columns, values) = applier.steps.sought();
+                let found = target.holder(binding.columns[columns[0]].field - 1, values);
+                let fields = target.fields;
+                let row = found.map(|(key, row)| {
+                    let mut writer = ChangeWriter::default();
+                    let change = Local::Contact { op: Op::Insert, key, before: None, after: Some(row) };
+                    self.encode_whole(&mut writer, fields, &change);
+                    Changes::new(&writer.take()).next().unwrap().image().0.to_vec()
+                });
+                Event::Holder(row)
+            }
             Action::Rollback => {
                 target.open = None;
                 Event::Done
@@ -734,7 +794,10 @@ impl World {
         for round in 0.. {
             ensure!(round < 200, "the agent does not come to rest");
             let before = (self.log.records.len(), self.captures.iter().map(|c| c.at).sum::<usize>());
-            self.now += 600_000_000;
+            // What stays refused is tried again for ever, if less and less often: that is rest, too.
+            if self.systems[0].pooled.is_none() || round < 10 {
+                self.now += 600_000_000;
+            }
             let records = self.arbiter.tick(self.now);
             self.log.append(records);
             self.log.durable = self.log.records.len();
@@ -770,10 +833,68 @@ impl World {
         unreachable!("returns when nothing moves or not soon enough")
     }
 
+    /// What is left for persons: each record that waits, or is held for good, gets a value of its own.
+    fn part(&mut self, field: usize) -> std::result::Result<(), String> {
+        self.systems.iter_mut().for_each(|system| system.refuses = None);
+        for round in 0.. {
+            let open: Vec<_> = self.arbiter.conflicts().filter(|c| c.rule == Rule::Unique).cloned().collect();
+            // Some rows lack fields that nobody has any more; that is another matter.
+            let held = self.arbiter.quarantine().filter(|held| !held.code.is_empty());
+            let held: Vec<Quarantined> = held.cloned().collect();
+            if round == 0 {
+                self.tally.left += held.len() as u64;
+            }
+            if open.is_empty() && held.is_empty() {
+                return Ok(());
+            }
+            ensure!(round < 20, "records stay in each other's way: {open:?} {held:?}");
+            let name = self.schema.entity(CONTACT).fields[field + 1].name.clone();
+            let set = |world: &mut World, change: Bytes, resolves| {
+                world.value += 10;
+                let (schema, body) = (world.schema.clone(), Body::Inline(change));
+                let by_hand = ByHand { txid: "person".into(), at: world.now, schema, body, changes: 1, resolves };
+                let admitted = world.arbiter.by_hand(by_hand, &world.log).map_err(|e| e.full())?;
+                world.log.append(admitted.records);
+                Ok::<(), String>(())
+            };
+            if let Some(conflict) = open.first() {
+                let value = (1000 + self.value).to_string();
+                let choice = Choice { id: conflict.id.to_string(), take: None, set: vec![(name, Some(value))] };
+                let change = resolve::change(conflict, &choice, &self.schema).map_err(|e| e.full())?;
+                set(self, change.ok_or("a choice that changes nothing")?, Some(conflict.id))?;
+                ensure!(self.arbiter.conflict(conflict.id).is_none(), "{} waits although it was resolved", conflict.id);
+            } else {
+                let change = Changes::new(&held[0].change).next().unwrap();
+                ensure!(held[0].code == "23505", "held for good: {:?}", held[0]);
+                let value = datum(Some(1000 + self.value), true);
+                let row = change.image();
+                let mut after = Vec::new();
+                (0..=FIELDS).for_each(|at| {
+                    let kept = if at == field + 1 { value } else { row.get(at) };
+                    write_datum(&mut after, if at == 0 || at == field + 1 { kept } else { Datum::NotSent });
+                });
+                let mut writer = ChangeWriter::default();
+                writer.push_change(&Change { op: Op::Update, before: None, after: Some(Row(&after)), ..change });
+                set(self, writer.take().into(), None)?;
+                self.tally.stuck += 1;
+            }
+            self.settle()?;
+        }
+        unreachable!("ends when nothing is held or not soon enough")
+    }
+
     pub fn hash(&self, key: i64) -> u128 {
         let mut writer = ChangeWriter::default();
         self.encode(&mut writer, 7, &Local::Contact { op: Op::Insert, key, before: None, after: Some([None; FIELDS]) });
         Changes::new(&writer.take()).next().unwrap().key_hash
+    }
+}
+
+fn answer(written: Written) -> Event {
+    match written {
+        Written::Done => Event::Done,
+        Written::Refused => Event::Failed(Error::data("refused").code("23503")),
+        Written::Duplicate => Event::Failed(Error::data("duplicate").code("23505")),
     }
 }
 
@@ -806,7 +927,7 @@ fn rules(random: &mut Random) -> Rules {
     }
     let ranks = if random.percent(30) { vec![3, 2, 1, 0] } else { Vec::new() };
     let version = (policy == Policy::Latest && random.percent(30)).then_some(1);
-    Rules { policy, ranks, version, by_field, on_delete, merges }
+    Rules { policy, ranks, version, by_field, on_delete, merges, uniques: Vec::new() }
 }
 
 fn arbiter(
@@ -819,7 +940,7 @@ fn arbiter(
     let bindings: Vec<_> = systems
         .iter()
         .enumerate()
-        .map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, s.triggers, schema))
+        .map(|(i, s)| bindings(SystemId(i as u8), s.role, s.fields, s.triggers, s.enforced(), schema))
         .collect();
     let rules = [rules.clone(), Arc::default()];
     let topology = Topology::new(names.to_vec(), schema.clone(), &bindings, &rules);

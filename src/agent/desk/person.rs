@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{Desk, Waiting};
-use crate::admit::ByHand;
+use crate::admit::{Admitted, ByHand};
 use crate::audit::resolve::{self, Choice};
-use crate::audit::undo;
-use crate::change::{Body, Changes, ConflictId, Conflicted, Quarantined, Record};
+use crate::audit::{conflicts, undo};
+use crate::change::{Body, Changes, ConflictId, Conflicted, Micros, Quarantined, Record};
 use crate::control::{OfHeld, Treated};
 use crate::error::{Error, Result};
 use crate::position::Seq;
@@ -137,8 +137,11 @@ impl Desk {
             let what = format!("no conflict {id} waits for a decision");
             Error::stop(what, "anechoic conflicts list --open")
         };
-        let conflict = self.arbiter.conflict(id).ok_or_else(none)?;
-        Ok((id, resolve::change(conflict, choice, &self.archive.schema)?))
+        if let Some(conflict) = self.arbiter.conflict(id) {
+            return Ok((id, resolve::change(conflict, choice, &self.archive.schema)?));
+        }
+        let decided = conflicts::decided(&self.archive.journal, id).ok().flatten().ok_or_else(none)?;
+        Ok((id, resolve::change(&decided, choice, &self.archive.schema)?))
     }
 
     fn resolve(&mut self, id: ConflictId, change: Option<Bytes>) -> Result<Seq> {
@@ -199,19 +202,27 @@ impl Desk {
     }
 
     fn by_hand(&mut self, by_hand: ByHand) -> Result<Seq> {
-        let (at, schema) = (by_hand.at, by_hand.schema.clone());
+        let at = by_hand.at;
         let admitted = self.arbiter.by_hand(by_hand, &self.archive)?;
+        self.by_agent(admitted, at)?;
+        Ok(self.arbiter.head())
+    }
+
+    /// Counts and appends what the agent itself writes, in all systems.
+    pub(super) fn by_agent(&mut self, admitted: Admitted, at: Micros) -> Result<()> {
         for (target, changes) in self.status.systems.iter().zip(&admitted.addressed) {
             target.apply.addressed.add(*changes);
         }
+        let schema = self.archive.schema.clone();
         for (counts, entity) in admitted.counts.iter().zip(&schema.entities) {
-            let status = self.status.entities.iter().find(|status| status.name == entity.name);
-            if let (Some(status), true) = (status, counts.journaled.total() > 0) {
-                status.last_change.set(at.max(status.last_change.get()));
+            if let Some(status) = self.status.entities.iter().find(|status| status.name == entity.name) {
+                status.conflicts.add(counts.conflicts);
+                if counts.journaled.total() > 0 {
+                    status.last_change.set(at.max(status.last_change.get()));
+                }
             }
         }
-        self.append(admitted.records)?;
-        Ok(self.arbiter.head())
+        self.append(admitted.records)
     }
 }
 

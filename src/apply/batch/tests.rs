@@ -61,6 +61,7 @@ fn routes() -> Routes {
             columns: columns.collect(),
             key_len: entity.key_len,
             filter: None,
+            clash_keys: Vec::new(),
         })
     };
     let bindings: Vec<_> = schema.entities.iter().enumerate().map(bind).collect();

@@ -246,6 +246,12 @@ impl Target for MyTarget {
         patience.over(session.read(binding, keys)).await
     }
 
+    async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.holder(binding, columns, values)).await
+    }
+
     async fn commit(&mut self) -> Result<()> {
         let session = self.session()?;
         let patience = session.patience();
@@ -560,38 +566,60 @@ impl Session {
         self.land().await?;
         let shape = Shape::key(binding);
         let mut found = vec![None; keys.len()];
-        let role = self.role.clone();
         for (chunk, rows) in keys.chunks(KEYS_PER_READ).enumerate() {
-            let mut texts = vec![Vec::new(); rows.len() * shape.key];
-            let mut scratch = texts.iter_mut();
-            let mut datums = Vec::with_capacity(rows.len());
-            for row in rows {
-                let mut key = Vec::with_capacity(shape.key);
-                for at in &shape.sent {
-                    let bound = &binding.columns[*at];
-                    let scratch = scratch.next().expect("one per key column");
-                    key.push(bound.to_column(row.get(bound.field), scratch)?);
-                }
-                datums.push(key);
+            for (number, row) in self.select(binding, &shape, rows, true).await? {
+                found[chunk * KEYS_PER_READ + number] = Some(row);
             }
-            let text = statement::read(binding, &shape, &datums, true)?;
-            let conn = self.conn().await?;
-            let failed = |error| classify(error, &binding.table.name, &role);
-            // Prepared, because only the binary protocol returns numbers digit for digit.
-            let query = conn.prep(text).await.map_err(failed)?;
-            let answers: Result<Vec<mysql_async::Row>, _> = conn.exec(&query, ()).await;
-            let closed = conn.close(query).await;
-            for row in answers.map_err(failed)? {
-                let raw: Vec<mysql_async::Value> = row.unwrap();
-                let number = match raw.first() {
-                    Some(mysql_async::Value::Int(n)) => *n as usize,
-                    Some(mysql_async::Value::UInt(n)) => *n as usize,
-                    _ => continue,
-                };
-                found[chunk * KEYS_PER_READ + number] = Some(canonical(binding, &raw[1..])?);
-            }
-            closed.map_err(failed)?;
         }
+        Ok(found)
+    }
+
+    async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
+        self.send().await?;
+        self.land().await?;
+        let found = self.select(binding, &Shape::sought(columns), &[values], false).await?;
+        Ok(found.into_iter().next().map(|(_, row)| row))
+    }
+
+    /// Canonical rows that have these values, each with the place of its values.
+    async fn select(
+        &mut self,
+        binding: &Binding,
+        shape: &Shape,
+        rows: &[Row<'_>],
+        locked: bool,
+    ) -> Result<Vec<(usize, Vec<u8>)>> {
+        let role = self.role.clone();
+        let mut texts = vec![Vec::new(); rows.len() * shape.key];
+        let mut scratch = texts.iter_mut();
+        let mut datums = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut key = Vec::with_capacity(shape.key);
+            for at in &shape.sent {
+                let bound = &binding.columns[*at];
+                let scratch = scratch.next().expect("one per key column");
+                key.push(bound.to_column(row.get(bound.field), scratch)?);
+            }
+            datums.push(key);
+        }
+        let text = statement::read(binding, shape, &datums, locked)?;
+        let conn = self.conn().await?;
+        let failed = |error| classify(error, &binding.table.name, &role);
+        // Prepared, because only the binary protocol returns numbers digit for digit.
+        let query = conn.prep(text).await.map_err(failed)?;
+        let answers: Result<Vec<mysql_async::Row>, _> = conn.exec(&query, ()).await;
+        let closed = conn.close(query).await;
+        let mut found = Vec::new();
+        for row in answers.map_err(failed)? {
+            let raw: Vec<mysql_async::Value> = row.unwrap();
+            let number = match raw.first() {
+                Some(mysql_async::Value::Int(n)) => *n as usize,
+                Some(mysql_async::Value::UInt(n)) => *n as usize,
+                _ => continue,
+            };
+            found.push((number, canonical(binding, &raw[1..])?));
+        }
+        closed.map_err(failed)?;
         Ok(found)
     }
 }

@@ -253,6 +253,12 @@ impl Target for PgTarget {
         patience.over(session.read(binding, keys)).await
     }
 
+    async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.holder(binding, columns, values)).await
+    }
+
     async fn commit(&mut self) -> Result<()> {
         let session = self.session()?;
         let patience = session.patience();
@@ -579,6 +585,20 @@ impl Session {
             }
         }
         Ok(found)
+    }
+
+    async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
+        self.send().await?;
+        self.land().await?;
+        let shape = Shape::sought(columns);
+        let statement = self.prepare(binding, &statement::read(binding, &shape, false)?).await?;
+        let mut batch = Batch::new(binding, &shape)?;
+        batch.push(values, &mut Vec::new())?;
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            batch.arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        let found = self.client.query(&statement, &parameters).await;
+        let found = found.map_err(|error| classify(error, &binding.table.name, &self.role))?;
+        found.first().map(|row| canonical(binding, row)).transpose()
     }
 }
 

@@ -41,6 +41,7 @@ fn routes(filter: Option<&str>) -> Routes {
         columns: (0..2).map(bound).collect(),
         key_len: 1,
         filter: filter.map(|text| Filter::compile(text, spec).unwrap()),
+        clash_keys: Vec::new(),
     };
     Routes::new(SystemId(1), "shop".into(), schema.clone(), &[Arc::new(binding)])
 }
@@ -241,7 +242,7 @@ fn too_many_refusals_stop_the_system_before_anything_is_set_aside() {
         let event = match steps.next(0.0) {
             Action::Write { .. } => Event::Failed(Error::data("refused").code("23505")),
             Action::Stop(error) => break error.expect("an error").full(),
-            Action::Quarantine(_) | Action::Commit => panic!("nothing is set aside"),
+            Action::Quarantine(..) | Action::Holder | Action::Commit => panic!("nothing is set aside"),
             _ => Event::Done,
         };
         steps.event(event, 0);
@@ -287,7 +288,7 @@ fn a_row_outside_the_filter_is_never_written_but_set_aside() {
                 replayed = true;
                 Event::Done
             }
-            Action::Quarantine(records) => break records,
+            Action::Quarantine(records, _) => break records,
             Action::Write { .. } | Action::Commit => panic!("not written"),
             _ => Event::Done,
         };
@@ -346,5 +347,5 @@ fn what_was_folded_onto_a_held_key_since_stays_held() {
     steps.next(0.0);
     steps.event(Event::Done, 0);
 
-    assert!(matches!(steps.next(0.0), Action::Quarantine(records) if records[0].last_seq == 10));
+    assert!(matches!(steps.next(0.0), Action::Quarantine(records, _) if records[0].last_seq == 10));
 }

@@ -2,7 +2,7 @@
 //! the columns' types, or columns bound by their names, is `normalize::resolve`'s business.
 
 use super::super::raw::{At, RawClash, RawEntity, RawSystem, Reader};
-use super::super::{BindingConfig, Config, ConfigError, Conflict, Merge, OnClash, OnDelete, Scope, nearest};
+use super::super::{BindingConfig, Conflict, Merge, OnClash, OnDelete, Scope, nearest};
 use super::{choice, quoted};
 use crate::normalize::binding::Role;
 use crate::schema::SystemId;
@@ -12,22 +12,6 @@ const MERGES: [&str; 4] = ["add", "max", "min", "union"];
 const CLASHES: [&str; 3] = ["reject", "rename", "manual"];
 const PLACEHOLDERS: [&str; 3] = ["value", "system", "key"];
 const RENAME: &str = "{ policy = \"rename\", template = \"{value}-{system}-{key}\" }";
-
-/// What the arbiter does not decide by yet must not be taken for decided.
-pub(in crate::config) fn not_yet(config: Config, file: &str) -> Result<Config, Vec<ConfigError>> {
-    let clashes = config.entities.iter().filter(|entity| !entity.unique.is_empty());
-    let errors: Vec<ConfigError> = clashes
-        .map(|entity| {
-            let message = format!(
-                "entity {:?}: \"unique\" is not available yet; two records that clash are both quarantined until a \
-                 person changes one of them",
-                entity.name
-            );
-            ConfigError { file: file.to_owned(), line: entity.line, message }
-        })
-        .collect();
-    if errors.is_empty() { Ok(config) } else { Err(errors) }
-}
 
 /// As [`super::EntityConfig`] has them.
 pub(super) struct Conflicts {

@@ -1,7 +1,7 @@
 //! Conflicts, and how those that waited ended.
 
 use super::{CONFLICT, Decoded, Decoder, Malformed, SETTLED, put_bytes, put_i64, put_str, put_u64};
-use crate::change::{ConflictId, Conflicted, Outcome, Rule, Settled, Settlement, Waiting};
+use crate::change::{ConflictId, Conflicted, Images, Outcome, Rule, Settled, Settlement};
 
 fn put_id(out: &mut Vec<u8>, id: ConflictId) {
     put_u64(out, id.seq);
@@ -19,12 +19,12 @@ pub(super) fn put_conflict(out: &mut Vec<u8>, conflict: &Conflicted) {
     out.push(conflict.rule as u8);
     out.push(conflict.outcome as u8);
     put_i64(out, conflict.at);
-    out.push(u8::from(conflict.waiting.is_some()));
-    if let Some(waiting) = &conflict.waiting {
-        out.extend_from_slice(&waiting.schema.id.to_le_bytes());
-        put_bytes(out, &waiting.change);
-        put_bytes(out, &waiting.current);
-        out.extend_from_slice(&waiting.fields.to_le_bytes());
+    out.push(u8::from(conflict.images.is_some()));
+    if let Some(images) = &conflict.images {
+        out.extend_from_slice(&images.schema.id.to_le_bytes());
+        put_bytes(out, &images.change);
+        put_bytes(out, &images.current);
+        out.extend_from_slice(&images.fields.to_le_bytes());
     }
 }
 
@@ -59,9 +59,9 @@ impl Decoder<'_> {
                 known.ok_or(Malformed::Content("has a conflict of an unknown outcome"))?
             },
             at: self.i64()?,
-            waiting: match self.bool()? {
+            images: match self.bool()? {
                 false => None,
-                true => Some(Waiting {
+                true => Some(Images {
                     schema: self.schema_ref()?,
                     change: self.slice()?,
                     current: self.slice()?,

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use super::disk::fault::{self, Fault};
 use super::*;
 use crate::change::{
-    Address, Body, ChangeWriter, ConflictId, Conflicted, Decision, Encoded, Entry, LoadMark, LoadState, Op, Origin,
-    Others, Outcome, Prepared, Quarantined, Record, Refused, Rule, Settled, Settlement, SpoolRef, Verdict, Waiting,
+    Address, Body, ChangeWriter, ConflictId, Conflicted, Decision, Encoded, Entry, Images, LoadMark, LoadState, Op,
+    Origin, Others, Outcome, Prepared, Quarantined, Record, Refused, Rule, Settled, Settlement, SpoolRef, Verdict,
 };
 use crate::error::Recovery;
 use crate::load::{Classes, Counts};
@@ -546,11 +546,11 @@ fn any_record() -> impl Strategy<Value = Record> {
             change,
             reason,
         });
-    let waiting = (any_schema(), any_bytes(), any_bytes(), any::<u128>())
-        .prop_map(|(schema, change, current, fields)| Waiting { schema, change, current, fields });
+    let images = (any_schema(), any_bytes(), any_bytes(), any::<u128>())
+        .prop_map(|(schema, change, current, fields)| Images { schema, change, current, fields });
     let outcome = (prop::sample::select(&Rule::ALL[..]), prop::sample::select(&Outcome::ALL[..]));
-    let conflict = (any::<(u64, u64, u128)>(), any_name(), outcome, any::<(u64, i64)>(), prop::option::of(waiting))
-        .prop_map(|((seq, index, key_hash), system, (rule, outcome), (against, at), waiting)| Conflicted {
+    let conflict = (any::<(u64, u64, u128)>(), any_name(), outcome, any::<(u64, i64)>(), prop::option::of(images))
+        .prop_map(|((seq, index, key_hash), system, (rule, outcome), (against, at), images)| Conflicted {
             id: ConflictId { seq, index },
             entity: system.clone(),
             key_hash,
@@ -560,7 +560,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             rule,
             outcome,
             at,
-            waiting,
+            images,
         });
     let settled = any::<(u64, u64, bool, u64)>().prop_map(|(seq, index, resolved, by)| Settled {
         id: ConflictId { seq, index },

@@ -50,6 +50,7 @@ fn watch(side_effects: bool, keys_max: u64) -> Option<Watch> {
             columns: spec.fields.iter().enumerate().map(bound).collect(),
             key_len: spec.key_len,
             filter: None,
+            clash_keys: Vec::new(),
         })
     };
     let bindings = [bind(CONTACT, side_effects), bind(LOG, false)];

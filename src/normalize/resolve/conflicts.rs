@@ -3,19 +3,23 @@
 
 use super::keys::by_owner;
 use super::{Draft, DraftColumn, Resolver, ddl};
-use crate::catalog::{ColumnType, DecimalLimits};
+use crate::catalog::{ColumnType, DecimalLimits, Loose, Table};
 use crate::config::{Config, EntityConfig, Merge, OnClash, Scope, nearest};
 use crate::finding::Finding;
-use crate::normalize::binding::Binding;
-use crate::rules::Rules;
+use crate::normalize::binding::{Binding, BoundColumn};
+use crate::rules::{Rules, Unique};
 use crate::schema::{EntitySchema, Field, SystemId};
 use crate::value::Kind;
 
 /// What was configured, by the numbers of fields and systems. Names are known to be right.
-pub(super) fn rules(config: &Config, entity: &EntityConfig, schema: &EntitySchema) -> Rules {
+pub(super) fn rules(config: &Config, entity: &EntityConfig, schema: &EntitySchema, bindings: &[Binding]) -> Rules {
     let authority = entity.authority.as_deref().unwrap_or_default();
     let rank = |system: SystemId| authority.iter().position(|of| *of == system).unwrap_or(authority.len()) as u8;
     let merge = |(name, merge): &(String, Merge)| schema.field(name).map(|field| (field, *merge));
+    let unique = |(name, on_clash): &(String, OnClash)| {
+        let field = schema.field(name)?;
+        Some(Unique { field, on_clash: on_clash.clone(), chars: chars(field, bindings) })
+    };
     Rules {
         policy: entity.conflict,
         ranks: if authority.is_empty() { Vec::new() } else { config.system_ids().map(rank).collect() },
@@ -23,7 +27,44 @@ pub(super) fn rules(config: &Config, entity: &EntityConfig, schema: &EntitySchem
         by_field: entity.scope == Scope::Field,
         on_delete: entity.on_delete,
         merges: entity.merge.iter().filter_map(merge).collect(),
+        uniques: entity.unique.iter().filter_map(unique).collect(),
     }
+}
+
+/// So many characters of the field fit everywhere, whatever they are.
+fn chars(field: usize, bindings: &[Binding]) -> Option<u32> {
+    let columns = bindings.iter().flat_map(|binding| &binding.columns).filter(|bound| bound.field == field);
+    let limit = |ty: &ColumnType| match ty {
+        ColumnType::Char { chars } => Some(*chars),
+        ColumnType::Text { chars, bytes } => {
+            let bytes = bytes.map(|bytes| u32::try_from(bytes / 4).unwrap_or(u32::MAX));
+            chars.iter().copied().chain(bytes).min()
+        }
+        _ => None,
+    };
+    columns.filter_map(|bound| limit(&bound.column.ty)).min()
+}
+
+/// Unique keys of whole values of their columns, in all rows: by them a row is found.
+fn whole_keys(table: &Table) -> impl Iterator<Item = &Vec<String>> {
+    let tells = |at: usize| {
+        let loose = table.loose_keys.iter().find(|loose| loose.at == at);
+        loose.is_none_or(|loose| matches!(loose.why, Loose::Deferrable | Loose::Invisible(_)))
+    };
+    table.unique_keys.iter().enumerate().filter(move |(at, _)| tells(*at)).map(|(_, columns)| columns)
+}
+
+/// What [`Binding::clash_keys`] says.
+pub(super) fn clash_keys(
+    entity: &EntityConfig,
+    schema: &EntitySchema,
+    table: &Table,
+    columns: &[BoundColumn],
+) -> Vec<Vec<usize>> {
+    let place = |name: &String| columns.iter().position(|bound| bound.column.name == *name);
+    let decided = |at: &usize| entity.unique.iter().any(|(name, _)| *name == schema.fields[columns[*at].field].name);
+    let keys = whole_keys(table).filter_map(|names| names.iter().map(place).collect::<Option<Vec<usize>>>());
+    keys.filter(|key| key.iter().any(decided)).collect()
 }
 
 impl Resolver<'_> {
@@ -57,6 +98,37 @@ impl Resolver<'_> {
             self.version(entity, &schema.fields[at], drafts);
         }
         self.one_writer(entity, drafts);
+        self.undecided_keys(entity, drafts);
+    }
+
+    /// Two systems may each write what one table cannot hold.
+    fn undecided_keys(&mut self, entity: &EntityConfig, drafts: &[Draft<'_>]) {
+        let writers = entity.bindings.iter().filter(|binding| binding.role.captures()).count();
+        if writers < 2 || entity.key.is_empty() {
+            return;
+        }
+        for draft in drafts.iter().filter(|draft| draft.config.role.receives()) {
+            let bound = |name: &String| draft.columns.iter().find(|own| own.column.name == *name);
+            for names in whole_keys(draft.table) {
+                let Some(columns) = names.iter().map(bound).collect::<Option<Vec<_>>>() else { continue };
+                let decided = |own: &&DraftColumn<'_>| entity.unique.iter().any(|(field, _)| *field == own.field);
+                let of_key = |own: &&DraftColumn<'_>| entity.key.contains(&own.field);
+                let field = columns.iter().find(|own| !of_key(own));
+                // By the key alone a record is itself.
+                let (Some(field), false) = (field, columns.iter().any(decided)) else { continue };
+                if entity.key.iter().all(|key| columns.iter().any(|own| own.field == *key)) {
+                    continue;
+                }
+                let what = format!(
+                    "keeps ({}) unique: where two systems write the same value in two records, both wait in quarantine",
+                    names.join(", ")
+                );
+                let mend =
+                    format!("[entity.unique]\n{:?} = \"manual\"\n# or \"reject\", or a name of its own", field.field);
+                let finding = Finding::note(self.system(draft.config.system), what).entity(&entity.name);
+                self.findings.push(finding.table(&draft.table.name).mend(mend));
+            }
+        }
     }
 
     /// `key` names a field of the entity.
@@ -177,10 +249,13 @@ impl Resolver<'_> {
             }
         }
         let unique = |(draft, own): (&Draft<'_>, &DraftColumn<'_>)| {
-            draft.config.role.receives() && draft.table.unique_keys.iter().any(|key| key.contains(&own.column.name))
+            draft.config.role.receives() && whole_keys(draft.table).any(|key| key.contains(&own.column.name))
         };
         if !columns(field, drafts).any(unique) {
-            let what = format!("unique names {:?}, which no table that receives rows has in a unique key", field.name);
+            let what = format!(
+                "unique names {:?}, which no table that receives rows has in a unique key of all its rows",
+                field.name
+            );
             let mend = "# leave it out, or create the unique key";
             self.findings.push(Finding::error("", what).entity(&entity.name).mend(mend));
         }
