@@ -178,6 +178,12 @@ impl Keys {
         self.pending.insert(key, record);
     }
 
+    /// Replay: a difference was written for the key in this target transaction.
+    pub fn has_added(&self, key: u128) -> bool {
+        let image = |(_, written): &(Seq, Bytes)| decoded(written).after.is_some_and(|after| after.added() != 0);
+        self.written.get(&key).is_some_and(image)
+    }
+
     /// What must be synced before the target transaction commits.
     pub fn pending(&self) -> Vec<Quarantined> {
         self.pending.values().cloned().collect()

@@ -227,6 +227,8 @@ struct Work {
     singles: VecDeque<(usize, u64, Bytes)>,
     refused: usize,
     rivals: Vec<Rival>,
+    /// Keys of which nothing is to be written in this replay, and why.
+    aside: HashMap<u128, Arc<Error>>,
     progress: Progress,
 }
 
@@ -244,8 +246,8 @@ impl Work {
 
     /// From the start again, in a new target transaction.
     fn again(self, replay: bool) -> Self {
-        let Work { entries, bytes, changes, .. } = self;
-        Work { entries, bytes, changes, replay, ..Work::default() }
+        let Work { entries, bytes, changes, aside, .. } = self;
+        Work { entries, bytes, changes, replay, aside, ..Work::default() }
     }
 }
 
@@ -686,8 +688,12 @@ impl Steps {
             }
             let mut batch = Batch::default();
             batch.add(&self.routes, &encoded, &change);
+            let aside = self.work.aside.get(&change.key_hash).cloned();
             self.work.groups = batch.groups(&self.routes).into();
             self.work.single = Some(Single { encoded, at, route });
+            if let Some(error) = aside {
+                return self.refused(&error, now);
+            }
         }
         self.work.checked = false;
         self.state = State::Writing;
@@ -791,6 +797,13 @@ impl Steps {
         let Some(Single { encoded, at, route }) = self.work.single.take() else {
             unreachable!("a replay writes one change at a time")
         };
+        // The record says all that is to be done; done before, a difference would count twice.
+        let change = Changes::new(&encoded).next().expect("one encoded change");
+        if self.keys.has_added(change.key_hash) {
+            self.work.aside.insert(change.key_hash, error.clone());
+            self.state = State::RollingBack;
+            return;
+        }
         self.work.progress.held += 1;
         if route == Route::Write {
             self.work.refused += 1;
