@@ -242,3 +242,9 @@ fn a_rival_that_is_taken_for_what_it_was_is_caught() {
     let caught = (0..4000).find(|seed| simulate_unique(*seed, planted).is_err_and(|why| why.starts_with("clash")));
     assert!(caught.is_some());
 }
+
+#[test]
+fn a_field_that_a_person_sets_without_the_rest_of_its_row_is_caught() {
+    let bugs = Bugs { set_alone: true, ..Bugs::default() };
+    must_diverge("set alone", Planted { bugs, ..Planted::default() });
+}

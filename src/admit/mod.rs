@@ -81,6 +81,8 @@ pub struct Bugs {
     pub differences_left_out: bool,
     /// A row that outlives its deletion comes back without what its origin had of additive fields.
     pub returned_left_out: bool,
+    /// What a person sets goes without the rest of its slot.
+    pub set_alone: bool,
     /// What is in a change's way is decided about as it was found, whatever was written since.
     pub rivals_stay: bool,
 }

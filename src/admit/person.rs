@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Admitted, Arbiter, Bodies, Counts, Slot, decide, walk};
+use super::topology::bits;
+use super::{Admitted, Arbiter, Bodies, Counts, Slot, SlotStore, decide, slot_key, walk};
 use crate::change::{
-    Address, Body, Change, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Rule, Settled,
-    Settlement,
+    Address, Body, Change, ChangeWriter, Changes, ConflictId, Conflicted, Entry, Micros, Op, Origin, Record, Rule,
+    Settled, Settlement,
 };
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::{Schema, SystemId, SystemSet};
+use crate::value::{Datum, Row, write_datum};
 
 /// Conflicts that wait, by what they are asked for.
 #[derive(Debug, Default)]
@@ -140,9 +142,53 @@ impl Arbiter {
         vec![Record::Settled(Settled { id, how: Settlement::Resolved, by: 0 })]
     }
 
+    /// With all fields of the slots that a change decides. What had not seen it loses those, in its own
+    /// system too, which must be told what they are instead.
+    fn completed(&mut self, body: &Bytes, bodies: &dyn Bodies) -> Result<Bytes> {
+        let mut out = ChangeWriter::default();
+        for change in Changes::new(body) {
+            let layout = &self.layouts[change.entity.index()];
+            let whole = !layout.indexed || change.op != Op::Update || self.bugs.set_alone;
+            let Some(after) = change.after.filter(|_| !whole) else {
+                out.push_change(&change);
+                continue;
+            };
+            let mut row: Vec<u8> = after.0.to_vec();
+            for slot in bits(layout.carried(&change)).filter(|slot| layout.merge(*slot).is_none()) {
+                let fields = layout.slots[slot];
+                if fields & !Row(&row).sent() == 0 {
+                    continue;
+                }
+                let image = match self.store.get(slot_key(change.key_hash, slot))? {
+                    Some(latest) => bodies.image(latest.seq(), change.key_hash)?,
+                    None => None,
+                };
+                let latest = image.as_ref().and_then(|image| Changes::new(image).next());
+                let latest = latest.and_then(|latest| latest.after);
+                let there = |field| latest.map_or(Datum::NotSent, |row| row.get(field));
+                let before = |field| change.before.map_or(Datum::NotSent, |row| row.get(field));
+                let mut whole = Vec::with_capacity(row.len());
+                for (field, datum) in Row(&row).iter().enumerate() {
+                    let filled = match fields >> field & 1 == 1 && !datum.is_sent() {
+                        true if there(field).is_sent() => there(field),
+                        true => before(field),
+                        false => datum,
+                    };
+                    write_datum(&mut whole, filled);
+                }
+                row = whole;
+            }
+            out.push_change(&Change { after: Some(Row(&row)), ..change });
+        }
+        Ok(out.take().into())
+    }
+
     /// Admits what a person decided, whatever is there.
-    pub fn by_hand(&mut self, by_hand: ByHand, bodies: &dyn Bodies) -> Result<Admitted> {
+    pub fn by_hand(&mut self, mut by_hand: ByHand, bodies: &dyn Bodies) -> Result<Admitted> {
         let seq = self.head + 1;
+        if let Body::Inline(bytes) = &by_hand.body {
+            by_hand.body = Body::Inline(self.completed(bytes, bodies)?);
+        }
         let mut counts = vec![Counts::default(); self.layouts.len()];
         let mut addressed = vec![0; self.systems.len()];
         let (mut to, mut settled) = (SystemSet::EMPTY, Vec::new());

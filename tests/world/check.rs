@@ -239,7 +239,7 @@ impl World {
     }
 
     /// What the accepted changes of the journal, one after the other, come to.
-    fn truth(&self) -> (BTreeMap<u128, Contact>, Vec<i64>) {
+    pub fn truth(&self) -> (BTreeMap<u128, Contact>, Vec<i64>) {
         self.truth_before(Seq::MAX)
     }
 

@@ -312,6 +312,7 @@ impl World {
                 false => Local::Contact { op: Op::Insert, key, before: None, after: Some(row) },
             };
             self.encode_whole(&mut writer, fields, &change);
+            self.in_part(&mut writer);
         } else {
             let conflict = &open[self.random.below(open.len())];
             if self.random.percent(30) {
@@ -334,6 +335,25 @@ impl World {
         }
         self.log.append(admitted.records);
         Ok(())
+    }
+
+    /// Now and then of a row that is there one field alone, as `resolve --set` has it.
+    fn in_part(&mut self, writer: &mut ChangeWriter) {
+        let whole = writer.bytes.clone();
+        let change = Changes::new(&whole).next().unwrap();
+        let Some(after) = change.after.filter(|_| self.random.percent(50)) else { return };
+        let field = 1 + self.random.below(FIELDS);
+        if !after.get(field).is_sent() || !self.truth().0.contains_key(&change.key_hash) {
+            return;
+        }
+        let mut part = Vec::new();
+        let kept = |at: usize| at == 0 || at == field;
+        after
+            .iter()
+            .enumerate()
+            .for_each(|(at, datum)| write_datum(&mut part, if kept(at) { datum } else { Datum::NotSent }));
+        writer.take_back();
+        writer.push_change(&Change { op: Op::Update, before: Some(after), after: Some(Row(&part)), ..change });
     }
 
     fn write(&mut self, system: usize) {
