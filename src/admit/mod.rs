@@ -767,7 +767,10 @@ impl Arbiter {
         self.holds.release(system, key_hash);
         let entity = current.schema.entity(change_of(&current).entity).name.as_str().into();
         // An applier that has folded something newer onto it by now keeps that.
-        vec![Record::Released { system: current.system, entity, key_hash, by: quarantined.last_seq }]
+        let by = quarantined.last_seq;
+        let mut records = vec![Record::Released { system: current.system, entity, key_hash, by }];
+        records.extend(self.waiting.parted(|key| self.holds.any_holds(key), by));
+        records
     }
 
     /// What is held under its key, where no retry is under way.
