@@ -158,6 +158,8 @@ pub struct ApplyStatus {
     pub state: Mutex<State>,
     /// Last seq applied or skipped.
     pub seq: Counter,
+    /// What it had when it was opened last.
+    pub found: Counter,
     /// Target transactions committed.
     pub commits: Counter,
     /// Journal entries applied.
@@ -194,6 +196,7 @@ impl Default for ApplyStatus {
         ApplyStatus {
             state: Mutex::default(),
             seq: Counter::default(),
+            found: Counter::default(),
             commits: Counter::default(),
             transactions: Counter::default(),
             addressed: Counter::default(),

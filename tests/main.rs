@@ -43,6 +43,7 @@ mod resync;
 mod service;
 mod side_effects;
 mod tls;
+mod trail;
 mod undo;
 mod values;
 mod verify;

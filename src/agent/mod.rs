@@ -13,6 +13,7 @@
 //! Who stops after whom: sources read no further; appliers finish the batch in hand; then the
 //! desk, whose senders are gone, syncs what it has and closes the journal.
 
+mod archive;
 mod chunks;
 mod clock;
 mod copying;
@@ -42,9 +43,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::admit::{Arbiter, DiskStore, Topology};
+use crate::audit::keys::KeyIndex;
 use crate::change::{LoadMark, ResyncMark, ResyncState};
 use crate::config::Config;
-use crate::control::{self, Socket};
+use crate::control::{self, Socket, mask};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::http;
@@ -79,6 +81,7 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// configuration whenever `reload` has one.
 pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) -> Result<()> {
     let mut config = Arc::new(config);
+    mask::set(&config);
     let mut operator = setup::operator(&config)?;
     if let Some(torn) = &operator.recovered.torn {
         info!(file = %torn.file.display(), offset = torn.offset, "the end of the journal was cut: it was never acknowledged");
@@ -114,6 +117,7 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
             break Err(error);
         }
         config = Arc::new(next);
+        mask::set(&config);
         operator = setup::operator(&config)?;
         shown.send_replace(Status::new(&config));
     };
@@ -253,9 +257,22 @@ impl Agent {
             gates: gates.iter().map(Lever::subscribe).collect(),
             stop: stop.clone(),
         });
+        let index = KeyIndex::open(&config.agent.data_dir, &journal);
         // What the journal asks for comes before what a command may.
         let reserved = loads.reserve();
-        Ok(Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks: recovered.loads, resyncs, gates })
+        Ok(Wiring {
+            journal,
+            desk,
+            sender,
+            inbox,
+            stop,
+            loads,
+            reserved,
+            marks: recovered.loads,
+            resyncs,
+            gates,
+            index,
+        })
     }
 
     fn positions(&self, operator: &Operator) -> Result<Vec<PositionRecord>> {
@@ -275,6 +292,7 @@ impl Agent {
             receives: self.config.system_ids().map(|system| receives(model, system)).collect(),
             quarantine: wiring.desk.quarantine(),
             gates: wiring.gates.clone(),
+            index: wiring.index.clone(),
             loads: wiring.loads.clone(),
             schema: model.schema.clone(),
             desk: wiring.sender.downgrade(),
@@ -290,7 +308,7 @@ impl Agent {
         asked: &mut mpsc::Receiver<ResyncMark>,
     ) -> Result<Option<(Renewal, Option<Asked>)>> {
         let Agent { config, status, known, .. } = self;
-        let Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks, resyncs, gates } = wiring;
+        let Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks, resyncs, gates, index } = wiring;
         let Renewal { plan, fruitless, .. } = renewal;
         let (now, absent) = (plan.clone(), |system: &SystemId| resyncs[system.index()].as_ref().is_some_and(is_absent));
         let model = plan.model.clone();
@@ -320,6 +338,7 @@ impl Agent {
                 gate: gates[system.index()].clone(),
                 notices: notices.clone(),
             };
+            tasks.spawn(archive::applied(config.clone(), system, status.clone(), journal.clone(), stop.clone()));
             let name = &config.system(system).name;
             tasks.spawn(applying.run(stop.clone()).instrument(info_span!("apply", system = %name)));
         }
@@ -347,6 +366,8 @@ impl Agent {
             tasks.spawn(retained.watch(stop.clone()));
             tasks.spawn(clock::watch(config.clone(), system, status.clone(), stop.clone()));
         }
+        tasks.spawn(archive::index(index, journal.clone(), stop.clone()));
+        tasks.spawn(archive::ledger(config.clone(), journal.clone(), stop.clone()));
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);
         let placed_anew = |mark: &&ResyncMark| mark.state == ResyncState::Placed;
@@ -432,6 +453,8 @@ struct Wiring {
     resyncs: Vec<Option<ResyncMark>>,
     /// By system: what its applier waits for.
     gates: Vec<Lever>,
+    /// Which entries have a key.
+    index: KeyIndex,
 }
 
 /// Its log has no position: nothing is read or applied there.

@@ -1,22 +1,35 @@
 //! What commands ask of the journal while the agent runs, and what people decide: read beside the
 //! desk, admitted by it.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::desk::{Message, Person, Undo};
 use super::probe::{AgentProbe, Wiring};
 use crate::audit::conflicts::{self, Conflict, ListSpec, Shown};
+use crate::audit::export::{self, AuditSpec, Page};
+use crate::audit::history::{self, History, HistorySpec, Progress};
 use crate::audit::resolve::{Choice, Resolved};
 use crate::audit::undo::{self, UndoSpec, Undone};
-use crate::change::{ConflictId, Conflicted};
+use crate::change::{ConflictId, Conflicted, Quarantined};
 use crate::control::{HeldSpec, OfHeld, Treated};
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::position::Seq;
+use crate::status::Status;
 
 /// Plans that others overtake before they are admitted.
 const TRIES: usize = 5;
 
 impl AgentProbe {
+    pub(super) async fn tell_history(&self, spec: HistorySpec) -> Result<History> {
+        let (wiring, config) = (self.wiring(), self.config.clone());
+        let progress = Now { status: self.status.clone(), held: wiring.quarantine.borrow().clone() };
+        reading(move || history::history(&wiring.journal, &wiring.index, &config, &wiring.schema, &spec, &progress))
+            .await
+    }
+
     pub(super) async fn list_conflicts(&self, spec: ListSpec) -> Result<Vec<Conflict>> {
         let (journal, open) = (self.wiring().journal.clone(), self.open_conflicts().await?);
         reading(move || conflicts::list(&journal, &spec, &open)).await
@@ -25,6 +38,11 @@ impl AgentProbe {
     pub(super) async fn show_conflict(&self, id: ConflictId) -> Result<Shown> {
         let (journal, open) = (self.wiring().journal.clone(), self.open_conflicts().await?);
         reading(move || conflicts::show(&journal, id, open.iter().find(|open| open.id == id))).await
+    }
+
+    pub(super) async fn audit_page(&self, spec: AuditSpec) -> Result<Page> {
+        let journal = self.wiring().journal.clone();
+        reading(move || export::page(&journal, &spec)).await
     }
 
     async fn open_conflicts(&self) -> Result<Vec<Conflicted>> {
@@ -88,6 +106,23 @@ impl AgentProbe {
         let Wiring { desk, .. } = &*self.wiring();
         let desk: Option<mpsc::Sender<Message>> = desk.upgrade();
         desk.ok_or_else(away)?.send(Message::Person(person)).await.map_err(|_| away())
+    }
+}
+
+/// How far the systems are, by the counters.
+struct Now {
+    status: Arc<Status>,
+    held: Vec<Quarantined>,
+}
+
+impl Progress for Now {
+    fn applied(&self, system: &str) -> Seq {
+        let found = self.status.systems.iter().find(|status| *status.name == *system);
+        found.map_or(0, |status| status.apply.seq.get())
+    }
+
+    fn held(&self) -> Vec<Quarantined> {
+        self.held.clone()
     }
 }
 

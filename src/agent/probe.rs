@@ -13,6 +13,9 @@ use super::gate::{self, Lever};
 use super::paused::Paused;
 use super::reload;
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+use crate::audit::export::{AuditSpec, Page};
+use crate::audit::history::{History, HistorySpec};
+use crate::audit::keys::KeyIndex;
 use crate::audit::resolve::{Choice, Resolved};
 use crate::audit::undo::{UndoSpec, Undone};
 use crate::capture;
@@ -45,6 +48,7 @@ pub struct Wiring {
     pub receives: Vec<bool>,
     pub quarantine: watch::Receiver<Vec<Quarantined>>,
     pub gates: Vec<Lever>,
+    pub index: KeyIndex,
     pub loads: Loads,
     pub schema: Arc<Schema>,
     pub desk: mpsc::WeakSender<Message>,
@@ -134,6 +138,14 @@ impl Probe for AgentProbe {
         };
         self.wiring().loads.announce(&mark)?;
         self.ask.try_send(mark).map_err(|_| Error::retry("another resync is just being begun"))
+    }
+
+    async fn audit(&self, spec: AuditSpec) -> Result<Page> {
+        self.audit_page(spec).await
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<History> {
+        self.tell_history(spec).await
     }
 
     async fn conflicts(&self, spec: ListSpec) -> Result<Vec<Conflict>> {

@@ -238,6 +238,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         self.ask(Ask::Held { system: self.system, reply }).await?;
         let Holding { keys, seen, from } = answer.await.map_err(|_| arbiter_gone())?;
         info!(seq = marker.seq, "applying");
+        self.state().found.set(marker.seq);
         self.set_state(State::Streaming);
         let (journal, head) = (self.journal.id(), self.journal.head());
         Ok(Event::Opened(Box::new(Opened { marker, journal, head, seen, from, held: keys })))

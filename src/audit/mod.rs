@@ -1,10 +1,16 @@
-//! Questions put to the journal: which changes met and how that ended, and what taking back a
-//! transaction means.
+//! Questions put to the journal: what happened to a record, which changes met and how that ended, and
+//! what taking back a transaction means.
 //!
 //! All of it reads, beside the writer; what follows from an answer is admitted by the arbiter
 //! like everything else.
 
+pub mod applied;
 pub mod conflicts;
+pub mod export;
+pub mod history;
+pub mod keys;
+pub mod ledger;
+pub mod operation;
 pub mod resolve;
 pub mod undo;
 

@@ -4,9 +4,11 @@
 //! Exit codes: 0 done, 1 failed or found something, 2 usage or configuration; with 2 ends `check`,
 //! too, where it found a configuration, server, grant or schema with which nothing may start.
 
+mod audit;
 mod check;
 mod conflicts;
 mod demo;
+mod history;
 mod load;
 mod person;
 mod quarantine;
@@ -23,10 +25,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::change::{ConflictId, Micros};
 use crate::config::Config;
+use crate::control::mask;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::normalize::typed::typed;
@@ -74,6 +77,10 @@ pub enum Command {
     Reload,
     /// Show the changes that a system refused; try them again, or give them up
     Quarantine(QuarantineOptions),
+    /// Show what happened to one record: every version, who wrote it, and who has it since when
+    History(HistoryOptions),
+    /// Write out every operation on every record; or prove that nobody has altered the audit files
+    Audit(AuditOptions),
     /// Show which changes met, and how that ended; decide those that wait for a person
     Conflicts(ConflictsOptions),
     /// Take transactions back in all systems: what they changed becomes what it was before them
@@ -249,6 +256,62 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+pub struct AuditOptions {
+    /// From then on: 2026-01-31T12:00:00Z, or 30m ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Micros>,
+    /// Until then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Micros>,
+    /// Only of this entity
+    #[arg(long, value_name = "ENTITY")]
+    pub entity: Option<String>,
+    /// Only what this system wrote; agent: what persons had the agent do
+    #[arg(long, value_name = "SYSTEM")]
+    pub system: Option<String>,
+    #[arg(long, value_enum, value_name = "OPERATION")]
+    pub op: Option<Operation>,
+    #[arg(long, value_enum, default_value = "jsonl", value_name = "FORMAT")]
+    pub format: AuditFormat,
+    /// Prove that nobody has altered the files in [audit] dir
+    #[arg(long, conflicts_with_all = ["since", "until", "entity", "system", "op", "format"])]
+    pub check: bool,
+    /// With --check: print JSON
+    #[arg(long, requires = "check")]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// With a line of names; images are JSON.
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryOptions {
+    #[arg(value_name = "ENTITY")]
+    pub entity: String,
+    /// The key's values, in its order
+    #[arg(value_name = "KEY", required = true, allow_negative_numbers = true)]
+    pub key: Vec<String>,
+    /// The newest so many
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ConflictsOptions {
     #[command(subcommand)]
@@ -400,6 +463,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    mask::set(&config);
     exit(match arguments.command {
         Command::Run => run::run(config, arguments.config).await,
         Command::Check(options) => check::check(&config, &options).await,
@@ -417,6 +481,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Resume(of) => person::pause(&config, of.system, false).await,
         Command::Reload => person::reload(&config).await,
         Command::Quarantine(options) => quarantine::quarantine(&config, options).await,
+        Command::Audit(options) => audit::audit(&config, options).await,
+        Command::History(options) => history::history(&config, options).await,
         Command::Conflicts(options) => conflicts::conflicts(&config, options).await,
         Command::Undo(options) => undo::undo(&config, options).await,
         Command::Demo(_) => unreachable!("handled above"),

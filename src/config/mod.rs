@@ -25,6 +25,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// Comparisons that nobody asks for; `None`: there are none.
     pub verify: Option<VerifyConfig>,
+    /// Where operations are written out to, day by day; `None`: nowhere.
+    pub audit: Option<AuditConfig>,
     /// In order of authority.
     pub systems: Vec<SystemConfig>,
     pub entities: Vec<EntityConfig>,
@@ -53,6 +55,13 @@ pub struct VerifyConfig {
     pub every: Duration,
     /// Rows read per second at most. Default 2000.
     pub max_rate: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub dir: PathBuf,
+    /// How long a closed file stays. Default 30 days.
+    pub retention: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +185,8 @@ pub struct EntityConfig {
     /// By field. None of the key, none that is merged.
     pub unique: Vec<(String, OnClash)>,
     pub load: LoadPolicy,
+    /// Fields whose values are shown to nobody. None of the key.
+    pub sensitive: Vec<String>,
     pub bindings: Vec<BindingConfig>,
     /// In the file, for messages.
     pub line: usize,

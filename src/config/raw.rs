@@ -24,6 +24,7 @@ pub(super) struct RawConfig {
     pub agent: Option<RawAgent>,
     pub journal: RawJournal,
     pub verify: Option<RawVerify>,
+    pub audit: Option<RawAudit>,
     pub systems: Vec<RawSystem>,
     pub entities: Vec<RawEntity>,
 }
@@ -52,6 +53,13 @@ pub(super) struct RawVerify {
     pub max_rate: Option<At<String>>,
 }
 
+#[derive(Debug)]
+pub(super) struct RawAudit {
+    pub line: usize,
+    pub dir: Option<At<String>>,
+    pub retention: Option<At<String>>,
+}
+
 /// No `Debug`: the URL may hold a password.
 pub(super) struct RawSystem {
     pub line: usize,
@@ -76,6 +84,7 @@ pub(super) struct RawEntity {
     pub key: Vec<At<String>>,
     pub conflicts: RawConflicts,
     pub load: Option<At<String>>,
+    pub sensitive: Vec<At<String>>,
     /// In the order of the file.
     pub bindings: Vec<RawBinding>,
 }
@@ -104,15 +113,29 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 9] = [
-    ("", &["agent", "journal", "verify", "system", "entity"]),
+pub(super) const KEYS: [(&str, &[&str]); 10] = [
+    ("", &["agent", "journal", "verify", "audit", "system", "entity"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
+    ("audit", &["dir", "retention"]),
     ("system", &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog"]),
     (
         "entity",
-        &["name", "key", "conflict", "authority", "latest_by", "scope", "on_delete", "merge", "unique", "load", "in"],
+        &[
+            "name",
+            "key",
+            "conflict",
+            "authority",
+            "latest_by",
+            "scope",
+            "on_delete",
+            "merge",
+            "unique",
+            "load",
+            "sensitive",
+            "in",
+        ],
     ),
     ("entity.unique", &["policy", "template"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
@@ -171,7 +194,8 @@ impl<'t> Reader<'t> {
         let verify = self.table(&root, "verify", "[verify]").map(|s| self.verify(&s));
         let systems = self.tables(&root, "system").iter().map(|s| self.system(s)).collect();
         let entities = self.tables(&root, "entity").iter().map(|s| self.entity(s)).collect();
-        Some(RawConfig { agent, journal, verify, systems, entities })
+        let audit = self.table(&root, "audit", "[audit]").map(|s| self.audit(&s));
+        Some(RawConfig { agent, journal, verify, audit, systems, entities })
     }
 
     fn agent(&mut self, section: &Section<'_, '_>) -> RawAgent {
@@ -201,6 +225,11 @@ impl<'t> Reader<'t> {
             _ => self.string(section, "max_rate"),
         };
         RawVerify { line: section.line, every: self.string(section, "every"), max_rate }
+    }
+
+    fn audit(&mut self, section: &Section<'_, '_>) -> RawAudit {
+        self.known_keys(section, "audit");
+        RawAudit { line: section.line, dir: self.string(section, "dir"), retention: self.string(section, "retention") }
     }
 
     fn system(&mut self, section: &Section<'_, '_>) -> RawSystem {
@@ -234,6 +263,7 @@ impl<'t> Reader<'t> {
             key: self.strings(section, "key"),
             conflicts: self.conflicts(section),
             load: self.string(section, "load"),
+            sensitive: self.strings(section, "sensitive"),
             bindings,
         }
     }

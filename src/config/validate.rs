@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::raw::{At, RawAgent, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader};
+use super::raw::{
+    At, RawAgent, RawAudit, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader,
+};
 use super::{
-    AgentConfig, BindingConfig, ColumnConfig, Config, Engine, EntityConfig, JournalConfig, LoadPolicy, PasswordSource,
-    SystemConfig, VerifyConfig, address, nearest, table_name, units,
+    AgentConfig, AuditConfig, BindingConfig, ColumnConfig, Config, Engine, EntityConfig, JournalConfig, LoadPolicy,
+    PasswordSource, SystemConfig, VerifyConfig, address, nearest, table_name, units,
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
@@ -36,13 +38,21 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
     };
     let journal = journal(&raw.journal, reader);
     let verify = raw.verify.as_ref().and_then(|raw| verify(raw, reader));
+    let audit = raw.audit.as_ref().and_then(|raw| audit(raw, reader));
     let marker = marker(&raw.agent, reader);
     let systems = systems(&raw.systems, &marker, reader);
     let entities = entities(&raw.entities, &raw.systems, &systems, reader);
     if !reader.errors.is_empty() {
         return None;
     }
-    Some(Config { agent: agent?, journal, verify, systems: systems.into_iter().collect::<Option<_>>()?, entities })
+    Some(Config {
+        agent: agent?,
+        journal,
+        verify,
+        audit,
+        systems: systems.into_iter().collect::<Option<_>>()?,
+        entities,
+    })
 }
 
 fn agent(raw: &RawAgent, reader: &mut Reader<'_>) -> Option<AgentConfig> {
@@ -121,6 +131,13 @@ fn verify(raw: &RawVerify, reader: &mut Reader<'_>) -> Option<VerifyConfig> {
         }
     }
     Some(VerifyConfig { every: every?, max_rate })
+}
+
+fn audit(raw: &RawAudit, reader: &mut Reader<'_>) -> Option<AuditConfig> {
+    const PLACE: &str = "[audit]";
+    let dir = required(&raw.dir, "dir", raw.line, PLACE, reader);
+    let retention = duration(&raw.retention, "retention", Duration::from_secs(30 * 86_400), PLACE, reader);
+    Some(AuditConfig { dir: PathBuf::from(&dir?.value), retention })
 }
 
 fn duration(raw: &Option<At<String>>, key: &str, default: Duration, place: &str, reader: &mut Reader<'_>) -> Duration {
@@ -282,6 +299,11 @@ fn entity(
             reader.error(key.line, place, format!("key field {:?} is given twice", key.value));
         }
     }
+    for at in raw.sensitive.iter().filter(|at| raw.key.iter().any(|key| key.value == at.value)) {
+        let message =
+            format!("sensitive names {:?}, which is of the key: records are named by it everywhere", at.value);
+        reader.error(at.line, place, message);
+    }
     if let Some(at) = &raw.load {
         choice(at, "load", &["first-run", "never"], place, reader);
     }
@@ -323,6 +345,7 @@ fn entity(
             Some("never") => LoadPolicy::Never,
             _ => LoadPolicy::IfEmpty,
         },
+        sensitive: raw.sensitive.iter().map(|at| at.value.clone()).collect(),
         bindings,
         line: raw.line,
     }

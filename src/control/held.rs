@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::mask::{MASKED, is_masked};
 use crate::change::{Changes, Quarantined};
 use crate::http::status::timestamp;
 use crate::position::Seq;
@@ -97,14 +98,15 @@ impl From<&Quarantined> for Held {
 
 /// The fields that a row carries; differences as `add -5`.
 pub fn image(entity: &EntitySchema, row: Row<'_>) -> Image {
-    let shown = |datum: Datum<'_>| match datum {
+    let shown = |field: &str, datum: Datum<'_>| match datum {
         Datum::NotSent => None,
         Datum::Null => Some(None),
+        _ if is_masked(&entity.name, field) => Some(Some(MASKED.to_owned())),
         Datum::Value(value) => Some(Some(text(value))),
         Datum::Added(difference) => Some(Some(format!("add {difference}"))),
     };
     let fields = entity.fields.iter().zip(row.iter());
-    fields.filter_map(|(field, datum)| Some((field.name.clone(), shown(datum)?))).collect()
+    fields.filter_map(|(field, datum)| Some((field.name.clone(), shown(&field.name, datum)?))).collect()
 }
 
 /// A value as people read it; never parsed again.

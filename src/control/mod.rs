@@ -6,6 +6,7 @@
 
 pub mod client;
 mod held;
+pub mod mask;
 pub mod port;
 pub mod server;
 pub mod wait;
@@ -19,6 +20,8 @@ pub use self::client::Client;
 pub use self::held::{Held, HeldSpec, Image, OfHeld, Treated, image, text};
 pub use self::server::{Socket, serve};
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+use crate::audit::export::{AuditSpec, Page};
+use crate::audit::history::{History, HistorySpec};
 use crate::audit::resolve::{Choice, Resolved};
 use crate::audit::undo::{UndoSpec, Undone};
 use crate::change::ConflictId;
@@ -44,6 +47,10 @@ pub enum Request {
     Resync(ResyncSpec),
     /// Begins a comparison; how it goes is in the status.
     Verify(VerifySpec),
+    /// What happened to a record.
+    History(HistorySpec),
+    /// A page of all operations.
+    Audit(AuditSpec),
     Conflicts(ListSpec),
     Conflict {
         id: String,
@@ -84,6 +91,8 @@ pub enum Answer {
         held: Vec<Held>,
     },
     Loading,
+    History(Box<History>),
+    Audited(Page),
     Conflicts {
         conflicts: Vec<Conflict>,
     },
@@ -126,6 +135,10 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Begins a comparison.
     fn verify(&self, spec: VerifySpec) -> Result<()>;
+
+    fn audit(&self, spec: AuditSpec) -> impl Future<Output = Result<Page>> + Send;
+
+    fn history(&self, spec: HistorySpec) -> impl Future<Output = Result<History>> + Send;
 
     fn conflicts(&self, spec: ListSpec) -> impl Future<Output = Result<Vec<Conflict>>> + Send;
 

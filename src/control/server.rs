@@ -140,6 +140,8 @@ pub(crate) async fn answer_to(request: Request, probe: &impl Probe) -> Result<An
             probe.verify(spec)?;
             Answer::Loading
         }
+        Request::History(spec) => Answer::History(Box::new(probe.history(spec).await?)),
+        Request::Audit(spec) => Answer::Audited(probe.audit(spec).await?),
         Request::Conflicts(spec) => Answer::Conflicts { conflicts: probe.conflicts(spec).await? },
         Request::Conflict { id } => {
             let id = id.parse().map_err(|why: String| Error::stop(why, "anechoic conflicts list"))?;

@@ -168,6 +168,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::audit::conflicts::{Conflict, ListSpec, Shown};
+    use crate::audit::export::{AuditSpec, Page};
+    use crate::audit::history::{History, HistorySpec};
     use crate::audit::resolve::{Choice, Resolved};
     use crate::audit::undo::{UndoSpec, Undone};
     use crate::change::ConflictId;
@@ -231,6 +233,14 @@ pub(super) mod tests {
 
         fn load(&self, _: crate::load::LoadSpec) -> Result<()> {
             Ok(())
+        }
+
+        async fn audit(&self, _: AuditSpec) -> Result<Page> {
+            Ok(Page { operations: Vec::new(), next: None })
+        }
+
+        async fn history(&self, spec: HistorySpec) -> Result<History> {
+            Err(Error::stop(format!("there is no entity {:?}", spec.entity), "anechoic status lists them"))
         }
 
         async fn conflicts(&self, _: ListSpec) -> Result<Vec<Conflict>> {

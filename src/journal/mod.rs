@@ -112,6 +112,16 @@ struct Mark {
     number: u64,
 }
 
+/// Where a frame of records stands, for whoever wants to come back to it without looking for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub segment: u64,
+    pub offset: u64,
+    pub number: u64,
+    /// The last entry before the frame.
+    pub prev_seq: Seq,
+}
+
 /// Distance of two marks.
 const MARK_EVERY: u64 = 256 << 10;
 
@@ -187,6 +197,11 @@ impl Journal {
     /// Reads from entry `from` on, and what was written between it and the entry before.
     pub fn reader(&self, from: Seq) -> Result<Reader> {
         Reader::new(self.0.clone(), from)
+    }
+
+    /// The same, from a place before it that was noted when it was passed.
+    pub fn reader_at(&self, place: Place, from: Seq) -> Result<Reader> {
+        Reader::at(self.0.clone(), place, from)
     }
 
     /// One entry; `None` if the journal does not reach back or forward to it.

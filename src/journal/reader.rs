@@ -4,6 +4,7 @@
 //! further, so it needs no lock against the writer; dropping a segment that it is in leaves
 //! its file alone.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ use super::codec::{Decoder, Malformed, Names};
 use super::disk::OnDisk;
 use super::segment::{Bad, Cursor, FrameHead, HEADER, Kind, damaged_entry};
 use super::state::State;
-use super::{Mark, Segment, Shared, too_old};
+use super::{Mark, Place, Segment, Shared, too_old};
 use crate::change::Record;
 use crate::error::Result;
 use crate::position::Seq;
@@ -34,6 +35,7 @@ pub struct Reader {
     seq: Seq,
     frame: Bytes,
     frame_offset: u64,
+    place: Place,
     at: usize,
     names: Names,
 }
@@ -53,7 +55,22 @@ impl Reader {
         drop(segments);
         let start = Mark { prev_seq: segment.header.prev_seq, offset: HEADER, number: segment.header.first_frame };
         let mark = segment.mark_before(from - 1).unwrap_or(start);
-        Ok(Reader {
+        Ok(Reader::begin(shared, segment, file, mark, from))
+    }
+
+    pub(super) fn at(shared: Arc<Shared>, place: Place, from: Seq) -> Result<Reader> {
+        let segments = shared.segments();
+        let found = segments.iter().find(|segment| segment.header.number == place.segment).cloned();
+        let oldest = segments.front().map_or(0, |segment| segment.header.prev_seq) + 1;
+        let segment = found.ok_or_else(|| too_old(from, oldest))?;
+        let file = segment.open()?;
+        drop(segments);
+        let mark = Mark { prev_seq: place.prev_seq, offset: place.offset, number: place.number };
+        Ok(Reader::begin(shared, segment, file, mark, from))
+    }
+
+    fn begin(shared: Arc<Shared>, segment: Arc<Segment>, file: File, mark: Mark, from: Seq) -> Reader {
+        Reader {
             cursor: Cursor::new(file, segment.key()),
             offset: mark.offset,
             number: mark.number,
@@ -64,9 +81,15 @@ impl Reader {
             from,
             frame: Bytes::new(),
             frame_offset: 0,
+            place: Place { segment: 0, offset: 0, number: 0, prev_seq: 0 },
             at: 0,
             names: Names::default(),
-        })
+        }
+    }
+
+    /// Of the frame that holds the record read last.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// The last entry that was passed: what comes next is behind it.
@@ -147,6 +170,8 @@ impl Reader {
             match head.kind {
                 Kind::Records => {
                     (self.frame, self.at, self.frame_offset) = (payload, 0, self.offset);
+                    let segment = self.segment.header.number;
+                    self.place = Place { segment, offset: self.offset, number: self.number, prev_seq: self.seq };
                 }
                 Kind::Schema | Kind::Checkpoint => self.learn(head.kind, &payload)?,
                 Kind::Seal => self.sealed = true,

@@ -92,6 +92,9 @@ impl Resolver<'_> {
             let Some(at) = self.known(entity, "unique", name, schema) else { continue };
             self.clashing(entity, &schema.fields[at], clash, drafts);
         }
+        for name in &entity.sensitive {
+            self.known(entity, "sensitive", name, schema);
+        }
         if let Some(name) = &entity.latest_by
             && let Some(at) = self.known(entity, "latest_by", name, schema)
         {
