@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::support::servers::{Kind, Session};
-use super::support::traffic::{Traffic, accounts, entities};
+use super::support::traffic::{Pace, Traffic, accounts, entities};
 use super::support::world::{Entity, Type, World};
 use super::support::{eventually, soak};
 
@@ -403,7 +403,8 @@ async fn loads_while_everybody_writes(seed: u64) {
     }
     world.setup().await;
     let mut traffic = Traffic::new();
-    traffic.start(&world, &names, Duration::from_millis(4));
+    let pace = if soak() { Pace::PerSecond(500) } else { Pace::Rest(Duration::from_millis(4)) };
+    traffic.start(&world, &names, pace);
     let stop = Arc::new(AtomicBool::new(false));
     let meddlers = names.map(|name| meddle(&world, name, rows, StdRng::seed_from_u64(random.random()), stop.clone()));
     world.agent.start();

@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
 use super::servers::{Server, Session};
 use super::world::{Builder, Entity, Type, World};
 
-const WRITERS: usize = 2;
+const WRITERS_MAX: usize = 8;
 const CONTESTED: u64 = 5;
 /// Ledger rows of every 25th transaction.
 const MANY: u64 = 40;
@@ -45,7 +46,7 @@ pub async fn open_accounts(world: &World) {
 /// The statement that makes them.
 pub fn accounts(world: &World) -> String {
     let mut ids: Vec<u64> = (1..=CONTESTED).collect();
-    ids.extend((0..world.systems.len()).flat_map(|system| (0..WRITERS).map(move |writer| own(system, writer))));
+    ids.extend((0..world.systems.len()).flat_map(|system| (0..WRITERS_MAX).map(move |writer| own(system, writer))));
     let rows: Vec<String> = ids.iter().map(|id| format!("({id}, 0, NULL)")).collect();
     format!("INSERT INTO account VALUES {}", rows.join(","))
 }
@@ -54,10 +55,47 @@ fn own(system: usize, writer: usize) -> u64 {
     100 * (system as u64 + 1) + writer as u64
 }
 
+/// How the writers of one system go about it.
+#[derive(Debug, Clone, Copy)]
+pub enum Pace {
+    /// Two of them, each resting so long after each transaction.
+    Rest(Duration),
+    /// So many transactions a second, all together; what was late is made up for.
+    PerSecond(u32),
+}
+
+impl From<Duration> for Pace {
+    fn from(rest: Duration) -> Pace {
+        Pace::Rest(rest)
+    }
+}
+
+impl Pace {
+    fn writers(self) -> usize {
+        match self {
+            Pace::Rest(_) => 2,
+            Pace::PerSecond(_) => WRITERS_MAX,
+        }
+    }
+
+    /// When the next transaction of a writer is due whose last one was due then.
+    fn next(self, last: Instant) -> Instant {
+        let now = Instant::now();
+        match self {
+            Pace::Rest(rest) => now + rest,
+            Pace::PerSecond(rate) => {
+                let late = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+                (last + Duration::from_secs(1) * self.writers() as u32 / rate).max(late)
+            }
+        }
+    }
+}
+
 /// What one writer knows.
 #[derive(Debug, Default)]
 struct Notes {
     name: String,
+    system: usize,
     account: u64,
     /// Transactions that the database acknowledged, and those of which it said nothing.
     acknowledged: Vec<u64>,
@@ -72,6 +110,9 @@ pub struct Traffic {
     count: Arc<AtomicU64>,
     began: Instant,
     round: u64,
+    /// When the last round began, and how long those before it took, all together.
+    started: Instant,
+    at_work: Duration,
 }
 
 impl Traffic {
@@ -83,17 +124,21 @@ impl Traffic {
             count: Arc::default(),
             began: Instant::now(),
             round: 0,
+            started: Instant::now(),
+            at_work: Duration::ZERO,
         }
     }
 
-    /// Writers in these systems, each pausing so long after each transaction.
-    pub fn start(&mut self, world: &World, systems: &[&str], pause: Duration) {
+    /// Writers in these systems.
+    pub fn start(&mut self, world: &World, systems: &[&str], pace: impl Into<Pace>) {
+        let pace = pace.into();
         self.stop = Arc::default();
+        self.started = Instant::now();
         self.round += 1;
         for name in systems {
             let index = world.systems.iter().position(|system| system.name == *name).unwrap();
             let db = &world.systems[index].db;
-            for writer in 0..WRITERS {
+            for writer in 0..pace.writers() {
                 let client = Client {
                     server: db.server.clone(),
                     user: db.application.clone(),
@@ -102,12 +147,13 @@ impl Traffic {
                 };
                 let notes = Notes {
                     name: format!("{name}-{writer}-{}", self.round),
+                    system: index,
                     account: own(index, writer),
                     ..Notes::default()
                 };
                 let first_item = (index as u64 * 10 + writer as u64 + 1) * 1_000_000_000 + self.round * 10_000_000;
                 let (stop, count) = (self.stop.clone(), self.count.clone());
-                self.writers.push(tokio::spawn(write(client, notes, first_item, pause, stop, count)));
+                self.writers.push(tokio::spawn(write(client, notes, first_item, pace, stop, count)));
             }
         }
     }
@@ -133,6 +179,17 @@ impl Traffic {
         for writer in self.writers.drain(..) {
             self.done.push(writer.await.unwrap());
         }
+        self.at_work += self.started.elapsed();
+    }
+
+    /// What each system acknowledged in a second, of the time in which there were writers.
+    fn rates(&self, world: &World) -> String {
+        let rate = |system: usize| {
+            let notes = self.done.iter().filter(|notes| notes.system == system);
+            notes.map(|notes| notes.acknowledged.len()).sum::<usize>() as f64 / self.at_work.as_secs_f64()
+        };
+        let systems = world.systems.iter().enumerate();
+        systems.map(|(at, system)| format!("{} {:.0}/s", system.name, rate(at))).collect::<Vec<_>>().join(", ")
     }
 
     /// After `stop` and quiet: all systems are equal, every acknowledged transaction is in each
@@ -156,9 +213,10 @@ impl Traffic {
         }
         let unknown: usize = self.done.iter().map(|notes| notes.unknown.len()).sum();
         format!(
-            "{} transactions ({unknown} unknown), {rows} ledger rows in {:.1} s",
+            "{} transactions ({unknown} unknown), {rows} ledger rows in {:.1} s: {}",
             self.count(),
-            self.began.elapsed().as_secs_f64()
+            self.began.elapsed().as_secs_f64(),
+            self.rates(world)
         )
     }
 
@@ -265,11 +323,11 @@ async fn write(
     mut client: Client,
     mut notes: Notes,
     first_item: u64,
-    pause: Duration,
+    pace: Pace,
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
 ) -> Notes {
-    let mut n = 1;
+    let (mut n, mut due) = (1, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         match client.run(&transaction(&notes, n, first_item)).await {
             Done::Committed => {
@@ -283,7 +341,8 @@ async fn write(
             }
             Done::RolledBack => tokio::time::sleep(Duration::from_millis(20)).await,
         }
-        tokio::time::sleep(pause).await;
+        due = pace.next(due);
+        sleep_until(due.into()).await;
     }
     notes
 }
