@@ -52,6 +52,10 @@ pub struct GtidSet {
 pub struct BinlogPosition {
     pub file: String,
     pub offset: u64,
+    /// When the server began the file, in seconds since 1970: tells it from another one of its name.
+    /// 0 where that is not known.
+    #[serde(default)]
+    pub begun: u32,
 }
 
 /// The last transaction of one MariaDB replication domain.
@@ -317,7 +321,7 @@ mod tests {
 
     #[test]
     fn binlog_files_order_by_number() {
-        let file = |name: &str| BinlogPosition { file: name.into(), offset: 4 }.file_number();
+        let file = |name: &str| BinlogPosition { file: name.into(), offset: 4, begun: 0 }.file_number();
         assert!(file("binlog.1000000") > file("binlog.999999"));
     }
 
@@ -339,7 +343,7 @@ mod tests {
     fn positions_reach_ends_of_their_own_kind() {
         let mysql = |gtids: &str, offset| Position::Mysql {
             gtids: gtids.parse().expect("valid"),
-            binlog: BinlogPosition { file: "binlog.000001".into(), offset },
+            binlog: BinlogPosition { file: "binlog.000001".into(), offset, begun: 0 },
             server_uuid: UUID.into(),
         };
         let mariadb = |sequence| Position::Mariadb {

@@ -201,11 +201,35 @@ async fn lose(world: &World, how: &str) {
     }
 }
 
+async fn end_of_log(world: &World) -> String {
+    world["shop"].admin().await.rows("SHOW BINARY LOG STATUS").await[0][0].clone().unwrap()
+}
+
+/// Has shop begin a file, of which the agent reads no more than what every file begins with.
+async fn at_a_files_start(world: &World) -> String {
+    world["shop"].admin().await.execute("FLUSH BINARY LOGS").await;
+    let file = end_of_log(world).await;
+    let read = |status: &Value| match system(status, "shop")["capture"]["position"].as_str() {
+        Some(position) if position.starts_with(&file) => Ok(()),
+        position => Err(format!("read to {position:?}, not to {file}")),
+    };
+    world.agent.until(LONG, read).await;
+    file
+}
+
 /// Lost while the agent is away; everybody writes before it is back.
 async fn lost_and_found(kind: Kind, options: &[&str], how: &str) {
     let mut world = world_with(Kind::Mysql, kind, options).await;
+    let file = if how == "reset and grown" { at_a_files_start(&world).await } else { String::new() };
     world.agent.stop().await;
-    if how == "purged" {
+    if how == "reset and grown" {
+        lose(&world, "reset").await;
+        write_everywhere(&world).await;
+        let mut admin = world["shop"].admin().await;
+        while end_of_log(&world).await != file {
+            admin.execute("FLUSH BINARY LOGS").await;
+        }
+    } else if how == "purged" {
         // What is purged has to hold something that was not read.
         write_everywhere(&world).await;
         lose(&world, how).await;
@@ -240,6 +264,14 @@ async fn an_invalidated_slot_is_made_anew_and_nothing_is_lost() {
 async fn binlogs_that_were_reset_are_read_anew_and_nothing_is_lost() {
     lost_and_found(Kind::Mysql, &[], "reset").await;
     lost_and_found(Kind::Mariadb, &[], "reset").await;
+}
+
+/// Without GTIDs only a file's name and offset lead into the log, and both are there again: nothing but
+/// when the file was begun tells that what was written before that place was never read.
+#[tokio::test]
+async fn a_log_without_gtids_that_was_reset_and_has_grown_is_noticed() {
+    let without = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+    lost_and_found(Kind::Mysql, &without, "reset and grown").await;
 }
 
 #[tokio::test]

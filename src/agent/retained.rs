@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn at(file: &str, offset: u64) -> BinlogPosition {
-        BinlogPosition { file: file.into(), offset }
+        BinlogPosition { file: file.into(), offset, begun: 0 }
     }
 
     #[test]

@@ -275,13 +275,13 @@ pub fn put_position(out: &mut Vec<u8>, position: &Position) {
             put_u64(out, lsn.0);
         }
         Position::Mysql { gtids, binlog, server_uuid } => {
-            out.push(2);
+            out.push(5);
             put_gtids(out, gtids);
             put_binlog(out, binlog);
             put_str(out, server_uuid);
         }
         Position::Mariadb { domains, binlog } => {
-            out.push(3);
+            out.push(6);
             put_u64(out, domains.len() as u64);
             for (domain, gtid) in domains {
                 put_u64(out, u64::from(*domain));
@@ -313,6 +313,7 @@ fn put_gtids(out: &mut Vec<u8>, gtids: &GtidSet) {
 fn put_binlog(out: &mut Vec<u8>, binlog: &BinlogPosition) {
     put_str(out, &binlog.file);
     put_u64(out, binlog.offset);
+    put_u64(out, u64::from(binlog.begun));
 }
 
 pub fn put_schema(out: &mut Vec<u8>, schema: &Schema) {
@@ -640,9 +641,13 @@ impl<'a> Decoder<'a> {
         Ok(Some(match self.u8()? {
             0 => return Ok(None),
             1 => Position::Postgres { lsn: Lsn(self.u64()?) },
-            2 => Position::Mysql { gtids: self.gtids()?, binlog: self.binlog()?, server_uuid: self.str()?.to_owned() },
-            3 => Position::Mariadb { domains: self.domains()?, binlog: self.binlog()? },
             4 => Position::Memory { index: self.u64()? },
+            // 2 and 3: of before it was known when a file was begun.
+            kind @ (2 | 5) => {
+                let (gtids, binlog) = (self.gtids()?, self.binlog(kind == 5)?);
+                Position::Mysql { gtids, binlog, server_uuid: self.str()?.to_owned() }
+            }
+            kind @ (3 | 6) => Position::Mariadb { domains: self.domains()?, binlog: self.binlog(kind == 6)? },
             _ => return Err(Malformed::Content("has a position of an unknown kind")),
         }))
     }
@@ -665,8 +670,9 @@ impl<'a> Decoder<'a> {
         (0..count).map(|_| domain(self)).collect()
     }
 
-    fn binlog(&mut self) -> Decoded<BinlogPosition> {
-        Ok(BinlogPosition { file: self.str()?.to_owned(), offset: self.u64()? })
+    fn binlog(&mut self, dated: bool) -> Decoded<BinlogPosition> {
+        let (file, offset) = (self.str()?.to_owned(), self.u64()?);
+        Ok(BinlogPosition { file, offset, begun: if dated { self.u32()? } else { 0 } })
     }
 
     pub fn schema(&mut self) -> Decoded<Arc<Schema>> {

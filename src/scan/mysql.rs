@@ -74,6 +74,7 @@ impl MyScanner {
         let snapshot = BinlogPosition {
             file: file.unwrap_or_default(),
             offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
+            begun: 0,
         };
         let Position::Mariadb { binlog, .. } = captured else { return Ok(true) };
         if snapshot.reached(binlog) {

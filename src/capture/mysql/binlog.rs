@@ -98,6 +98,8 @@ pub struct Reader {
     domains: BTreeMap<u32, MariadbGtid>,
     /// Behind the last event of the file that was read.
     binlog: BinlogPosition,
+    /// The file that was read before; `None` where GTIDs lead.
+    ours: Option<BinlogPosition>,
     server_uuid: String,
     transaction: Option<Transaction>,
     /// Prepared and not decided, by xid.
@@ -135,6 +137,7 @@ impl Reader {
             gtids_on,
             domains: BTreeMap::new(),
             binlog: BinlogPosition::default(),
+            ours: None,
             server_uuid: String::new(),
             transaction: None,
             prepared: BTreeSet::new(),
@@ -168,6 +171,12 @@ impl Reader {
             }
         }
         Ok(reader)
+    }
+
+    /// The log goes on in the file of the start, and nothing but its place there leads to it.
+    #[must_use]
+    pub fn in_file(self, start: &BinlogPosition) -> Self {
+        Reader { ours: Some(start.clone()), ..self }
     }
 
     /// Knows what was prepared before the start.
@@ -236,7 +245,7 @@ impl Reader {
             kind::ROTATE => self.rotate(event),
             kind::FORMAT_DESCRIPTION => {
                 self.mapped.clear();
-                Ok(())
+                self.file_begins(event.timestamp)
             }
             kind::HEARTBEAT | kind::HEARTBEAT_V2 => {
                 // Never backwards: one that was sent before what we have read says nothing.
@@ -283,8 +292,29 @@ impl Reader {
         let offset = bytes.uint(8).ok_or_else(|| malformed("rotate"))?;
         let file = std::str::from_utf8(bytes.0).map_err(|_| malformed("rotate"))?;
         // At the start of a stream, and when a new file begins, the server tells where it is.
-        self.binlog = BinlogPosition { file: file.to_owned(), offset };
+        let begun = if file == self.binlog.file { self.binlog.begun } else { 0 };
+        self.binlog = BinlogPosition { file: file.to_owned(), offset, begun };
         if self.transaction.is_none() {
+            self.moved = true;
+        }
+        Ok(())
+    }
+
+    /// The first event of a file tells when it was begun, from wherever in it the log is sent. Where
+    /// the one that was read has the same name and was begun at another time, the log is another one:
+    /// also where it has grown beyond our position by now.
+    fn file_begins(&mut self, begun: u32) -> Result<()> {
+        if begun == 0 {
+            return Ok(());
+        }
+        let ours = self.ours.as_ref().filter(|ours| ours.file == self.binlog.file && ours.begun != 0);
+        if let Some(ours) = ours.filter(|ours| ours.begun != begun) {
+            return Err(Error::lost(
+                format!("the server's {} is not the file that was read: it was begun anew", ours.file),
+                "the log was reset, or the server was restored from a backup",
+            ));
+        }
+        if std::mem::replace(&mut self.binlog.begun, begun) != begun && self.transaction.is_none() {
             self.moved = true;
         }
         Ok(())

@@ -52,6 +52,8 @@ impl MyCapture {
             .map_err(|error| error.at(spec.start.clone()))?;
         let reader = binlog::Reader::new(flavour, &spec.agent, &spec.marker, &spec.tables, &spec.start, gtids_on)?
             .with_prepared(&spec.prepared);
+        // Where GTIDs lead, the file may be of another server that was read meanwhile.
+        let reader = if let From::File(at) = &from { reader.in_file(at) } else { reader };
         let reader = match names_columns(&mut wire).await? {
             true => reader,
             false => reader.reads_unnamed(altered(config, &spec, gtids_on).await?),
@@ -175,7 +177,7 @@ async fn log_status(conn: &mut Conn) -> Result<(BinlogPosition, String)> {
     let file = row.take_opt::<String, _>(0).and_then(Result::ok).unwrap_or_default();
     let offset = row.take_opt::<u64, _>(1).and_then(Result::ok).unwrap_or_default();
     let executed = row.take_opt::<Option<String>, _>(4).and_then(Result::ok).flatten().unwrap_or_default();
-    Ok((BinlogPosition { file, offset }, executed))
+    Ok((BinlogPosition { file, offset, begun: 0 }, executed))
 }
 
 /// The binlogs that the server has, each with its size.
@@ -184,7 +186,7 @@ pub async fn binlogs(conn: &mut Conn) -> Result<Vec<BinlogPosition>> {
         conn.query("SHOW BINARY LOGS").await.map_err(|error| failed(error, "listing the binary logs"))?;
     let log = |mut row: mysql_async::Row| {
         let file = row.take_opt::<String, _>(0)?.ok()?;
-        Some(BinlogPosition { file, offset: row.take_opt::<u64, _>(1)?.ok()? })
+        Some(BinlogPosition { file, offset: row.take_opt::<u64, _>(1)?.ok()?, begun: 0 })
     };
     Ok(rows.into_iter().filter_map(log).collect())
 }

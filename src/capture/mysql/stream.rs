@@ -473,7 +473,7 @@ async fn check_grown(wire: &mut Wire, ours: &BinlogPosition, pinned: &str) -> Re
     };
     let row = wire.row(query, "reading the log's end").await?;
     let column = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
-    let end = BinlogPosition { file: column(0).to_owned(), offset: column(1).parse().unwrap_or(u64::MAX) };
+    let end = BinlogPosition { file: column(0).to_owned(), offset: column(1).parse().unwrap_or(u64::MAX), begun: 0 };
     match is_before(&end, ours) {
         false => Ok(()),
         true => Err(Error::lost(
@@ -595,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_log_that_was_begun_anew_ends_before_our_position() {
-        let at = |file: &str, offset| BinlogPosition { file: file.into(), offset };
+        let at = |file: &str, offset| BinlogPosition { file: file.into(), offset, begun: 0 };
         let ours = at("binlog.000009", 500);
 
         assert!(is_before(&at("binlog.000002", 9000), &ours));

@@ -5,6 +5,7 @@ mod crash;
 mod retain;
 mod spool;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -273,6 +274,21 @@ fn a_reader_follows_while_the_writer_writes() {
     }
 }
 
+#[test]
+fn positions_of_before_files_were_dated_are_read() {
+    let binlog = BinlogPosition { file: "b.000007".into(), offset: 300, begun: 0 };
+    let mysql = Position::Mysql { gtids: GtidSet::default(), binlog: binlog.clone(), server_uuid: String::new() };
+    for (kind, position) in [(2, mysql), (3, Position::Mariadb { domains: BTreeMap::new(), binlog })] {
+        let mut bytes = Vec::new();
+        codec::put_position(&mut bytes, &position);
+        assert_eq!((bytes.pop(), bytes[0]), (Some(0), kind + 3), "it ends with what was not there");
+        bytes[0] = kind;
+
+        let (bytes, mut names) = (Bytes::from(bytes), codec::Names::default());
+        assert_eq!(codec::Decoder::new(&bytes, 0, &mut names, &|_| None).position().ok(), Some(position));
+    }
+}
+
 /// A thread that was put aside between the two once let an entry be applied, and its marker come back
 /// in the target's log, before the head was told of it: that system was taken for one from a backup.
 #[test]
@@ -428,7 +444,11 @@ fn followers_wake_for_quarantine_but_not_for_positions() {
 }
 
 fn any_position() -> impl Strategy<Value = Position> {
-    let binlog = ("[a-z.0-9]{0,12}", any::<u64>()).prop_map(|(file, offset)| BinlogPosition { file, offset });
+    let binlog = ("[a-z.0-9]{0,12}", any::<(u64, u32)>()).prop_map(|(file, (offset, begun))| BinlogPosition {
+        file,
+        offset,
+        begun,
+    });
     let source = (any::<[u8; 16]>(), "[a-z_]{0,8}").prop_map(|(uuid, tag)| GtidSource { uuid, tag });
     let ranges = prop::collection::vec((any::<u64>(), any::<u64>()), 0..4);
     let gtids = prop::collection::btree_map(source, ranges, 0..4).prop_map(|intervals| GtidSet { intervals });

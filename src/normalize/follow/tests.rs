@@ -147,7 +147,7 @@ fn a_table_that_is_bound_under_another_name_wants_its_former_one() {
             resolve_after(&world.config, &catalogs, &world.decided).map_err(|findings| findings[0].to_string())?;
         let end = Position::Mysql {
             gtids: "01010101-0101-0101-0101-010101010101:1-4".parse().unwrap(),
-            binlog: crate::position::BinlogPosition { file: "b.000001".into(), offset: 4 },
+            binlog: crate::position::BinlogPosition { file: "b.000001".into(), offset: 4, begun: 0 },
             server_uuid: "u".into(),
         };
         let seen = Seen { at: Some(end), ..Seen::default() };

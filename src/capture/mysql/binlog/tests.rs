@@ -52,7 +52,7 @@ fn reader(flavour: Flavour) -> Reader {
     let start = match flavour {
         Flavour::Mysql => Position::Mysql {
             gtids: "01010101-0101-0101-0101-010101010101:1-4".parse().expect("valid"),
-            binlog: BinlogPosition { file: "b.000001".into(), offset: 4 },
+            binlog: BinlogPosition { file: "b.000001".into(), offset: 4, begun: 0 },
             server_uuid: "u".into(),
         },
         Flavour::Mariadb => Position::Mariadb { domains: BTreeMap::new(), binlog: BinlogPosition::default() },
