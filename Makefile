@@ -1,5 +1,5 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build demo test lint soak types outcomes bench-load
+.PHONY: build demo test lint soak types outcomes bench bench-load
 
 build:
 	cargo build --release
@@ -19,6 +19,10 @@ test:
 # The long figures in full (see tests/): 50 kills, a million rows, a minute of quiet.
 soak:
 	$(with_servers) ANECHOIC_SOAK=1 cargo test --release --features failpoints --test main --test world -- --show-output --include-ignored
+
+# Changes beside the databases' own replication, on servers of its own; see benches/pipeline.
+bench:
+	cargo bench --bench pipeline
 
 # Loads two million rows beside COPY and LOAD DATA, on servers of its own; see benches/load.rs.
 bench-load:

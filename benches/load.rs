@@ -18,64 +18,24 @@
 //! | `ANECHOIC_TEST_BINARY` | the agent of this build |
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // prints figures; a bench that cannot go on panics
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{at_servers, client, item, item_values, kind, number, processor, series, shell, spread};
 use support::servers::{Db, Kind, Server};
-use support::world::{Entity, Type, World};
+use support::world::World;
 
 const REQUIRED_RATIO: f64 = 0.5;
 const MEMORY_MAX: u64 = 150 << 20;
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-fn item() -> Entity {
-    Entity::new("item")
-        .key("id", Type::BigInt)
-        .field("name", Type::Varchar(60))
-        .field("price", Type::Decimal(12, 2))
-        .field("made", Type::Date)
-        .field("changed", Type::DateTime)
-        .field("active", Type::Bool)
-        .field("stock", Type::Int)
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.replace('_', "").parse().unwrap())
-}
-
-fn kind(name: &str) -> Kind {
-    use Kind::*;
-    let all = [Postgres15, Postgres17, Postgres18, Mysql, Mariadb, Mariadb11];
-    all.into_iter().find(|kind| kind.name() == name).unwrap_or_else(|| panic!("there is no kind {name:?}"))
-}
-
 async fn fill(db: &Db, rows: u64) {
-    let sql = match db.kind {
-        kind if kind.is_postgres() => format!(
-            "INSERT INTO item SELECT n, 'item number ' || n, (n % 1000000) / 100.0, date '2000-01-01' + (n % 9000)::int, \
-             timestamp '2024-01-01' + n * interval '1 second', n % 2 = 0, n * 7 % 100003 \
-             FROM generate_series(1, {rows}::bigint) AS s(n)"
-        ),
-        kind => {
-            let series = match kind.is_mariadb() {
-                true => format!("SELECT seq AS n FROM seq_1_to_{rows}"),
-                false => format!(
-                    "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {rows}) \
-                     SELECT /*+ SET_VAR(cte_max_recursion_depth=100000000) */ n FROM s"
-                ),
-            };
-            format!(
-                "INSERT INTO item SELECT n, CONCAT('item number ', n), (n % 1000000) / 100, \
-                 DATE_ADD('2000-01-01', INTERVAL n % 9000 DAY), DATE_ADD('2024-01-01', INTERVAL n SECOND), \
-                 n % 2 = 0, n * 7 % 100003 FROM ({series}) AS f"
-            )
-        }
-    };
-    db.execute(&sql).await;
+    let (values, series) = (item_values(db.kind, "n"), series(db.kind, rows));
+    db.execute(&format!("INSERT INTO item SELECT {values} FROM {series}")).await;
     settle(db).await;
 }
 
@@ -89,52 +49,10 @@ async fn settle(db: &Db) {
     }
 }
 
-/// A shell command of an administrator: on the server's own clients and sockets.
-async fn shell(text: &str) -> Duration {
-    let begun = Instant::now();
-    let status =
-        tokio::process::Command::new("bash").args(["-e", "-o", "pipefail", "-c", text]).status().await.unwrap();
-    assert!(status.success(), "{text}");
-    begun.elapsed()
-}
-
-fn client(db: &Db, options: &str) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/servers.sh");
-    let database =
-        if db.kind.is_postgres() { format!("-q -d {}", db.name) } else { format!("--local-infile=1 {}", db.name) };
-    format!("{} sql {} {options} {database}", script.display(), db.server.dir.display())
-}
-
-/// Processor time of the processes that `counts` takes by pid and parent, and of their children
-/// that have ended.
-fn processor(counts: impl Fn(u32, u32) -> bool) -> Duration {
-    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    let ticks = |pid: u32| {
-        let text = stat(pid)?;
-        let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
-        let times = fields[11..15].iter().filter_map(|field| field.parse::<u64>().ok());
-        counts(pid, fields[1].parse().ok()?).then(|| times.sum::<u64>())
-    };
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    // SAFETY: asks for a constant.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
-    Duration::from_millis(pids.filter_map(ticks).sum::<u64>() * 1000 / per_second)
-}
-
-/// Of both servers.
-fn at_servers(dbs: [&Db; 2]) -> Duration {
-    let pid = |db: &Db| {
-        let env = std::fs::read_to_string(db.server.dir.join("env")).unwrap();
-        env.lines().find_map(|line| line.strip_prefix("PID=")?.trim_matches('\'').parse::<u32>().ok()).unwrap()
-    };
-    let pids = dbs.map(pid);
-    processor(|pid, parent| pids.contains(&pid) || pids.contains(&parent))
-}
-
 /// The plain tool into a table of its own: how long it took, and the processor time of servers
 /// and clients.
 async fn plain(source: &Db, target: &Db, rows: u64) -> (Duration, Duration) {
-    let spent = || at_servers([source, target]) + processor(|pid, _| pid == std::process::id());
+    let spent = || at_servers(&[&source.server, &target.server]) + processor(|pid, _| pid == std::process::id());
     let before = spent();
     let took = copy(source, target, rows).await;
     (took, spent() - before)
@@ -187,7 +105,7 @@ struct Measured {
 async fn load(world: &mut World, rows: u64) -> Measured {
     world.setup().await;
     let [source, target] = [&world.systems[0].db, &world.systems[1].db];
-    let before = at_servers([source, target]);
+    let before = at_servers(&[&source.server, &target.server]);
     let begun = Instant::now();
     world.agent.start();
     loop {
@@ -202,7 +120,7 @@ async fn load(world: &mut World, rows: u64) -> Measured {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let took = begun.elapsed();
-    let servers = at_servers([source, target]) - before;
+    let servers = at_servers(&[&source.server, &target.server]) - before;
     let (agent, (_, memory)) = (world.agent.processor_time(), world.agent.memory());
     world.agent.wait_quiet().await;
     world.agent.stop().await;
@@ -211,11 +129,6 @@ async fn load(world: &mut World, rows: u64) -> Measured {
     assert_eq!(here[0][..4], there[0][..4]);
     assert_eq!(here[0][0], Some(rows.to_string()));
     Measured { took, memory, agent, servers }
-}
-
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
 async fn way(from: Kind, to: Kind, rows: u64, rounds: u64) -> bool {

@@ -240,7 +240,7 @@ impl Session {
         }
     }
 
-    async fn open(server: &Server, user: &str, password: Option<&str>, database: Option<&str>) -> Session {
+    pub async fn open(server: &Server, user: &str, password: Option<&str>, database: Option<&str>) -> Session {
         Session::try_open(server, user, password, database)
             .await
             .unwrap_or_else(|error| panic!("connecting to {} as {user}: {error}", server.kind.name()))
