@@ -145,6 +145,8 @@ struct Merged {
     /// Some change of it deleted the row: an image that has the key.
     deleted: Option<Bytes>,
     image: Option<Bytes>,
+    /// The first change of it inserted the row: most likely it is not there.
+    fresh: bool,
 }
 
 /// Keys are hashes already.
@@ -170,19 +172,12 @@ impl Hasher for Hashed {
 pub struct Batch {
     rows: Vec<Merged>,
     by_key: HashMap<u128, usize, BuildHasherDefault<Hashed>>,
-    /// All of it was copied, and nothing deleted.
-    fresh: bool,
     /// Changes taken in; those that a later one made unnecessary.
     pub changes: u64,
     pub coalesced: u64,
 }
 
 impl Batch {
-    /// Of entries that hold nothing but copied rows.
-    pub fn copied() -> Self {
-        Batch { fresh: true, ..Batch::default() }
-    }
-
     /// Room for so many more.
     pub fn reserve(&mut self, changes: usize) {
         self.rows.reserve(changes);
@@ -192,16 +187,15 @@ impl Batch {
     /// Adds a change that lies in `holder`.
     pub fn add(&mut self, routes: &Routes, holder: &Bytes, change: &Change<'_>) {
         self.changes += 1;
-        self.fresh &= change.op == Op::Insert && change.before.is_none();
+        let fresh = change.op == Op::Insert && change.before.is_none();
         let row = match routes.only_changed_columns {
             true => only_changed(&routes.schema, change),
             false => holder.slice_ref(change.image().0),
         };
         let keyless = routes.schema.entity(change.entity).key_len == 0;
         if keyless {
-            return self.rows.push(Merged { entity: change.entity, deleted: None, image: Some(row) });
+            return self.rows.push(Merged { entity: change.entity, deleted: None, image: Some(row), fresh });
         }
-        let new = |deleted, image| Merged { entity: change.entity, deleted, image };
         let merged = match self.by_key.entry(change.key_hash) {
             Entry::Occupied(at) => {
                 self.coalesced += 1;
@@ -209,7 +203,7 @@ impl Batch {
             }
             Entry::Vacant(place) => {
                 place.insert(self.rows.len());
-                self.rows.push(new(None, None));
+                self.rows.push(Merged { entity: change.entity, deleted: None, image: None, fresh });
                 self.rows.last_mut().expect("just pushed")
             }
         };
@@ -242,13 +236,13 @@ impl Batch {
         let mut order: Vec<(Place, Group)> = Vec::new();
         let mut places: HashMap<Place, usize> = HashMap::new();
         let mut last = None;
-        let mut put = |place: Place, binding: &Arc<Binding>, write, row| {
+        let mut put = |place: Place, binding: &Arc<Binding>, write, row, fresh| {
             let at = match last {
                 // Mostly they are all alike.
                 Some((known, at)) if known == place => at,
                 _ => *places.entry(place).or_insert_with(|| {
                     let Place { carried, added, .. } = place;
-                    let fresh = self.fresh && binding.filter.is_none() && added == 0;
+                    let fresh = binding.filter.is_none() && added == 0;
                     let rows = Vec::new();
                     order.push((place, Group { binding: binding.clone(), write, rows, carried, added, fresh }));
                     order.len() - 1
@@ -256,6 +250,7 @@ impl Batch {
             };
             last = Some((place, at));
             order[at].1.rows.push(row);
+            order[at].1.fresh &= fresh;
         };
         for merged in self.rows {
             let Some(binding) = routes.binding(merged.entity) else { continue };
@@ -265,11 +260,11 @@ impl Batch {
             let (carried, added) = (of_image(Routes::carried), of_image(Routes::added));
             if let Some(row) = merged.deleted.filter(|_| carried & !added != Routes::every_column(binding)) {
                 let place = Place { stage: 0, level: usize::MAX - level, entity, carried: 0, added: 0 };
-                put(place, binding, Write::Delete, row);
+                put(place, binding, Write::Delete, row, false);
             }
             if let Some(row) = merged.image {
                 let write = if binding.key_len == 0 { Write::Insert } else { Write::Upsert };
-                put(Place { stage: 1, level, entity, carried, added }, binding, write, row);
+                put(Place { stage: 1, level, entity, carried, added }, binding, write, row, merged.fresh);
             }
         }
         order.sort_by_key(|(place, _)| *place);

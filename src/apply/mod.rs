@@ -90,7 +90,8 @@ pub struct TableRows<'a> {
     /// Of these, the ones whose datums are differences ([`Datum::Added`](crate::value::Datum)), added
     /// to what the row has; a new row is given them as they are.
     pub added: u128,
-    /// Most likely not there yet: rows of a load. A guess that only decides what is tried first.
+    /// Most likely not there yet: inserted, or copied by a load. A guess that only decides what is
+    /// tried first.
     pub fresh: bool,
 }
 

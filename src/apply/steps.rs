@@ -592,8 +592,7 @@ impl Steps {
             return;
         }
         let entries = std::mem::take(&mut self.work.entries);
-        let copied = entries.iter().all(Entry::is_copy);
-        let mut batch = if copied { Batch::copied() } else { Batch::default() };
+        let mut batch = Batch::default();
         for (at, entry) in entries.iter().enumerate() {
             let Body::Inline(body) = &entry.body else { unreachable!("a spooled entry is a batch of its own") };
             let (mut index, mut cursor) = (0, 0);

@@ -153,6 +153,24 @@ fn parents_are_written_first_and_children_deleted_first() {
     );
 }
 
+/// What is updated or replaced is there, and one such row among many fails all that are copied.
+#[test]
+fn only_rows_that_begin_with_an_insert_are_most_likely_not_there() {
+    let fresh = |changes: &[(u16, Op, Image<'_>, Image<'_>)]| -> Vec<bool> {
+        let (routes, mut batch) = (routes(), Batch::default());
+        let body = body(&routes.schema, changes);
+        Changes::new(&body).for_each(|c| batch.add(&routes, &body, &c));
+        batch.groups(&routes).iter().map(|group| group.fresh).collect()
+    };
+    let other = Some([Some(7), Some(2), Some(3)]);
+
+    assert_eq!(fresh(&[(1, Op::Insert, None, ROW), (1, Op::Update, ROW, ROW)]), [true]);
+    assert_eq!(fresh(&[(1, Op::Insert, None, ROW), (1, Op::Update, other, other)]), [false]);
+    assert_eq!(fresh(&[(1, Op::Insert, ROW, ROW)]), [false]);
+    assert_eq!(fresh(&[(1, Op::Delete, ROW, None), (1, Op::Insert, None, ROW)]), [false]);
+    assert_eq!(fresh(&[(1, Op::Insert, None, ROW), (1, Op::Delete, ROW, None)]), [false]);
+}
+
 #[test]
 fn rows_without_a_key_are_never_coalesced() {
     let groups = groups(&[(3, Op::Insert, None, ROW), (3, Op::Insert, None, ROW)]);

@@ -8,7 +8,7 @@
 //!   └───── held ─▶▶▶ ── held ─▶▶▶ ─▶▶▶         them unanswered
 //! ```
 //!
-//! Rows of a load are tried through COPY (`copy`).
+//! Rows that are most likely not there yet are tried through COPY (`copy`).
 //!
 //! Guarantees of [`Target`]; the marker is the first statement of each transaction and fails
 //! it when another writer has been here (`marker`). User triggers and foreign keys stay on;
