@@ -14,6 +14,7 @@
 
 mod decode;
 mod feedback;
+mod gather;
 mod pgoutput;
 mod relation;
 mod slot;
@@ -32,6 +33,7 @@ pub use self::slot::{
 pub(crate) use self::slot::{keeps_slots, weaker_partitions};
 
 use self::feedback::Feedback;
+use self::gather::Gather;
 use self::stream::{Input, Session};
 use self::transaction::{Event, Transactions};
 use crate::capture::{Capture, CaptureSpec, Sink};
@@ -57,6 +59,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 pub struct PgCapture {
     reader: ReadHalf<Stream>,
     input: Input,
+    gather: Gather,
     transactions: Transactions,
     feedback: Feedback,
     slot: String,
@@ -85,11 +88,13 @@ impl PgCapture {
             slot::identifier(&slot),
             slot::literal(&publication),
         );
-        let (reader, writer, input) = session.stream(&command).await.map_err(|error| slot::explained(error, &slot))?;
+        let (reader, writer, input, gather) =
+            session.stream(&command).await.map_err(|error| slot::explained(error, &slot))?;
         let now = Instant::now();
         Ok(PgCapture {
             reader,
             input,
+            gather,
             transactions: Transactions::new(&spec, start),
             feedback: Feedback::start(writer, start, spec.acknowledged),
             slot,
@@ -148,6 +153,21 @@ impl PgCapture {
         Ok(true)
     }
 
+    /// Until something arrives: the number of bytes; `None` at the deadline.
+    async fn wait(&mut self, until: Instant) -> Result<Option<usize>> {
+        if let Some(enough) = self.gather.begin(Instant::now()) {
+            let gathered = timeout_at(enough.min(until), self.input.read(&mut self.reader)).await;
+            self.gather.end();
+            if let Ok(received) = gathered {
+                return received.map(Some);
+            }
+        }
+        match timeout_at(until, self.input.read(&mut self.reader)).await {
+            Ok(received) => received.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     async fn read_until_idle(&mut self, sink: &mut dyn Sink) -> Result<()> {
         let entered = Instant::now();
         let mut delivered = self.use_input(sink)?;
@@ -157,7 +177,8 @@ impl PgCapture {
             if sink.full() || delivered && now >= entered + BUSY {
                 return Ok(());
             }
-            if self.input.read_ready(&mut self.reader).await?.is_none() {
+            let mut received = self.input.read_ready(&mut self.reader).await?;
+            if received.is_none() {
                 if delivered {
                     return Ok(());
                 }
@@ -165,14 +186,13 @@ impl PgCapture {
                 if self.transactions.passed_pending() {
                     until = until.min(self.passed_at + PASSED_INTERVAL);
                 }
-                match timeout_at(until, self.input.read(&mut self.reader)).await {
-                    Ok(read) => read?,
-                    Err(_) => {
-                        self.tell_passed(Instant::now(), sink)?;
-                        return self.silence.check(Instant::now(), &self.feedback);
-                    }
-                };
+                received = self.wait(until).await?;
             }
+            let Some(received) = received else {
+                self.tell_passed(Instant::now(), sink)?;
+                return self.silence.check(Instant::now(), &self.feedback);
+            };
+            self.gather.received(received);
             self.silence.heard(Instant::now());
             delivered |= self.use_input(sink)?;
         }

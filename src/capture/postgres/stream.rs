@@ -17,6 +17,7 @@ use postgres_protocol::message::backend::{self, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
+use super::gather::Gather;
 use crate::config::ConnectConfig;
 use crate::connect;
 use crate::connect::postgres::{Login, Stream, TEXT_SETTINGS, log_in, server_error};
@@ -85,7 +86,7 @@ impl Session {
     }
 
     /// Turns the session into a stream; what arrived with the answer is in `Input` already.
-    pub async fn stream(mut self, sql: &str) -> Result<(ReadHalf<Stream>, WriteHalf<Stream>, Input)> {
+    pub async fn stream(mut self, sql: &str) -> Result<(ReadHalf<Stream>, WriteHalf<Stream>, Input, Gather)> {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out)?;
         self.send(&out).await?;
@@ -101,8 +102,9 @@ impl Session {
                     self.fill().await?;
                 }
                 let input = Input::new(&self.inbox[size..]);
+                let gather = Gather::new(self.stream.tcp());
                 let (reader, writer) = tokio::io::split(self.stream);
-                return Ok((reader, writer, input));
+                return Ok((reader, writer, input, gather));
             }
             match self.receive().await? {
                 Message::ErrorResponse(body) => return Err(said(&body)),

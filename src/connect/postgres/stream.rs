@@ -5,6 +5,7 @@
 //! Protocol: PostgreSQL manual, "Frontend/Backend Protocol", SSL session encryption.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -62,6 +63,15 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The socket that the bytes go through; `None` for a unix socket.
+    pub(crate) fn tcp(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(stream) => Some(stream.as_fd()),
+            Stream::Tls(stream) => Some(stream.get_ref().0.as_fd()),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// The server certificate's hash, for SCRAM-SHA-256-PLUS.
     pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
         let Stream::Tls(stream) = self else { return None };
