@@ -1,10 +1,16 @@
 //! What the agent tells operators by: the log, and every name that dashboards, alerts and log
 //! searches rely on. A name here changes only with a line in the changelog.
 
+mod file;
+
 use std::io::IsTerminal;
+use std::path::Path;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+pub use self::file::LogFile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
@@ -15,16 +21,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log, on stderr: what commands print on stdout stays clean. `RUST_LOG` decides
-/// what is shown, `default` where it is not set.
-pub fn start(format: LogFormat, default: &str) {
+/// Starts the log, in `file` or else on stderr: what commands print on stdout stays clean. `RUST_LOG`
+/// decides what is shown, `default` where it is not set.
+pub fn start(format: LogFormat, file: Option<&Path>, default: &str) -> std::io::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, colours) = match file {
+        Some(path) => (BoxMakeWriter::new(LogFile::open(path)?), false),
+        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second start (tests) changes nothing.
     let _ = match format {
-        LogFormat::Human => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Human => log.with_target(false).with_ansi(colours).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
+    Ok(())
 }
 
 /// A panic is a bug, in whatever thread or task: it ends the process with its message, and the

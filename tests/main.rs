@@ -25,6 +25,7 @@ mod fixtures;
 mod history;
 mod idle;
 mod large;
+mod leaks;
 mod load;
 mod login;
 mod log_forms;

@@ -30,6 +30,7 @@ mod probe;
 mod reload;
 mod retained;
 mod source;
+mod summary;
 mod target;
 mod watch;
 
@@ -368,6 +369,7 @@ impl Agent {
         }
         tasks.spawn(archive::index(index, journal.clone(), stop.clone()));
         tasks.spawn(archive::ledger(config.clone(), journal.clone(), stop.clone()));
+        tasks.spawn(summary::tell(status.clone(), stop.clone()));
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);
         let placed_anew = |mark: &&ResyncMark| mark.state == ResyncState::Placed;

@@ -47,6 +47,9 @@ pub struct Arguments {
     /// Form of the log on stderr; RUST_LOG says how much of it
     #[arg(long, global = true, value_enum, default_value = "human", value_name = "FORM")]
     pub log: LogFormat,
+    /// Log into this file instead: a new one each day, those before compressed, kept for 30 days
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -97,11 +97,17 @@ impl Agent {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With more options of `run`.
+    pub fn start_with(&mut self, options: &[&str]) {
         assert!(self.child.is_none(), "already started");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let child = Command::new(binary())
             .args(["run", "-c"])
             .arg(self.config())
+            .args(options)
             .envs(self.env.iter().map(|(n, v)| (n, v)))
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())

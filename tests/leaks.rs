@@ -1,0 +1,110 @@
+//! What nobody asked for is said nowhere: passwords and the values of rows, in logs at their most
+//! talkative, on the port, in errors and in what commands print.
+
+use serde_json::Value;
+
+use super::support::quarantine::{list, settled};
+use super::support::servers::{Kind, PASSWORD};
+use super::support::world::{Entity, Type, World};
+use super::support::{SOON, eventually};
+
+const THREE: [(&str, Kind); 3] = [("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)];
+
+fn contact() -> Entity {
+    Entity::new("contact")
+        .key("id", Type::Int)
+        .field("name", Type::Varchar(60))
+        .field("email", Type::Varchar(60))
+        .field("born", Type::Date)
+}
+
+/// Each row says `planted` in every field that can.
+fn row(id: u64) -> String {
+    format!("({id}, 'planted name {id}', 'planted{id}@example.com', '1999-09-09')")
+}
+
+#[tokio::test]
+async fn neither_passwords_nor_values_are_said_by_anybody() {
+    let log = tempfile::tempdir().unwrap();
+    let file = log.path().join("anechoic.log");
+    let mut world = World::of(&THREE)
+        .proxied("shop")
+        .entity(contact())
+        .ddl("crm", "ALTER TABLE contact ADD CONSTRAINT named CHECK (name NOT LIKE '%forbidden%')")
+        .ddl("erp", "ALTER TABLE contact ADD CONSTRAINT named CHECK (name NOT LIKE '%forbidden%')")
+        .ddl("crm", "CREATE UNIQUE INDEX one_email ON contact (email)")
+        .ddl("erp", "CREATE UNIQUE INDEX one_email ON contact (email)")
+        .build()
+        .await;
+    world.setup().await;
+    // the drivers', too
+    world.agent.set_env("RUST_LOG", "trace");
+    world.agent.start_with(&["--log", "json", "--log-file", file.to_str().unwrap()]);
+    world.agent.ready().await;
+
+    // rows of all sorts, a conflict, and what each system refuses or cannot say
+    for (at, (system, _)) in THREE.into_iter().enumerate() {
+        let base = 100 * (at as u64 + 1);
+        let rows: Vec<String> = (base..base + 20).map(row).collect();
+        world[system].execute(&format!("INSERT INTO contact VALUES {}", rows.join(", "))).await;
+        world[system].execute(&format!("UPDATE contact SET name = 'planted anew' WHERE id = {base}")).await;
+        world[system].execute(&format!("DELETE FROM contact WHERE id = {}", base + 1)).await;
+    }
+    world.quiet().await;
+    world.agent.run(&["pause", "shop"]).await;
+    world["crm"].execute("UPDATE contact SET name = 'planted by crm' WHERE id = 105").await;
+    world["shop"].execute("UPDATE contact SET name = 'planted by shop' WHERE id = 105").await;
+    world.agent.run(&["resume", "shop"]).await;
+    world["shop"]
+        .execute("INSERT INTO contact VALUES (900, 'planted forbidden', 'planted900@example.com', NULL)")
+        .await;
+    world["shop"].execute("INSERT INTO contact VALUES (901, 'planted', 'planted105@example.com', NULL)").await;
+    world["shop"]
+        .execute("SET sql_mode = ''; INSERT INTO contact VALUES (902, 'planted date', 'planted902@example.com', '0000-00-10')")
+        .await;
+    let held = async || match list(&world).await?.len() {
+        4.. => Ok(()),
+        held => Err(format!("{held} are held")),
+    };
+    eventually(SOON, held).await;
+    settled(&world).await;
+    world.proxy("shop").cut();
+    world.agent.run(&["quarantine", "retry", "erp", "--all"]).await;
+    let tried = async || {
+        let status = world.agent.status().await?;
+        let states = status["systems"].as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap().to_owned());
+        let states: Vec<String> = states.collect();
+        if states.iter().all(|state| state == "streaming") { Ok(()) } else { Err(format!("{states:?}")) }
+    };
+    eventually(SOON, tried).await;
+    world.agent.run(&["load", "contact", "--dry-run"]).await;
+
+    let mut said = String::new();
+    for path in ["/", "/live", "/ready", "/metrics", "/status"] {
+        said += &world.agent.get(path).await.unwrap().1;
+    }
+    for command in [&["status"][..], &["status", "--json"], &["quarantine"], &["conflicts"], &["check"], &["verify"]] {
+        let output = world.agent.command(command).await;
+        said += &(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr));
+    }
+    // a password that is refused
+    world.agent.set_env("ANECHOIC_TEST_PASSWORD", "planted password");
+    let output = world.agent.command(&["check"]).await;
+    said += &(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr));
+    world.agent.stop().await;
+    let logged = std::fs::read_to_string(&file).unwrap();
+
+    let lines: Vec<Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        lines.iter().any(|line| line["level"] == "TRACE") && logged.contains("conflict"),
+        "it says next to nothing"
+    );
+    assert!(said.contains("contact") && said.contains("anechoic_capture_changes_total"));
+    let words = ["planted", "1999-09-09", PASSWORD, "pässword", "0000-00-10"];
+    for (what, text) in [("the log", &logged), ("what was told", &said), ("stderr", &world.agent.log())] {
+        for word in words {
+            let line = text.lines().find(|line| line.contains(word));
+            assert_eq!(line, None, "{what} says {word:?}");
+        }
+    }
+}
