@@ -48,8 +48,16 @@ fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+fn seeds() -> Range<u64> {
+    let schedules = if std::env::var_os("ANECHOIC_SOAK").is_some() { 100_000 } else { 4000 };
+    match from_env("ANECHOIC_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(schedules),
+    }
+}
+
 /// On all cores; what failed comes in the order of the seeds.
-fn simulate_all(seeds: Range<u64>) -> (Tally, Vec<String>) {
+fn simulate_all(seeds: Range<u64>, simulate: fn(u64, Planted) -> Result<Tally, String>) -> (Tally, Vec<String>) {
     let next = AtomicU64::new(seeds.start);
     let work = || {
         let (mut sum, mut failed) = (Tally::default(), Vec::new());
@@ -82,14 +90,10 @@ fn simulate_all(seeds: Range<u64>) -> (Tally, Vec<String>) {
 
 #[test]
 fn whatever_is_written_concurrently_all_systems_end_equal() {
-    let schedules = if std::env::var_os("ANECHOIC_SOAK").is_some() { 100_000 } else { 4000 };
-    let seeds = match from_env("ANECHOIC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(schedules),
-    };
+    let seeds = seeds();
     let begun = Instant::now();
 
-    let (sum, failed) = simulate_all(seeds.clone());
+    let (sum, failed) = simulate_all(seeds.clone(), simulate);
 
     println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
@@ -105,26 +109,12 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
 /// is asked; and when that person has spoken, nothing is held anywhere.
 #[test]
 fn records_that_cannot_both_be_are_parted_in_all_systems() {
-    let seeds = match from_env("ANECHOIC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..from_env("ANECHOIC_SCHEDULES").unwrap_or(4000),
-    };
-    let (mut sum, mut failed) = (Tally::default(), Vec::new());
+    let seeds = seeds();
+    let begun = Instant::now();
 
-    for seed in seeds.clone() {
-        match simulate_unique(seed, Planted::default()) {
-            Ok(tally) => {
-                sum.clashes.iter_mut().zip(tally.clashes).for_each(|(sum, n)| *sum += n);
-                sum.left += tally.left;
-                sum.stuck += tally.stuck;
-                sum.crashes += tally.crashes;
-                sum.changes += tally.changes;
-            }
-            Err(why) => failed.push(format!("seed {seed}: {why}")),
-        }
-    }
+    let (sum, failed) = simulate_all(seeds.clone(), simulate_unique);
 
-    println!("{} schedules: {sum:?}", seeds.end - seeds.start);
+    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
     if seeds.end - seeds.start > 100 {
         let [_, lost, partly, _, waiting, renamed] = sum.clashes;

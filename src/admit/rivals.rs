@@ -151,7 +151,7 @@ impl Arbiter {
             Some(there) => bodies.image(there.seq(), row.key_hash)?,
             None => None,
         };
-        let same = told.as_ref().is_none_or(|told| same(told, &row, rival.fields));
+        let same = told.as_ref().is_none_or(|told| agrees(told, &row, rival.fields));
         // Behind the refused change in its own entry, where it is of that one.
         let newer = there.filter(|there| there.seq() > rival.seq || there.seq() == rival.seq && !same);
         // Its own it had already.
@@ -163,7 +163,7 @@ impl Arbiter {
         }
         // Where somebody holds it, the record there says what became of the row since that system had it.
         let folded = self.holds.of_key(row.key_hash, self.topology.schema.id);
-        let folded = folded.into_iter().find(|folded| same_row(folded, &row, rival.fields));
+        let folded = folded.into_iter().find(|folded| agrees(folded, &row, rival.fields));
         let theirs = Side {
             key_hash: row.key_hash,
             version: there,
@@ -373,21 +373,13 @@ impl Arbiter {
     }
 }
 
-/// What was journaled is what the system has, in these fields.
-fn same(told: &Bytes, row: &Change<'_>, fields: u128) -> bool {
+/// What was journaled, or held, says all of these fields, and what the system has in them.
+fn agrees(told: &Bytes, row: &Change<'_>, fields: u128) -> bool {
     Changes::new(told).next().is_some_and(|told| {
+        let (image, row) = (told.image(), row.image());
         told.op != Op::Delete
-            && bits(fields).all(|field| {
-                let datum = told.image().get(field);
-                !datum.is_sent() || alike(datum, row.image().get(field))
-            })
+            && bits(fields).all(|field| image.get(field).is_sent() && alike(image.get(field), row.get(field)))
     })
-}
-
-/// The same, and it says all of these fields.
-fn same_row(held: &Bytes, row: &Change<'_>, fields: u128) -> bool {
-    let sent = Changes::new(held).next().is_some_and(|held| fields & !held.image().sent() == 0);
-    sent && same(held, row, fields)
 }
 
 fn key_text(schema: &EntitySchema, row: Row<'_>) -> String {

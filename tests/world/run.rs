@@ -84,6 +84,9 @@ impl AddAssign for Tally {
         self.waited += other.waited;
         self.by_hand += other.by_hand;
         self.decided += other.decided;
+        self.clashes.iter_mut().zip(other.clashes).for_each(|(sum, n)| *sum += n);
+        self.left += other.left;
+        self.stuck += other.stuck;
     }
 }
 
