@@ -1,6 +1,10 @@
+use bytes::Bytes;
+
 use super::*;
+use crate::change::{Body, Captured, ChangeWriter, Decision, Op, SpoolRef, Verdict};
+use crate::normalize::binding::Role;
 use crate::rules::{Policy, Rules};
-use crate::schema::{EntityId, EntitySchema, Field};
+use crate::schema::{EntityId, EntitySchema, Field, Schema};
 use crate::value::{Datum, Kind, Value};
 
 /// A spool of `chunks` chunks with `rows` updates each, of distinct keys.

@@ -1,0 +1,177 @@
+//! The arbiter's state from the journal: each record says what it changed.
+
+use std::sync::Arc;
+
+use super::bodies::{inline, walk};
+use super::{Arbiter, Bodies, Slot, SlotStore, decide, index, slot_key};
+use crate::change::{Address, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Record, Verdict};
+use crate::error::Result;
+use crate::position::{Position, Seq};
+use crate::schema::{SystemId, SystemSet, Translation};
+
+impl Arbiter {
+    /// Before the replay: how far a system's log was read, and the marker that it had shown. An
+    /// older record may say more, of a log that was lost or of tables that were restored since.
+    pub fn follow(&mut self, system: SystemId, position: Position, base: Seq, identity: Arc<str>) {
+        let followed = &mut self.systems[system.index()];
+        followed.seen = base;
+        followed.position = Some(position);
+        followed.identity = identity;
+        followed.settled = true;
+    }
+
+    /// Ends the replay. `head` counts where the oldest records are gone; the position records
+    /// that the journal knows then are replayed like any other, before this. What comes out is
+    /// to be appended.
+    pub fn resume(&mut self, head: Seq) -> Vec<Record> {
+        self.head = self.head.max(head);
+        self.systems.iter_mut().for_each(|followed| followed.settled = false);
+        self.holds.wake();
+        let mut records = self.waiting.orphaned(self.head);
+        records.extend(self.waiting.parted(|key| self.holds.any_holds(key), self.head));
+        records
+    }
+
+    /// Takes back what a record of the journal says. In order, from the first one.
+    pub fn replay(&mut self, record: &Record, bodies: &dyn Bodies) -> Result<()> {
+        match record {
+            Record::Entry(entry) => self.replay_entry(entry, bodies)?,
+            Record::Position { system, position, base, identity } => {
+                if let Some(system) = self.topology.find(system).filter(|system| !self.systems[system.index()].settled)
+                {
+                    let followed = &mut self.systems[system.index()];
+                    followed.identity = identity.clone();
+                    followed.position = Some(position.clone());
+                    // Not released here: the record that says so follows.
+                    followed.seen = followed.seen.max(*base);
+                    self.forget()?;
+                }
+            }
+            Record::Quarantine(quarantined) => {
+                if let Some(system) = self.topology.find(&quarantined.system) {
+                    self.hold(system, quarantined);
+                }
+            }
+            Record::Released { system, key_hash, .. } => {
+                if let Some(system) = self.topology.find(system) {
+                    self.holds.release(system, *key_hash);
+                }
+            }
+            Record::Prepared(Prepared { system, position, base, .. })
+            | Record::Decided { system, position, base, .. } => {
+                if let Some(system) = self.topology.find(system).filter(|system| !self.systems[system.index()].settled)
+                {
+                    let followed = &mut self.systems[system.index()];
+                    followed.position = Some(position.clone());
+                    followed.seen = followed.seen.max(*base);
+                    self.forget()?;
+                }
+            }
+            Record::Conflict(conflict) => self.waiting.add(conflict),
+            Record::Settled(settled) => self.waiting.remove(settled.id),
+            Record::Refused(_) | Record::Load(_) | Record::Resync(_) => {}
+        }
+        Ok(())
+    }
+
+    fn replay_entry(&mut self, entry: &Entry, bodies: &dyn Bodies) -> Result<()> {
+        self.head = self.head.max(entry.seq);
+        if let Origin::Copied(source) = &entry.origin {
+            return self.replay_copy(entry, source, bodies);
+        }
+        let origin = entry.origin.system().and_then(|name| self.topology.find(name));
+        if let (Some(system), Some(position)) = (origin, &entry.position)
+            && let followed = &mut self.systems[system.index()]
+            && !followed.settled
+        {
+            followed.position = Some(position.clone());
+            followed.seen = followed.seen.max(entry.base);
+        }
+        let translation = Translation::between(&entry.schema, &self.topology.schema);
+        if let Address::Only(names) = &entry.to {
+            let to: Vec<SystemId> = names.iter().filter_map(|n| self.topology.find(n)).collect();
+            for system in to {
+                self.address(SystemSet::EMPTY.with(system), entry.seq);
+                if entry.is_retry() {
+                    self.holds.retried(system, inline(&entry.body), entry.base, entry.seq);
+                }
+            }
+            return self.forget();
+        }
+        // A system that is gone from the configuration has the lowest authority.
+        let system = origin.unwrap_or(index::NOBODY);
+        let (mut index, mut cursor, mut to) = (0, 0, SystemSet::EMPTY);
+        let mut scratch = ChangeWriter::default();
+        walk(&entry.body, bodies, &mut |chunk| {
+            for change in Changes::new(chunk) {
+                to = SystemSet(
+                    to.0 | self
+                        .replay_change(entry, index, &change, system, &mut cursor, &translation, &mut scratch)?
+                        .0,
+                );
+                index += 1;
+            }
+            Ok(())
+        })?;
+        self.address(to, entry.seq);
+        self.forget()
+    }
+
+    fn replay_change(
+        &mut self,
+        entry: &Entry,
+        index: u64,
+        change: &Change<'_>,
+        system: SystemId,
+        cursor: &mut usize,
+        translation: &Option<Translation>,
+        scratch: &mut ChangeWriter,
+    ) -> Result<SystemSet> {
+        // What a system that is neither origin nor excluded does with it, and whether the origin gets it.
+        let fate = entry.fate(index, "", cursor);
+        let verdict = entry.decisions.get(*cursor).filter(|d| d.from <= index).map(|d| &d.verdict);
+        let everywhere = matches!(
+            verdict,
+            Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. } | Verdict::Split { .. })
+        );
+        let inserted = change.op == Op::Insert;
+        let change = match fate {
+            Fate::Apply => *change,
+            Fate::Replace(encoded) => encoded.change(),
+            // Its origin alone gets something back: nothing that others write meets it.
+            Fate::Skip if matches!(verdict, Some(Verdict::Split { .. })) => {
+                return Ok(SystemSet::EMPTY.with(system));
+            }
+            Fate::Skip => return Ok(SystemSet::EMPTY),
+        };
+        scratch.bytes.clear();
+        let change = match translation {
+            None => change,
+            Some(translation) => match translation.translate(&change, scratch) {
+                true => Changes::new(&scratch.bytes).next().expect("just written"),
+                false => return Ok(SystemSet::EMPTY),
+            },
+        };
+        let Some(layout) = self.layouts.get(change.entity.index()) else { return Ok(SystemSet::EMPTY) };
+        if layout.indexed {
+            let deleted = change.op == Op::Delete;
+            // A delete in place of an insert is of the one who deleted before.
+            let before = match inserted && deleted {
+                true => self.store.get(slot_key(change.key_hash, 0))?,
+                false => None,
+            };
+            let version = match (&entry.origin, before) {
+                (Origin::Agent, _) => Slot::decided(entry.seq, deleted),
+                (_, Some(deletion)) => deletion.told_again(entry.seq),
+                (_, None) => Slot::new(entry.seq, system, everywhere, deleted),
+            };
+            let slots = decide::slots_of(layout, verdict, &change);
+            let own = match verdict {
+                Some(Verdict::Split { own, .. }) => Changes::new(&entry.replacements[*own as usize..]).next(),
+                _ => None,
+            };
+            decide::enter(&mut self.store, layout, &change, own.as_ref(), slots, version)?;
+        }
+        Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
+    }
+}
