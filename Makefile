@@ -12,7 +12,8 @@ demo:
 # Servers are deleted afterwards, whatever happens; the status is that of the tests.
 with_servers = @trap 'fixtures/servers.sh down' EXIT; trap 'exit 130' INT TERM; fixtures/servers.sh up &&
 
-# Every test, on real servers.
+# Every test, on real servers. Tests wait for servers more than they work: one more at a time than a small machine has cores.
+test: export RUST_TEST_THREADS ?= 3
 test:
 	$(with_servers) cargo test --features failpoints
 
