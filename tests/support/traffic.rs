@@ -21,7 +21,9 @@ use tokio::time::sleep_until;
 use super::servers::{Server, Session};
 use super::world::{Builder, Entity, Type, World};
 
-const WRITERS_MAX: usize = 8;
+const WRITERS_MAX: usize = 16;
+/// What they were late by is made up for: a server's restart, say.
+const LATE_MAX: Duration = Duration::from_secs(10);
 const CONTESTED: u64 = 5;
 /// Ledger rows of every 25th transaction.
 const MANY: u64 = 40;
@@ -84,7 +86,7 @@ impl Pace {
         match self {
             Pace::Rest(rest) => now + rest,
             Pace::PerSecond(rate) => {
-                let late = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+                let late = now.checked_sub(LATE_MAX).unwrap_or(now);
                 (last + Duration::from_secs(1) * self.writers() as u32 / rate).max(late)
             }
         }
@@ -151,7 +153,7 @@ impl Traffic {
                     account: own(index, writer),
                     ..Notes::default()
                 };
-                let first_item = (index as u64 * 10 + writer as u64 + 1) * 1_000_000_000 + self.round * 10_000_000;
+                let first_item = (index as u64 * 100 + writer as u64 + 1) * 1_000_000_000 + self.round * 10_000_000;
                 let (stop, count) = (self.stop.clone(), self.count.clone());
                 self.writers.push(tokio::spawn(write(client, notes, first_item, pace, stop, count)));
             }
