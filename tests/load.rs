@@ -437,6 +437,8 @@ async fn loads_while_everybody_writes(seed: u64) {
     }
     world.agent.wait_quiet().await;
 
+    // By its own account, and by what the test reads itself.
+    world.agent.run(&["verify"]).await;
     eprintln!("seed {seed}: {}", traffic.check(&world).await);
 }
 
