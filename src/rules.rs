@@ -106,7 +106,8 @@ impl Rules {
 
     /// Appends to `out` what an update carries of its after image. `false`: it changed nothing.
     ///
-    /// Without a whole before image everything that was sent is carried, and absolute.
+    /// Without a whole before image everything that was sent is carried, and absolute. The field that
+    /// versions are compared by goes with the row, never alone: it would claim what it does not bring.
     pub fn write_carried(&self, key_len: usize, before: Row<'_>, after: Row<'_>, out: &mut Vec<u8>) -> bool {
         let mut then = before.iter();
         let mut pairs = Vec::with_capacity(16);
@@ -120,8 +121,8 @@ impl Rules {
         }
         for (field, (then, now, differs)) in pairs.into_iter().enumerate() {
             let carried = match self.merge(field) {
-                _ if field < key_len || Some(field) == self.version => true,
-                None if self.by_field => differs,
+                _ if field < key_len => true,
+                None if self.by_field => differs || Some(field) == self.version,
                 None => row_changed,
                 Some(_) => differs,
             };
@@ -187,7 +188,9 @@ mod tests {
 
     #[test]
     fn a_merged_field_alone_leaves_the_rest_of_the_row_to_others() {
-        let rules = Rules { merges: vec![(2, Merge::Add), (3, Merge::Max)], ..Rules::default() };
+        // Not even what versions are compared by: it would claim the row that it does not bring.
+        let merges = vec![(2, Merge::Add), (3, Merge::Max)];
+        let rules = Rules { policy: Policy::Latest, version: Some(1), merges, ..Rules::default() };
         let before = [int(1), text("a"), int(10), int(5)];
 
         let sold = carried(&rules, &before, &[int(1), text("a"), int(8), int(5)]);

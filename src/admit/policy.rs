@@ -90,7 +90,7 @@ impl Contest<'_> {
     fn lateness(&self, latest: Slot) -> Result<Option<Ordering>> {
         let written = self.change.op != Op::Delete && !latest.deleted();
         if let Some(field) = self.rules.version.filter(|_| written) {
-            return self.with_value(latest, field, |there| match (self.change.image().get(field), there) {
+            return self.with_version(latest, |there| match (left(self.change, field), left(there, field)) {
                 (Datum::Value(here), Datum::Value(there)) => merge::order(here, there),
                 (Datum::Value(_), _) => Some(Ordering::Greater),
                 (_, Datum::Value(_)) => Some(Ordering::Less),
@@ -107,7 +107,8 @@ impl Contest<'_> {
     /// `None` where both values cannot be merged: then one of them stands.
     fn merge(&self, latest: Slot, field: usize, merge: Merge) -> Result<Option<(Weighed, Rule)>> {
         let here = self.change.image().get(field);
-        self.with_value(latest, field, |there| {
+        self.with_version(latest, |there| {
+            let there = there.image().get(field);
             let (here, there): (Value<'_>, Value<'_>) = match (here, there) {
                 (Datum::Value(here), Datum::Value(there)) => (here, there),
                 // What is there is more than nothing.
@@ -128,16 +129,19 @@ impl Contest<'_> {
         })
     }
 
-    /// The field as the version that is there carried it.
-    fn with_value<T>(
-        &self,
-        latest: Slot,
-        field: usize,
-        then: impl FnOnce(Datum<'_>) -> Option<T>,
-    ) -> Result<Option<T>> {
+    /// The version that is there, as its entry has it.
+    fn with_version<T>(&self, latest: Slot, then: impl FnOnce(&Change<'_>) -> Option<T>) -> Result<Option<T>> {
         let image = self.bodies.image(latest.seq(), self.change.key_hash)?;
         let change = image.as_ref().and_then(|bytes| Changes::new(bytes).next());
-        Ok(change.and_then(|change| then(change.image().get(field))))
+        Ok(change.and_then(|change| then(&change)))
+    }
+}
+
+/// The field as it is behind the change: what that does not carry is what it was.
+pub(super) fn left<'a>(change: &Change<'a>, field: usize) -> Datum<'a> {
+    match change.image().get(field) {
+        Datum::NotSent => change.before.map_or(Datum::NotSent, |before| before.get(field)),
+        sent => sent,
     }
 }
 

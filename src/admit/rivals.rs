@@ -19,6 +19,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use super::policy::left;
 use super::topology::bits;
 use super::{Admitted, Arbiter, Bodies, ByHand, Counts, Rival, Slot, SlotStore, merge, slot_key};
 use crate::change::{
@@ -229,7 +230,8 @@ impl Arbiter {
         bodies: &dyn Bodies,
     ) -> Result<Option<Ordering>> {
         if let Some(field) = version {
-            let (here, there) = (ours.change().image().get(field), theirs.change().image().get(field));
+            let (ours, theirs) = (ours.change(), theirs.change());
+            let (here, there) = (left(&ours, field), left(&theirs, field));
             return Ok(match (here, there) {
                 (Datum::Value(here), Datum::Value(there)) => merge::order(here, there),
                 (Datum::Value(_), _) => Some(Ordering::Greater),
