@@ -255,6 +255,11 @@ impl<'a> Row<'a> {
         self.fields(|tag| tag == TAG_ADDED)
     }
 
+    /// Bit i: field i has the value itself, or NULL.
+    pub fn absolute(self) -> u128 {
+        self.fields(|tag| tag != TAG_NOT_SENT && tag != TAG_ADDED)
+    }
+
     fn fields(self, of: impl Fn(u8) -> bool) -> u128 {
         let (mut iter, mut fields, mut bit) = (self.iter(), 0, 1u128);
         while let Some(tag) = iter.skip_one() {

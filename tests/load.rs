@@ -247,6 +247,67 @@ async fn rows_that_lost_before_a_kill_are_read_again_behind_it() {
     assert_eq!((&load["read"], &load["copied"]), (&rows.into(), &rows.into()), "{load:#}");
 }
 
+/// Adds to the score of row 7, again and again, until told to stop.
+async fn adds(world: &World, system: &str, rest: Duration, stop: Arc<AtomicBool>) -> JoinHandle<u32> {
+    let column = |field: &str| world.column("contact", field, system);
+    let (table, id, score) = (world.table("contact", system), column("id"), column("score"));
+    let sql = format!("UPDATE {table} SET {score} = {score} + 1 WHERE {id} = 7");
+    let mut session = world[system].session().await;
+    tokio::spawn(async move {
+        let mut writes = 0;
+        while !stop.load(Ordering::Relaxed) {
+            session.execute(&sql).await;
+            writes += 1;
+            tokio::time::sleep(rest).await;
+        }
+        writes
+    })
+}
+
+/// One field of a row is written without a pause, from before its load to after it, and the log tells
+/// that field alone: what the load needs of the rest stands in the log's old images.
+async fn a_row_that_is_written_without_a_pause(source: Kind, option: &str, rest_of_the_other: Option<Duration>) {
+    let rows = 2_000;
+    let mut world =
+        World::of(&[("crm", source), ("shop", Kind::Mariadb)]).entity(contact().option(option)).build().await;
+    world["crm"].execute(&fill(&world, "crm", 1, rows)).await;
+    world.setup().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut busy = vec![adds(&world, "crm", Duration::ZERO, stop.clone()).await];
+    if let Some(rest) = rest_of_the_other {
+        busy.push(adds(&world, "shop", rest, stop.clone()).await);
+    }
+
+    world.agent.start();
+    world.agent.ready_within(LONG).await;
+    let load = &loads(&world.agent.status().await.unwrap())[0];
+    stop.store(true, Ordering::Relaxed);
+    for busy in busy {
+        assert!(busy.await.unwrap() > 0);
+    }
+    world.agent.wait_quiet().await;
+
+    world.compare().await.unwrap();
+    assert!(load["lost"].as_u64().unwrap() >= 1, "the row was not written while it was read: {load:#}");
+}
+
+#[tokio::test]
+async fn a_field_that_is_written_without_a_pause_in_postgresql_is_loaded_with_its_row() {
+    a_row_that_is_written_without_a_pause(Kind::Postgres17, r#"scope = "field""#, None).await;
+}
+
+#[tokio::test]
+async fn a_sum_that_is_written_without_a_pause_in_mysql_is_loaded_with_its_row() {
+    a_row_that_is_written_without_a_pause(Kind::Mysql, r#"merge = { score = "add" }"#, None).await;
+}
+
+/// What the other system writes has to be seen by the one that is read, in between.
+#[tokio::test]
+async fn a_sum_that_two_systems_write_is_loaded_with_its_row() {
+    let rest = Duration::from_millis(100);
+    a_row_that_is_written_without_a_pause(Kind::Postgres17, r#"merge = { score = "add" }"#, Some(rest)).await;
+}
+
 /// A load that is tried again, here because the system that is read last lets nobody in for a while,
 /// goes on where it was, and counts nothing twice.
 #[tokio::test]

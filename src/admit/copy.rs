@@ -6,16 +6,17 @@
 //! meanwhile; the caller names those keys. Where it is journaled it is entered as a copy, so
 //! that a live change that has not seen it wins everywhere.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::decide::{self, Case};
 use super::index::NOBODY;
-use super::{Admitted, Arbiter, Bodies, Counts, Slot, walk};
-use crate::change::{Address, Body, ChangeWriter, Changes, Entry, Micros, Op, Origin, Record};
+use super::{Admitted, Arbiter, Bodies, Changed, Counts, Slot, walk};
+use crate::change::{Address, Body, Change, ChangeWriter, Changes, Entry, Micros, Op, Origin, Record};
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::{Schema, SystemId, SystemSet, Translation};
+use crate::value::Row;
 
 /// Rows of one chunk, as inserts of one entity; deletes of what others have and it has not.
 #[derive(Debug, Clone)]
@@ -39,8 +40,16 @@ pub struct Copies {
     pub admitted: Admitted,
     /// Rows that were journaled.
     pub taken: u64,
-    /// Keys of rows that lost to something that is live.
-    pub lost: Vec<u128>,
+    /// Rows that lost to something that is live.
+    pub lost: Vec<Lost>,
+}
+
+/// A row that lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub key_hash: u128,
+    /// What beat it tells every field that the row has, so that nobody misses the row.
+    pub told: bool,
 }
 
 impl Arbiter {
@@ -58,9 +67,9 @@ impl Arbiter {
         }
     }
 
-    /// Admits the rows of a chunk. `changed`: keys that the system's own log has changed since
-    /// the low watermark.
-    pub fn copied(&mut self, copied: Copied, changed: &HashSet<u128>) -> Result<Copies> {
+    /// Admits the rows of a chunk. `changed`: what the system's own log has told since the low
+    /// watermark.
+    pub fn copied(&mut self, copied: Copied, changed: &Changed) -> Result<Copies> {
         let Copied { system, base, .. } = copied;
         let name = self.topology.systems[system.index()].clone();
         let seq = self.head + 1;
@@ -68,23 +77,31 @@ impl Arbiter {
         let mut counts = vec![Counts::default(); self.layouts.len()];
         let mut addressed = vec![0; self.systems.len()];
         let mut entered = [Vec::new(), Vec::new()];
-        let (mut changes, mut losers, mut to) = (0, HashSet::new(), SystemSet::EMPTY);
+        let (mut changes, mut losers, mut newer, mut to) = (0, HashSet::new(), HashMap::new(), SystemSet::EMPTY);
         for (at, change) in Changes::new(&copied.rows).enumerate() {
             let layout = &self.layouts[change.entity.index()];
             changes += 1;
-            let mut lost = changed.contains(&change.key_hash) && !self.bugs.copies_are_live;
-            if !lost && layout.indexed {
+            let since = changed.get(change.key_hash).filter(|_| !self.bugs.copies_are_live);
+            let newest =
+                since.and_then(|since| since.newest(&change)).filter(|_| !since.is_some_and(|s| s.tells(&change)));
+            let mut lost = since.filter(|_| newest.is_none()).map(|since| since.tells(&change));
+            if lost.is_none() && layout.indexed {
+                let base = newest.as_ref().map_or(base, |(_, base)| *base);
                 let base = self.holds.base(system, change.key_hash, base);
                 let case = Case { layout, system, base, bugs: self.bugs };
                 match decide::decide_copy(&case, &change, &mut self.store)? {
                     Some(slots) => decide::collect(&mut entered[usize::from(change.op == Op::Delete)], &change, slots),
-                    None => lost = true,
+                    // With one slot every version is a whole row.
+                    None => lost = Some(layout.slots.len() == 1),
                 }
             }
-            if lost {
-                out.lost.push(change.key_hash);
+            if let Some(told) = lost {
+                out.lost.push(Lost { key_hash: change.key_hash, told });
                 losers.insert(at);
                 continue;
+            }
+            if let Some((row, _)) = newest {
+                newer.insert(at, row);
             }
             let receivers = self.receivers_of_copy(change.entity.index(), system, copied.to.as_deref());
             receivers.iter().for_each(|target| addressed[target.index()] += 1);
@@ -109,7 +126,7 @@ impl Arbiter {
                 to: copied.to.map_or(Address::Others, Address::Only),
                 schema: copied.schema,
                 changes: out.taken,
-                body: Body::Inline(without(copied.rows, &losers)),
+                body: Body::Inline(left(copied.rows, &losers, &newer)),
                 decisions: Vec::new(),
                 replacements: bytes::Bytes::new(),
             };
@@ -162,13 +179,15 @@ impl Arbiter {
     }
 }
 
-/// The rows that are left, mostly all of them.
-fn without(rows: bytes::Bytes, losers: &HashSet<usize>) -> bytes::Bytes {
-    if losers.is_empty() {
+/// The rows that are left, mostly all of them, those in `newer` as they stand there.
+fn left(rows: bytes::Bytes, losers: &HashSet<usize>, newer: &HashMap<usize, Vec<u8>>) -> bytes::Bytes {
+    if losers.is_empty() && newer.is_empty() {
         return rows;
     }
     let mut kept = ChangeWriter::default();
-    let left = Changes::new(&rows).enumerate().filter(|(at, _)| !losers.contains(at));
-    left.for_each(|(_, change)| kept.push_change(&change));
+    for (at, change) in Changes::new(&rows).enumerate().filter(|(at, _)| !losers.contains(at)) {
+        let after = newer.get(&at).map(|row| Row(row)).or(change.after);
+        kept.push_change(&Change { after, ..change });
+    }
     kept.take().into()
 }

@@ -27,6 +27,7 @@ mod person;
 mod policy;
 mod replay;
 mod rivals;
+mod since;
 mod store;
 pub mod topology;
 
@@ -35,11 +36,12 @@ use std::sync::Arc;
 use bodies::walk;
 pub use bodies::{Bodies, image_in};
 use copies::Index;
-pub use copy::{Copied, Copies};
+pub use copy::{Copied, Copies, Lost};
 pub use held::{HeldKey, Rival};
 use index::slot_key;
 pub use index::{MemoryStore, Slot, SlotStore};
 pub use person::ByHand;
+pub use since::Changed;
 pub use store::DiskStore;
 pub use topology::{EntityTopology, Member, Topology};
 

@@ -7,14 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::admit::Bodies;
-use crate::change::{Body, Captured, Changes, LoadMark, Micros, Refused, ResyncMark};
+use crate::admit::{Bodies, Changed};
+use crate::change::{Captured, LoadMark, Micros, Refused, ResyncMark};
 use crate::error::Result;
 use crate::position::{Position, Seq};
 use crate::schema::{EntityId, Schema, SystemId};
 
-/// More keys that change while a chunk is read: it is read again, smaller.
-const CHANGED_MAX: usize = 1 << 20;
 /// Transactions of which a snapshot may tell that it does not see them yet.
 const RECENT_MAX: usize = 1 << 16;
 
@@ -26,6 +24,8 @@ pub enum Copying {
         chunk: u64,
         system: SystemId,
         entity: EntityId,
+        /// Keys that have lost before.
+        keys: HashSet<u128>,
         reply: oneshot::Sender<Position>,
     },
     /// The log of its system was captured past the high watermark. Answered after the sync.
@@ -80,8 +80,8 @@ pub struct Rows {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `seq` is of the last entry, 0 where none was journaled; `lost` are keys of rows that lost
-    /// to something live.
-    Taken { taken: u64, lost: Vec<Bytes>, seq: Seq },
+    /// to something live, and whether that tells all of the row.
+    Taken { taken: u64, lost: Vec<(Bytes, bool)>, seq: Seq },
     /// The read missed a transaction that was captured before, or too much has changed meanwhile.
     Again,
 }
@@ -91,7 +91,7 @@ struct Open {
     system: SystemId,
     entity: EntityId,
     base: Seq,
-    changed: HashSet<u128>,
+    changed: Changed,
     /// How many transactions of the system were captured before.
     captured: u64,
 }
@@ -107,7 +107,7 @@ struct Recent {
 pub struct Read {
     pub system: SystemId,
     pub base: Seq,
-    pub changed: HashSet<u128>,
+    pub changed: Changed,
 }
 
 #[derive(Default)]
@@ -121,9 +121,9 @@ impl Chunks {
         Chunks { recent: (0..systems).map(|_| Recent::default()).collect(), ..Chunks::default() }
     }
 
-    pub fn open(&mut self, id: u64, system: SystemId, entity: EntityId, base: Seq) {
+    pub fn open(&mut self, id: u64, system: SystemId, entity: EntityId, keys: HashSet<u128>, base: Seq) {
         let captured = self.recent[system.index()].count;
-        self.open.push(Open { id, system, entity, base, changed: HashSet::new(), captured });
+        self.open.push(Open { id, system, entity, base, changed: Changed::watching(keys), captured });
     }
 
     /// A transaction of that system is taken in.
@@ -139,20 +139,7 @@ impl Chunks {
             }
         }
         for open in self.open.iter_mut().filter(|open| open.system == captured.system) {
-            let changed = &mut open.changed;
-            let entity = open.entity;
-            let full = changed.len() >= CHANGED_MAX;
-            let mut note = |chunk: &[u8]| {
-                let changes = Changes::new(chunk).filter(|change| change.entity == entity);
-                changed.extend(changes.take(CHANGED_MAX).map(|change| change.key_hash));
-                Ok(())
-            };
-            match &captured.body {
-                Body::Inline(bytes) => note(bytes)?,
-                Body::Spooled(spool) if !full => bodies.chunks(spool, &mut note)?,
-                Body::Spooled(_) => {}
-            }
-            captured.refused.iter().try_for_each(|refused| note(&refused.change))?;
+            open.changed.note(open.entity, captured, bodies)?;
         }
         Ok(())
     }
@@ -164,7 +151,7 @@ impl Chunks {
         let recent = &self.recent[system.index()];
         let before = recent.ids.len().saturating_sub((recent.count - captured) as usize);
         let missed = recent.ids.iter().take(before).any(|id| running.contains(id));
-        let read = (!missed && changed.len() < CHANGED_MAX).then_some(Read { system, base, changed });
+        let read = (!missed && !changed.is_full()).then_some(Read { system, base, changed });
         Some((base, read))
     }
 }
@@ -177,7 +164,7 @@ pub fn refused(system: &Arc<str>, schema: &Arc<Schema>, txid: &Arc<str>, change:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{ChangeWriter, Op, SpoolRef};
+    use crate::change::{Body, ChangeWriter, Op, SpoolRef};
     use crate::position::Lsn;
     use crate::schema::{EntitySchema, Field};
     use crate::value::{Datum, Kind, Value};
@@ -223,8 +210,8 @@ mod tests {
         let mut chunks = Chunks::new(2);
         chunks.captured(&captured("7", 1), &Nothing).unwrap();
         let (mine, others) = (1, 2);
-        chunks.open(mine, SystemId(0), EntityId(0), 5);
-        chunks.open(others, SystemId(1), EntityId(0), 5);
+        chunks.open(mine, SystemId(0), EntityId(0), HashSet::new(), 5);
+        chunks.open(others, SystemId(1), EntityId(0), HashSet::new(), 5);
         chunks.captured(&captured("8", 2), &Nothing).unwrap();
 
         let (base, read) = chunks.close(mine, &[8, 9]).unwrap();
@@ -238,7 +225,7 @@ mod tests {
         let mut chunks = Chunks::new(1);
         chunks.captured(&captured("7", 1), &Nothing).unwrap();
         let chunk = 1;
-        chunks.open(chunk, SystemId(0), EntityId(0), 5);
+        chunks.open(chunk, SystemId(0), EntityId(0), HashSet::new(), 5);
         chunks.captured(&captured("8", 2), &Nothing).unwrap();
 
         assert!(chunks.close(chunk, &[7]).unwrap().1.is_none());

@@ -1,13 +1,13 @@
 //! Loads in the simulation: rows that were there before, read in chunks while everybody writes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use anechoic::admit::Copied;
+use anechoic::admit::{Changed, Copied};
 use anechoic::change::{ChangeWriter, Op};
 use anechoic::position::Seq;
 use anechoic::schema::SystemId;
 
-use super::model::{Contact, Local};
+use super::model::{CONTACT, Contact, Local, Logged};
 use super::run::World;
 
 /// The first system is the authority: what it has is copied.
@@ -74,23 +74,30 @@ impl World {
             rows: writer.take().into(),
             to: None,
         };
-        let copies = self.arbiter.copied(copied, &self.changed(at)).map_err(|e| e.full())?;
+        let copies = self.arbiter.copied(copied, &self.changed(at, base)).map_err(|e| e.full())?;
         self.arbiter.close_chunk(base);
         self.tally.copied += copies.taken;
         self.tally.lost += copies.lost.len() as u64;
-        self.loaded = copies.lost.is_empty();
+        // What told all of a row makes another try needless.
+        self.loaded = copies.lost.iter().all(|lost| lost.told);
         self.log.append(copies.admitted.records);
         Ok(())
     }
 
-    /// Keys that the authority's own log has changed behind `at`.
-    fn changed(&self, at: usize) -> HashSet<u128> {
+    /// What the authority's own log has told behind `at`, where it had this base.
+    fn changed(&self, at: usize, mut base: Seq) -> Changed {
         let source = &self.systems[SOURCE];
-        let changes = source.log[at..self.captures[SOURCE].at].iter().map(|logged| source.committed(logged));
-        let keys = changes.flatten().filter_map(|change| match change {
-            Local::Contact { key, .. } => Some(self.hash(*key)),
-            Local::Event(_) => None,
-        });
-        keys.collect()
+        let mut changed = Changed::watching((0..self.keys as i64).map(|key| self.hash(key)).collect());
+        let mut writer = ChangeWriter::default();
+        for logged in &source.log[at..self.captures[SOURCE].at] {
+            if let Logged::Echo { seq, .. } = logged {
+                base = base.max(*seq);
+            }
+            for change in source.committed(logged) {
+                self.encode(&mut writer, source.fields, change);
+                changed.note_changes(CONTACT, &writer.take(), base);
+            }
+        }
+        changed
     }
 }

@@ -128,7 +128,7 @@ impl Reader {
             Some(scanner) => scanner,
             none => none.insert(Scanner::connect(&context.config, *source).await?),
         };
-        let chunk = context.open(*source, plan.entity).await?;
+        let chunk = context.open(*source, plan.entity, Default::default()).await?;
         context.begin(scanner, &chunk.low).await?;
         let page = scanner.page(plan, next.after.as_deref(), size).await?;
         next.size.learn(&page);

@@ -1,6 +1,7 @@
 //! A chunk that is open at the desk: from its low watermark on, what its system's log changes is
 //! known there, until the rows are handed in or given up.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
@@ -46,11 +47,12 @@ impl Drop for Place {
 }
 
 impl Context {
-    pub async fn open(&self, system: SystemId, entity: EntityId) -> Result<Chunk> {
+    /// `keys` have lost before.
+    pub async fn open(&self, system: SystemId, entity: EntityId, keys: HashSet<u128>) -> Result<Chunk> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let place = Place { number: LAST.fetch_add(1, Ordering::Relaxed) + 1, open: true, desk: self.desk.clone() };
         let (reply, answer) = oneshot::channel();
-        self.lay(Copying::Open { chunk: place.number, system, entity, reply }).await?;
+        self.lay(Copying::Open { chunk: place.number, system, entity, keys, reply }).await?;
         let low = answer.await.map_err(|_| gone())?;
         Ok(Chunk { place, low })
     }

@@ -11,6 +11,7 @@ mod chunk;
 mod compare;
 mod judge;
 mod load;
+mod lost;
 mod pass;
 mod past;
 mod reach;

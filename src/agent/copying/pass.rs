@@ -9,9 +9,7 @@
 //! Chunks are read ahead ([`super::ahead`]), and handed in one after the other: a chunk's rows
 //! become durable together with the mark that it is done, and with what was counted by then.
 //!
-//! Rows that lose to something live are read again until they do not: the log that beat them
-//! has been seen by then. It may have told one field of them, so a restart must know of them still:
-//! their keys stand in the mark.
+//! Rows that lose to something live may be read again ([`super::lost`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::ahead::{Ahead, Fetched, Spec};
 use super::chunk::Chunk;
@@ -36,19 +34,13 @@ use crate::position::{Position, Seq};
 use crate::scan::{Page, PageSize, Plan, Scanner};
 use crate::schema::{SystemId, SystemSet};
 use crate::status::{State, now};
-use crate::value::{Datum, Row};
+use crate::value::{Datum, Row, key_hash};
 
 /// Entries that may wait for a target before more is read.
 const AHEAD: usize = 24;
 /// Of all chunks that are read ahead, about; and of one where its rows are only inserted.
 const BYTES_AHEAD: usize = 12 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
-/// Rows that lost are read again so often at most: what is written all the time is told by the log.
-const ROUNDS: u32 = 60;
-/// Keys of rows that lost: with more the pass stops for a moment, since each mark carries them; and kept.
-const LOST_WAIT: usize = 1000;
-const LOST_MAX: usize = 100_000;
-const LOST_WAIT_ROUNDS: u32 = 3;
 
 /// A system that receives the entity.
 pub struct Receiver {
@@ -136,7 +128,7 @@ pub struct Pass<'a> {
     pub size: PageSize,
     /// Of entries that not every receiver has applied, perhaps.
     pub ahead: VecDeque<Seq>,
-    /// Keys of rows that lost.
+    /// Keys of rows that lost to what did not tell all of them.
     pub lost: BTreeSet<Bytes>,
 }
 
@@ -160,11 +152,7 @@ impl Pass<'_> {
         while let Err(error) = self.chunks(&mut after, &mut attempt).await {
             self.retry(error, &mut attempt).await?;
         }
-        self.read_lost_again(ROUNDS).await?;
-        if !self.lost.is_empty() {
-            info!(entity = %self.counted.entity, rows = self.lost.len(), "rows that are written all the time are left to the log");
-            self.lost.clear();
-        }
+        self.read_all_lost().await?;
         if let Some(next) = self.next.clone() {
             self.mark_of(&next, LoadState::Running, &[]).await?;
         }
@@ -198,9 +186,7 @@ impl Pass<'_> {
                 }
                 drop((page, place));
                 failpoint::pass("after-load-chunk");
-                if self.lost.len() > LOST_WAIT {
-                    self.read_lost_again(LOST_WAIT_ROUNDS).await?;
-                }
+                self.keep_few_lost().await?;
                 self.keep_pace().await?;
             }
         }
@@ -220,37 +206,27 @@ impl Pass<'_> {
 
     /// Brings the receivers to the rows that this system has for these keys: what it has not goes.
     pub async fn repair(&mut self, keys: &[Vec<u8>]) -> Result<()> {
-        self.by_keys(keys).await?;
-        self.read_lost_again(ROUNDS).await?;
-        let chunk = self.open().await?;
-        let (page, parts) = self.surplus(&chunk.low, keys, None, &mut []).await?;
-        self.lay_in(chunk, &page, Made { parts, ..Made::default() }, None).await.map(drop)
-    }
-
-    async fn read_lost_again(&mut self, rounds: u32) -> Result<()> {
-        let (mut round, mut attempt) = (0, 0);
-        while !self.lost.is_empty() && round < rounds {
-            self.context.pause(Duration::from_millis(50 * u64::from(round.min(20)))).await?;
-            let keys: Vec<Vec<u8>> = std::mem::take(&mut self.lost).into_iter().map(Into::into).collect();
-            let mut left = keys.as_slice();
-            while !left.is_empty() {
-                let (now, later) = left.split_at(left.len().min(500));
-                if let Err(error) = self.by_keys(now).await {
-                    self.lost.extend(left.iter().cloned().map(Bytes::from));
-                    self.retry(error, &mut attempt).await?;
-                    break;
-                }
-                left = later;
+        let mut again: Vec<Vec<u8>>;
+        let mut keys = keys;
+        while !keys.is_empty() {
+            self.by_keys(keys).await?;
+            self.read_all_lost().await?;
+            let chunk = self.open().await?;
+            let (page, parts) = self.surplus(&chunk.low, keys, None, &mut []).await?;
+            if !self.lay_in(chunk, &page, Made { parts, ..Made::default() }, None).await? {
+                continue;
             }
-            round += 1;
+            // Somebody wrote where something was to go.
+            again = std::mem::take(&mut self.lost).into_iter().map(Into::into).collect();
+            keys = &again;
         }
         Ok(())
     }
 
     /// Reads, compares and hands in the rows of these keys. They were counted when they were found.
-    async fn by_keys(&mut self, keys: &[Vec<u8>]) -> Result<()> {
+    pub(super) async fn by_keys(&mut self, keys: &[Vec<u8>]) -> Result<()> {
         loop {
-            let chunk = self.open().await?;
+            let chunk = self.open_for(keys).await?;
             let page = self.read(&chunk.low, &Read::Keys(keys)).await?;
             let Made { parts, .. } = self.made(&page).await?;
             let counts = Counts { refused: page.refused.len() as u64, ..Counts::default() };
@@ -262,7 +238,15 @@ impl Pass<'_> {
     }
 
     pub(super) async fn open(&self) -> Result<Chunk> {
-        self.context.open(self.source, self.plan.entity).await
+        self.open_for(&[]).await
+    }
+
+    /// A chunk of these keys, whose rows may have lost before.
+    async fn open_for(&self, keys: &[Vec<u8>]) -> Result<Chunk> {
+        let entity = self.plan.schema.entity(self.plan.entity);
+        let mut scratch = Vec::new();
+        let hash = |key: &Vec<u8>| key_hash(entity.seed, Row(key).iter(), &mut scratch);
+        self.context.open(self.source, self.plan.entity, keys.iter().map(hash).collect()).await
     }
 
     pub(super) async fn scanner(&mut self) -> Result<&mut Scanner> {
@@ -332,11 +316,7 @@ impl Pass<'_> {
         if seq > 0 {
             self.ahead.push_back(seq);
         }
-        for key in lost {
-            if self.lost.len() < LOST_MAX {
-                self.lost.insert(key);
-            }
-        }
+        self.note_lost(lost);
         if let Some(mark) = mark {
             let (counts, lost) = (self.counted.counts.clone(), self.lost.iter().cloned().collect());
             self.counted.mark = Some(LoadMark { counts, lost, ..mark });

@@ -1,13 +1,13 @@
 //! What loads and resyncs lay on the desk: chunks of rows, and how far they are.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Desk, Waiting};
-use crate::admit::{Copied, Copies};
+use crate::admit::{Copied, Copies, Lost};
 use crate::agent::chunks::{self, Copying, Outcome, Read, Rows};
 use crate::change::{Body, Captured, ChangeWriter, Changes, LoadMark, Record};
 use crate::error::Result;
@@ -17,9 +17,9 @@ use crate::status::now;
 impl Desk {
     pub(super) fn copying(&mut self, copying: Copying) -> Result<()> {
         match copying {
-            Copying::Open { chunk, system, entity, reply } => {
+            Copying::Open { chunk, system, entity, keys, reply } => {
                 let base = self.arbiter.open_chunk(system);
-                self.chunks.open(chunk, system, entity, base);
+                self.chunks.open(chunk, system, entity, keys, base);
                 // A load that went away meanwhile gives it up.
                 let _ = reply.send(self.systems[system.index()].at.position.clone());
                 Ok(())
@@ -51,7 +51,9 @@ impl Desk {
     fn written(&mut self, chunk: u64, txid: Arc<str>, changes: &[u8], running: &[u32]) -> Result<Outcome> {
         let Some(Read { system, changed, .. }) = self.close(chunk, running) else { return Ok(Outcome::Again) };
         let mut kept = ChangeWriter::default();
-        Changes::new(changes).filter(|change| !changed.contains(&change.key_hash)).for_each(|c| kept.push_change(&c));
+        Changes::new(changes)
+            .filter(|change| changed.get(change.key_hash).is_none())
+            .for_each(|c| kept.push_change(&c));
         if kept.is_empty() {
             return Ok(Outcome::Taken { taken: 0, lost: Vec::new(), seq: 0 });
         }
@@ -102,9 +104,14 @@ impl Desk {
             let Copies { admitted, taken: of_part, lost: losers } = self.arbiter.copied(copied, &changed)?;
             taken += of_part;
             if !losers.is_empty() {
-                let losers: HashSet<u128> = losers.into_iter().collect();
-                let changes = Changes::new(&part).filter(|change| losers.contains(&change.key_hash));
-                lost.extend(changes.map(|c| Bytes::copy_from_slice(c.key(schema.entity(c.entity).key_len))));
+                let losers: HashMap<u128, bool> =
+                    losers.into_iter().map(|Lost { key_hash, told }| (key_hash, told)).collect();
+                for change in Changes::new(&part) {
+                    if let Some(told) = losers.get(&change.key_hash) {
+                        let key = change.key(schema.entity(change.entity).key_len);
+                        lost.push((Bytes::copy_from_slice(key), *told));
+                    }
+                }
             }
             if of_part > 0 {
                 seq = self.arbiter.head();
@@ -120,7 +127,7 @@ impl Desk {
         }
         if let Some(mut mark) = mark {
             mark.counts.took(taken, lost.len(), rows.deletes);
-            mark.lost.extend(lost.iter().cloned());
+            mark.lost.extend(lost.iter().filter(|(_, told)| !told).map(|(key, _)| key.clone()));
             self.append(vec![Record::Load(*mark)])?;
         }
         self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
