@@ -2,7 +2,8 @@
 //! that it may shorten. Compiled to nothing without the feature `failpoints`.
 //!
 //! `ANECHOIC_KILL_AT=after-target-commit:3` kills with SIGKILL at the third pass of that step,
-//! `ANECHOIC_HANG_AT` lets whoever passes it wait for ever, `ANECHOIC_PANIC_AT` panics there,
+//! `ANECHOIC_HANG_AT` lets whoever passes it wait for ever, `ANECHOIC_PANIC_AT` panics there
+//! (and says what `ANECHOIC_PANIC_SAYS` does),
 //! `ANECHOIC_SLOW_AT` makes it take as long as on a machine that is busy elsewhere. The steps are
 //! where [`pass`] is called, by name: `before-journal-sync`, `after-target-commit`, `desk-turn` …
 
@@ -61,7 +62,9 @@ pub fn pass(step: &str) {
     if SLOW.is_now(step) {
         std::thread::sleep(std::time::Duration::from_secs(2));
     }
-    assert!(!PANIC.is_now(step), "a test wants a panic at {step}");
+    if PANIC.is_now(step) {
+        panic!("a test wants a panic at {step} {}", std::env::var("ANECHOIC_PANIC_SAYS").unwrap_or_default());
+    }
 }
 
 /// How long another agent's lock is waited for: the given time, or

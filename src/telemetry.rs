@@ -3,7 +3,8 @@
 
 mod file;
 
-use std::io::IsTerminal;
+use std::any::Any;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -38,33 +39,43 @@ pub fn start(format: LogFormat, file: Option<&Path>, default: &str) -> std::io::
     Ok(())
 }
 
-/// A panic is a bug, in whatever thread or task: it ends the process with its message, and the
-/// service manager brings it back. An agent that goes on without one of its parts would only
-/// look alive; what it had acknowledged is on disk.
+/// A panic is a bug, in whatever thread or task: it ends the process, and the service manager
+/// brings it back. An agent that goes on without one of its parts would only look alive; what it
+/// had acknowledged is on disk.
+///
+/// The place is told, and of the message only what the code says in so many words: what was put
+/// together at run time may hold values of rows or passwords, and is told where `ANECHOIC_PANIC_TEXT`
+/// asks for it.
 pub fn end_on_panic() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if tracing::enabled!(tracing::Level::ERROR) {
-            let payload = panic.payload();
-            let message = payload.downcast_ref::<&str>().copied();
-            let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
-            let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            let thread = std::thread::current();
-            let backtrace = std::backtrace::Backtrace::capture();
-            let backtrace = if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-                format!("\n{backtrace}")
-            } else {
-                String::new()
-            };
-            tracing::error!(
-                "panicked at {place} in thread {:?}: {message}; this is a bug in anechoic, and the process ends{backtrace}",
-                thread.name().unwrap_or_default(),
-            );
+    std::panic::set_hook(Box::new(|panic| {
+        let message = message(panic.payload(), std::env::var_os("ANECHOIC_PANIC_TEXT").is_some());
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            format!("\n{backtrace}")
         } else {
-            usual(panic);
+            String::new()
+        };
+        let text = format!(
+            "panicked at {place} in thread {:?}: {message}; this is a bug in anechoic, and the process ends{backtrace}",
+            thread.name().unwrap_or_default(),
+        );
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!("{text}");
+        } else {
+            let _ = writeln!(std::io::stderr().lock(), "{text}"); // nobody is left to tell
         }
         std::process::abort();
     }));
+}
+
+fn message(payload: &dyn Any, asked: bool) -> &str {
+    match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
+        (Some(literal), _) => literal,
+        (None, Some(text)) if asked => text,
+        (None, _) => "its message is withheld, because it may hold values (ANECHOIC_PANIC_TEXT=1 shows it)",
+    }
 }
 
 /// Fields of log events and spans.
@@ -151,6 +162,12 @@ pub mod metric {
     pub const ENTITY_QUARANTINED: &str = "anechoic_entity_quarantined_keys";
     pub const ENTITY_LAST_CHANGE: &str = "anechoic_entity_last_change_time_seconds";
 
+    /// Per alert; `event` is a label (firing, resolved).
+    pub const ALERTS_SENT: &str = "anechoic_alerts_sent_total";
+    pub const ALERTS_FAILURES: &str = "anechoic_alerts_failed_attempts_total";
+    pub const ALERTS_FIRING: &str = "anechoic_alerts_firing";
+    pub const ALERTS_PENDING: &str = "anechoic_alerts_pending_events";
+
     /// Of the newest comparison of an entity: how a system's rows compare with the authority's.
     pub const VERIFY_COMPARED: &str = "anechoic_verify_compared_rows";
     pub const VERIFY_MISSING: &str = "anechoic_verify_missing_rows";
@@ -161,4 +178,19 @@ pub mod metric {
     pub const VERIFY_DURATION: &str = "anechoic_verify_duration_seconds";
     /// `outcome` is a label, the newest one is 1.
     pub const VERIFY_OUTCOME: &str = "anechoic_verify_outcome";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_says_what_the_code_says_and_nothing_that_was_put_together() {
+        let literal: Box<dyn Any> = Box::new("never empty");
+        let made: Box<dyn Any> = Box::new(format!("{} is no number", "planted"));
+
+        assert_eq!(message(&*literal, false), "never empty");
+        assert!(!message(&*made, false).contains("planted"));
+        assert_eq!(message(&*made, true), "planted is no number");
+    }
 }
