@@ -44,6 +44,8 @@ pub mod check;
 pub mod setup;
 pub mod control;
 pub mod http;
+pub mod webhook;
+pub mod alert;
 pub mod telemetry;
 pub mod notify;
 pub mod shutdown;

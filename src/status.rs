@@ -307,6 +307,29 @@ impl Decisions {
     }
 }
 
+/// How one alert is delivered.
+#[derive(Debug, Default)]
+pub struct AlertStatus {
+    pub name: String,
+    /// Delivered: that something is the matter, and that it is over.
+    pub fired: Counter,
+    pub resolved: Counter,
+    /// Tries that did not arrive.
+    pub failures: Counter,
+    /// Conditions that hold.
+    pub firing: Gauge,
+    /// Events that nobody has heard yet.
+    pub pending: Gauge,
+    /// Why the last try did not arrive.
+    pub error: Mutex<Option<String>>,
+}
+
+impl AlertStatus {
+    pub fn new(name: &str) -> Self {
+        AlertStatus { name: name.to_owned(), ..AlertStatus::default() }
+    }
+}
+
 #[derive(Debug)]
 pub struct Status {
     pub agent: String,
@@ -318,6 +341,7 @@ pub struct Status {
     pub state: Mutex<&'static str>,
     pub systems: Vec<SystemStatus>,
     pub entities: Vec<EntityStatus>,
+    pub alerts: Vec<AlertStatus>,
     pub journal_head: Counter,
     pub journal_bytes: Counter,
     /// How long a group commit took, in seconds.
@@ -351,6 +375,7 @@ impl Status {
             state: Mutex::new("starting"),
             systems: config.systems.iter().map(|s| SystemStatus::new(s.name.clone(), config.entities.len())).collect(),
             entities: config.entities.iter().map(|e| EntityStatus::new(&e.name)).collect(),
+            alerts: config.alerts.iter().map(|alert| AlertStatus::new(&alert.name)).collect(),
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: sync_times(),

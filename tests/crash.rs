@@ -4,14 +4,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use super::support::agent::Step;
 use super::support::servers::Kind;
-use super::support::soak;
 use super::support::traffic::{Traffic, entities, open_accounts};
 use super::support::world::World;
+use super::support::{seeded, soak};
 
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -19,13 +18,6 @@ async fn world(other: (&str, Kind)) -> World {
     let world = entities(World::of(&[("crm", Kind::Postgres17), other])).start().await;
     open_accounts(&world).await;
     world
-}
-
-/// A seed of its own each time, printed; `ANECHOIC_SEED` repeats one.
-fn seeded() -> StdRng {
-    let seed = std::env::var("ANECHOIC_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    eprintln!("ANECHOIC_SEED={seed}");
-    StdRng::seed_from_u64(seed)
 }
 
 /// One kill at each step while one system is written to, then the same from the other.

@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
+use super::support::agent::write_secret;
 use super::support::quarantine::{list, settled};
+use super::support::receiver::Receiver;
 use super::support::servers::{Kind, PASSWORD};
 use super::support::world::{Entity, Type, World};
 use super::support::{SOON, eventually};
@@ -27,6 +29,14 @@ fn row(id: u64) -> String {
 async fn neither_passwords_nor_values_are_said_by_anybody() {
     let log = tempfile::tempdir().unwrap();
     let file = log.path().join("anechoic.log");
+    let secret = log.path().join("secret");
+    write_secret(&secret, "planted secret");
+    let mut receiver = Receiver::new(1);
+    let keys = format!("secret_file = {secret:?}\nheaders = {{ Authorization = \"planted\" }}");
+    let alert = format!(
+        "[[alert]]\nname = \"ops\"\non = [\"conflict\", \"quarantine\"]\nwebhook = {:?}\n{keys}\n",
+        receiver.url("/planted?token=planted"),
+    );
     let mut world = World::of(&THREE)
         .proxied("shop")
         .entity(contact())
@@ -34,6 +44,7 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         .ddl("erp", "ALTER TABLE contact ADD CONSTRAINT named CHECK (name NOT LIKE '%forbidden%')")
         .ddl("crm", "CREATE UNIQUE INDEX one_email ON contact (email)")
         .ddl("erp", "CREATE UNIQUE INDEX one_email ON contact (email)")
+        .toml(&alert)
         .build()
         .await;
     world.setup().await;
@@ -77,13 +88,31 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         if states.iter().all(|state| state == "streaming") { Ok(()) } else { Err(format!("{states:?}")) }
     };
     eventually(SOON, tried).await;
+    // nobody, then one who refuses, then one who takes it
+    receiver.up().await;
+    receiver.always(400);
+    eventually(SOON, async || receiver.requests().first().map(drop).ok_or("nobody was told".into())).await;
+    receiver.always(0);
+    let told = async || match receiver.taken("/planted?token=planted").len() {
+        2.. => Ok(()),
+        count => Err(format!("{count} events have arrived")),
+    };
+    eventually(SOON, told).await;
     world.agent.run(&["load", "contact", "--dry-run"]).await;
 
     let mut said = String::new();
     for path in ["/", "/live", "/ready", "/metrics", "/status"] {
         said += &world.agent.get(path).await.unwrap().1;
     }
-    for command in [&["status"][..], &["status", "--json"], &["quarantine"], &["conflicts"], &["check"], &["verify"]] {
+    for command in [
+        &["status"][..],
+        &["status", "--json"],
+        &["quarantine"],
+        &["conflicts"],
+        &["check"],
+        &["verify"],
+        &["alert", "test"],
+    ] {
         let output = world.agent.command(command).await;
         said += &(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr));
     }
@@ -99,6 +128,11 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         lines.iter().any(|line| line["level"] == "TRACE") && logged.contains("conflict"),
         "it says next to nothing"
     );
+    for request in receiver.requests() {
+        assert!(request.is_signed_by("planted secret") && request.headers["authorization"] == "planted");
+        said += &String::from_utf8_lossy(&request.body);
+    }
+    assert!(logged.contains("an alert is refused") && said.contains("ops: webhook http"), "no word of alerts");
     assert!(said.contains("contact") && said.contains("anechoic_capture_changes_total"));
     let words = ["planted", "1999-09-09", PASSWORD, "pässword", "0000-00-10"];
     for (what, text) in [("the log", &logged), ("what was told", &said), ("stderr", &world.agent.log())] {

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod alerts;
 mod alter;
 mod answers;
 mod apply;

@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::admit::{Arbiter, DiskStore, Topology};
+use crate::alert;
 use crate::audit::keys::KeyIndex;
 use crate::change::{LoadMark, ResyncMark, ResyncState};
 use crate::config::Config;
@@ -98,6 +99,8 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     tokio::spawn(herald::announce(shown.subscribe(), stop.clone()));
     let result = loop {
         let (turn, status) = (stop.child_token(), shown.borrow().clone());
+        let journal = tokio::sync::watch::Sender::new(None);
+        let alerts = tokio::spawn(alert::run(config.clone(), status.clone(), journal.subscribe(), turn.clone()));
         let mut turning = Box::pin(turn_of(
             config.clone(),
             operator,
@@ -106,15 +109,22 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
             turn.clone(),
             stop.clone(),
             asking.clone(),
+            journal,
         ));
         let next = tokio::select! {
-            ended = &mut turning => break ended,
+            ended = &mut turning => {
+                turn.cancel();
+                let _ = alerts.await; // a panic ends the process
+                break ended;
+            }
             next = reload.next(&config) => next,
         };
         info!("the file is taken: the flows are made anew by it");
         turn.cancel();
         failpoint::pass("turn-ends");
-        if let Err(error) = turning.await {
+        let ended = turning.await;
+        let _ = alerts.await;
+        if let Err(error) = ended {
             break Err(error);
         }
         config = Arc::new(next);
@@ -135,6 +145,7 @@ async fn turn_of(
     stop: CancellationToken,
     leave: CancellationToken,
     reload: mpsc::Sender<reload::Asked>,
+    journal: tokio::sync::watch::Sender<alert::Current>,
 ) -> Result<()> {
     status.journal_head.set(operator.journal.head());
     status.journal_bytes.set(operator.journal.bytes());
@@ -142,7 +153,7 @@ async fn turn_of(
     let prepared = prepare::prepare(&config, &mut operator, &status, &stop).await?;
     let Some((plan, positions)) = prepared else { return Ok(()) };
     let paused = Arc::new(Paused::load(&config));
-    let agent = Agent { config, status, stop, leave, known: operator.journal.head(), paused, reload };
+    let agent = Agent { config, status, stop, leave, known: operator.journal.head(), paused, reload, current: journal };
     agent.run(plan, operator, positions, socket).await
 }
 
@@ -158,6 +169,8 @@ struct Agent {
     paused: Arc<Paused>,
     /// Has the file read again.
     reload: mpsc::Sender<reload::Asked>,
+    /// The journal that is written to, for those who outlast one wiring.
+    current: tokio::sync::watch::Sender<alert::Current>,
 }
 
 impl Agent {
@@ -259,6 +272,7 @@ impl Agent {
             stop: stop.clone(),
         });
         let index = KeyIndex::open(&config.agent.data_dir, &journal);
+        self.current.send_replace(Some((journal.clone(), journal.head())));
         // What the journal asks for comes before what a command may.
         let reserved = loads.reserve();
         Ok(Wiring {

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed or found something, 2 usage or configuration; with 2 ends `check`,
 //! too, where it found a configuration, server, grant or schema with which nothing may start.
 
+mod alert;
 mod audit;
 mod check;
 mod conflicts;
@@ -88,6 +89,8 @@ pub enum Command {
     Conflicts(ConflictsOptions),
     /// Take transactions back in all systems: what they changed becomes what it was before them
     Undo(UndoOptions),
+    /// Send a test event through the alerts of the configuration; exits 2 where one does not arrive
+    Alert(AlertOptions),
     /// Private throw-away servers, live traffic, and the agent between them
     Demo(DemoOptions),
 }
@@ -97,6 +100,25 @@ pub struct Print {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AlertOptions {
+    #[command(subcommand)]
+    pub action: AlertAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AlertAction {
+    /// One try each, from here, whether the agent runs or not
+    Test {
+        /// Only this one
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -488,6 +510,9 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::History(options) => history::history(&config, options).await,
         Command::Conflicts(options) => conflicts::conflicts(&config, options).await,
         Command::Undo(options) => undo::undo(&config, options).await,
+        Command::Alert(AlertOptions { action: AlertAction::Test { name, json } }) => {
+            alert::test(&config, name.as_deref(), json).await
+        }
         Command::Demo(_) => unreachable!("handled above"),
     })
 }

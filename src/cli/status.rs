@@ -74,6 +74,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         journal: JournalReport { head: 0, bytes: 0, error: None },
         systems: vec![],
         entities: vec![],
+        alerts: vec![],
         loads: vec![],
         verified: vec![],
         verification: None,

@@ -5,6 +5,7 @@
 //! nearest valid name. Passwords appear in no message and no `Debug`.
 
 mod address;
+mod outgoing;
 mod raw;
 pub mod units;
 mod validate;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::outgoing::{AlertConfig, AlertTarget, Form, WebhookConfig};
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
 use crate::normalize::dates::Dates;
@@ -30,6 +32,8 @@ pub struct Config {
     /// In order of authority.
     pub systems: Vec<SystemConfig>,
     pub entities: Vec<EntityConfig>,
+    /// Whom to tell when something is the matter.
+    pub alerts: Vec<AlertConfig>,
 }
 
 #[derive(Debug, Clone)]

@@ -4,11 +4,13 @@
 //! stops at the first mistake and an operator wants to see all of them in one run.
 
 mod conflicts;
+mod outgoing;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(super) use self::conflicts::{RawClash, RawConflicts};
+pub(super) use self::outgoing::{RawAlert, RawWebhook};
 use super::{ConfigError, nearest};
 use crate::normalize::dates::Special;
 
@@ -27,6 +29,7 @@ pub(super) struct RawConfig {
     pub audit: Option<RawAudit>,
     pub systems: Vec<RawSystem>,
     pub entities: Vec<RawEntity>,
+    pub alerts: Vec<RawAlert>,
 }
 
 #[derive(Debug)]
@@ -113,8 +116,8 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 10] = [
-    ("", &["agent", "journal", "verify", "audit", "system", "entity"]),
+pub(super) const KEYS: [(&str, &[&str]); 11] = [
+    ("", &["agent", "journal", "verify", "audit", "system", "entity", "alert"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
@@ -140,6 +143,24 @@ pub(super) const KEYS: [(&str, &[&str]); 10] = [
     ("entity.unique", &["policy", "template"]),
     ("entity.in", &["table", "role", "where", "columns", "ignore", "formerly"]),
     ("entity.in.columns", &["column", "format", "values", "formerly", "zero_date", "infinity", "minus_infinity"]),
+    (
+        "alert",
+        &[
+            "name",
+            "on",
+            "webhook",
+            "webhook_file",
+            "webhook_env",
+            "secret_file",
+            "secret_env",
+            "headers",
+            "ca_file",
+            "format",
+            "command",
+            "timeout",
+            "settle",
+        ],
+    ),
 ];
 
 fn keys_of(table: &str) -> &'static [&'static str] {
@@ -195,7 +216,8 @@ impl<'t> Reader<'t> {
         let systems = self.tables(&root, "system").iter().map(|s| self.system(s)).collect();
         let entities = self.tables(&root, "entity").iter().map(|s| self.entity(s)).collect();
         let audit = self.table(&root, "audit", "[audit]").map(|s| self.audit(&s));
-        Some(RawConfig { agent, journal, verify, audit, systems, entities })
+        let alerts = self.tables(&root, "alert").iter().map(|s| self.alert(s)).collect();
+        Some(RawConfig { agent, journal, verify, audit, systems, entities, alerts })
     }
 
     fn agent(&mut self, section: &Section<'_, '_>) -> RawAgent {

@@ -2,6 +2,7 @@
 //! parts fit together. Whatever needs a server's catalog is `normalize::resolve`'s business.
 
 mod conflicts;
+mod outgoing;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -42,6 +43,7 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
     let marker = marker(&raw.agent, reader);
     let systems = systems(&raw.systems, &marker, reader);
     let entities = entities(&raw.entities, &raw.systems, &systems, reader);
+    let alerts = outgoing::alerts(&raw.alerts, reader);
     if !reader.errors.is_empty() {
         return None;
     }
@@ -52,6 +54,7 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
         audit,
         systems: systems.into_iter().collect::<Option<_>>()?,
         entities,
+        alerts,
     })
 }
 

@@ -14,7 +14,7 @@ use super::health::readiness;
 use super::status::{Report, apply_lag, capture_lag, seconds, worst};
 use crate::change::Op;
 use crate::load::{Classes, Verdict};
-use crate::status::{EntityStatus, State, Status, SystemStatus};
+use crate::status::{AlertStatus, EntityStatus, State, Status, SystemStatus};
 use crate::telemetry::metric;
 
 pub fn render(status: &Status, max_lag: Duration, now: i64) -> String {
@@ -29,6 +29,7 @@ fn counters(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     capture(page, status, now);
     apply(page, status, now);
     entities(page, &status.entities);
+    alerts(page, &status.alerts);
     verified(page, &status.verdicts.lock().expect("never held across a panic"));
 }
 
@@ -233,6 +234,31 @@ fn entities(page: &mut Page, entities: &[EntityStatus]) {
     page.gauge(metric::ENTITY_LAST_CHANGE, "Commit time of the last change; absent before the first");
     for entity in entities.iter().filter(|e| e.last_change.get() != 0) {
         page.sample(metric::ENTITY_LAST_CHANGE, &[("entity", &entity.name)], seconds(entity.last_change.get()));
+    }
+}
+
+fn alerts(page: &mut Page, alerts: &[AlertStatus]) {
+    page.counter(metric::ALERTS_SENT, "Events of alerts that arrived");
+    for alert in alerts {
+        for (event, count) in [("firing", &alert.fired), ("resolved", &alert.resolved)] {
+            let labels = [("alert", &*alert.name), ("event", event)];
+            page.sample(metric::ALERTS_SENT, &labels, float(count.get()));
+        }
+    }
+    page.counter(metric::ALERTS_FAILURES, "Tries to deliver an event that did not arrive; it is tried again");
+    for alert in alerts {
+        page.sample(metric::ALERTS_FAILURES, &[("alert", &alert.name)], float(alert.failures.get()));
+    }
+    type Read = fn(&AlertStatus) -> i64;
+    let gauges: [(&str, &str, Read); 2] = [
+        (metric::ALERTS_FIRING, "Conditions of an alert that hold", |a| a.firing.get()),
+        (metric::ALERTS_PENDING, "Events that are still to be delivered", |a| a.pending.get()),
+    ];
+    for (name, help, read) in gauges {
+        page.gauge(name, help);
+        for alert in alerts {
+            page.sample(name, &[("alert", &alert.name)], read(alert) as f64);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Classes, LoadProgress, Verdict};
-use crate::status::{ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
+use crate::status::{AlertStatus, ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
 use crate::value::{MICROS_PER_DAY, civil_from_days};
 
 /// A log is heard of every few seconds even when nothing is written; longer silence is lag.
@@ -25,6 +25,9 @@ pub struct Report {
     /// The newest comparison of each entity that a command asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<LoadProgress>,
+    /// How what the configuration says of alerts is delivered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertReport>,
     /// What was found of all rows, last; where anything was, or will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Box<VerificationReport>>,
@@ -149,6 +152,31 @@ pub struct EntityReport {
     pub last_change: Option<String>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertReport {
+    pub name: String,
+    /// Conditions that hold.
+    pub firing: i64,
+    /// Events that are still to be delivered.
+    pub pending: i64,
+    pub delivered: u64,
+    /// Why the last try did not arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl AlertReport {
+    fn of(alert: &AlertStatus) -> Self {
+        AlertReport {
+            name: alert.name.clone(),
+            firing: alert.firing.get(),
+            pending: alert.pending.get(),
+            delivered: alert.fired.get() + alert.resolved.get(),
+            error: alert.error.lock().expect("never held across a panic").clone(),
+        }
+    }
+}
+
 impl Report {
     pub fn of(status: &Status, now: i64) -> Self {
         let head = status.journal_head.get();
@@ -164,6 +192,7 @@ impl Report {
             entities: status.entities.iter().map(EntityReport::of).collect(),
             loads: status.loads.lock().expect("never held across a panic").clone(),
             verified: status.verified.lock().expect("never held across a panic").clone(),
+            alerts: status.alerts.iter().map(AlertReport::of).collect(),
             verification: VerificationReport::of(status).map(Box::new),
         }
     }
@@ -325,7 +354,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::change::{Op, Operations, Outcome, Rule};
-    use crate::status::{Counter, Gauge};
+    use crate::status::{AlertStatus, Counter, Gauge};
 
     pub(crate) const NOW: i64 = 1_769_860_800_000_000;
 
@@ -358,6 +387,7 @@ pub(crate) mod tests {
             state: std::sync::Mutex::new("running"),
             systems: vec![system("crm", "postgresql", "15.18"), system("shop", "mysql", "9.7.0")],
             entities: vec![EntityStatus::new("contact")],
+            alerts: vec![AlertStatus::new("ops")],
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: crate::status::sync_times(),
@@ -496,6 +526,14 @@ pub(crate) mod tests {
       "rewritten": 0,
       "quarantined": 0,
       "last_change": "2026-01-31T12:00:00.000001Z"
+    }
+  ],
+  "alerts": [
+    {
+      "name": "ops",
+      "firing": 0,
+      "pending": 0,
+      "delivered": 0
     }
   ]
 }

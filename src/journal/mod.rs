@@ -178,6 +178,11 @@ impl Journal {
         self.0.id
     }
 
+    /// Whether both read what one writer writes; one that was opened anew is another.
+    pub fn is(&self, other: &Journal) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The last durable entry; 0 before the first.
     pub fn head(&self) -> Seq {
         *self.0.durable.borrow()

@@ -3,6 +3,7 @@
 //! - [`servers`]: the run's shared servers, a fresh database per test, private servers to kill;
 //! - [`proxy`]: a TCP proxy that stalls, cuts, refuses and answers too late;
 //! - [`quarantine`]: what the agent has set aside;
+//! - [`receiver`]: whoever takes webhooks, with trouble of its own;
 //! - [`recorded`]: a sink that writes down what a capture hands on;
 //! - [`agent`]: the real binary as a process, with its configuration and its port;
 //! - [`books`]: the counters that the port tells;
@@ -24,6 +25,7 @@ pub mod browser;
 pub mod certificates;
 pub mod proxy;
 pub mod quarantine;
+pub mod receiver;
 pub mod recorded;
 pub mod servers;
 pub mod traffic;
@@ -55,6 +57,13 @@ where
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
+}
+
+/// A seed of its own each time, printed; `ANECHOIC_SEED` repeats one.
+pub fn seeded() -> rand::rngs::StdRng {
+    let seed = std::env::var("ANECHOIC_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("ANECHOIC_SEED={seed}");
+    rand::SeedableRng::seed_from_u64(seed)
 }
 
 /// The long figures in full: `make soak`.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::control::Held;
-use crate::http::status::{EntityReport, PairReport, Report, SystemReport, VerdictReport};
+use crate::http::status::{AlertReport, EntityReport, PairReport, Report, SystemReport, VerdictReport};
 
 /// Held records that are named; of more the list tells.
 const HELD_SHOWN: usize = 5;
@@ -34,6 +34,11 @@ pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[
     }
     for verdict in report.verification.iter().flat_map(|verification| &verification.entities) {
         text += &verified(verdict);
+    }
+    for alert in report.alerts.iter().filter(|alert| alert.firing > 0 || alert.error.is_some()) {
+        let AlertReport { name, firing, pending, error, .. } = alert;
+        let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let _ = writeln!(text, "alert {name}: {firing} firing, {pending} to be delivered{error}");
     }
     let waiting: i64 = report.entities.iter().map(|entity| entity.waiting).sum();
     if waiting > 0 {
