@@ -21,6 +21,7 @@
 
 mod codec;
 mod disk;
+mod loose;
 mod open;
 mod reader;
 mod retention;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::change::{Entry, Micros, Record, SpoolRef};
@@ -47,6 +49,7 @@ use crate::schema::Schema;
 use disk::OnDisk;
 use segment::{Header, Key};
 
+pub use loose::{pack, unpack};
 pub use open::{Recovered, Torn, open};
 pub use reader::Reader;
 pub use retention::Retained;
@@ -120,6 +123,16 @@ pub struct Place {
     pub number: u64,
     /// The last entry before the frame.
     pub prev_seq: Seq,
+}
+
+/// The last frame of what was durable at one moment: what covers the journal up to there names it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
+    pub segment: u64,
+    pub offset: u64,
+    pub crc: u32,
+    /// The last entry.
+    pub seq: Seq,
 }
 
 /// Distance of two marks.
@@ -207,6 +220,12 @@ impl Journal {
     /// The same, from a place before it that was noted when it was passed.
     pub fn reader_at(&self, place: Place, from: Seq) -> Result<Reader> {
         Reader::at(self.0.clone(), place, from)
+    }
+
+    /// Everything behind a tip. `None`: the journal has no such frame, because it does not reach back or
+    /// forward to it, or because it is another one by now.
+    pub fn reader_behind(&self, tip: &Tip) -> Result<Option<Reader>> {
+        Reader::behind(self.0.clone(), tip)
     }
 
     /// One entry; `None` if the journal does not reach back or forward to it.

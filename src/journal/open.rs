@@ -187,6 +187,8 @@ pub(super) struct Tail {
     pub schemas: BTreeMap<u64, Arc<Schema>>,
     pub head: Seq,
     pub offset: u64,
+    /// Of the last frame, with its checksum.
+    pub last: (u64, u32),
     pub len: u64,
     pub next_frame: u64,
     pub sealed: bool,
@@ -203,6 +205,7 @@ fn recover(segment: &Arc<Segment>, file: &File) -> Result<Tail> {
         schemas: BTreeMap::new(),
         head: segment.header.prev_seq,
         offset: HEADER,
+        last: (HEADER, 0),
         len,
         next_frame: segment.header.first_frame,
         sealed: false,
@@ -219,6 +222,7 @@ fn recover(segment: &Arc<Segment>, file: &File) -> Result<Tail> {
                     .map_err(|what| damaged_entry(path, tail.offset, tail.head + 1, &what))?;
                 segment.mark(mark);
                 tail.head = head.last_seq;
+                tail.last = (tail.offset, head.crc);
                 tail.offset += head.size();
                 tail.next_frame += 1;
             }

@@ -14,7 +14,7 @@ use super::codec::{Decoder, Malformed, Names};
 use super::disk::OnDisk;
 use super::segment::{Bad, Cursor, FrameHead, HEADER, Kind, damaged_entry};
 use super::state::State;
-use super::{Mark, Place, Segment, Shared, too_old};
+use super::{Mark, Place, Segment, Shared, Tip, too_old};
 use crate::change::Record;
 use crate::error::Result;
 use crate::position::Seq;
@@ -67,6 +67,27 @@ impl Reader {
         drop(segments);
         let mark = Mark { prev_seq: place.prev_seq, offset: place.offset, number: place.number };
         Ok(Reader::begin(shared, segment, file, mark, from))
+    }
+
+    pub(super) fn behind(shared: Arc<Shared>, tip: &Tip) -> Result<Option<Reader>> {
+        let segments = shared.segments();
+        let found = segments.iter().find(|segment| segment.header.number == tip.segment).cloned();
+        let Some(segment) = found else { return Ok(None) };
+        let file = segment.open()?;
+        drop(segments);
+        let end = segment.end.load(Ordering::Acquire);
+        let mut cursor = Cursor::new(file, segment.key());
+        let frame = cursor.frame(tip.offset, end).on_disk("read", &segment.path)?;
+        let Some((head, _)) = frame.ok().filter(|(head, _)| head.crc == tip.crc && head.last_seq == tip.seq) else {
+            return Ok(None);
+        };
+        // A seal is read: it says where to go on.
+        let (offset, number) = match head.kind {
+            Kind::Seal => (tip.offset, head.number),
+            _ => (tip.offset + head.size(), head.number + 1),
+        };
+        let mark = Mark { prev_seq: tip.seq, offset, number };
+        Ok(Some(Reader::begin(shared, segment, cursor.file, mark, tip.seq + 1)))
     }
 
     fn begin(shared: Arc<Shared>, segment: Arc<Segment>, file: File, mark: Mark, from: Seq) -> Reader {

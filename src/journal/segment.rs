@@ -136,7 +136,7 @@ pub struct FrameHead {
     /// The last entry before this frame, and the last one in it.
     pub prev_seq: Seq,
     pub last_seq: Seq,
-    crc: u32,
+    pub crc: u32,
     len: u32,
     raw_len: u32,
     lz4: bool,
@@ -215,8 +215,8 @@ pub struct FrameSpec {
     pub last_seq: Seq,
 }
 
-/// Appends a frame to `out`, compressed where that saves an eighth or more.
-pub fn put_frame(out: &mut Vec<u8>, spec: FrameSpec, payload: &[u8], key: Key, compress: bool) {
+/// Appends a frame to `out`, compressed where that saves an eighth or more. Returns its checksum.
+pub fn put_frame(out: &mut Vec<u8>, spec: FrameSpec, payload: &[u8], key: Key, compress: bool) -> u32 {
     let start = out.len();
     out.resize(start + FRAME, 0);
     let lz4 = compress && payload.len() > COMPRESS_FROM && put_compressed(out, payload);
@@ -238,6 +238,7 @@ pub fn put_frame(out: &mut Vec<u8>, spec: FrameSpec, payload: &[u8], key: Key, c
     let crc = checksum(&out[start + 4..end], key);
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
     out.resize(start + padded(end - start), 0);
+    crc
 }
 
 /// False, and nothing appended, where compression does not pay.

@@ -19,7 +19,7 @@ use super::open::{Lock, Tail};
 use super::retention::{Aged, Retained, expired};
 use super::segment::{FRAME, FrameSpec, HEADER, Header, Kind, PAYLOAD_MAX, file_name, padded, put_frame};
 use super::state::State;
-use super::{Mark, Options, Segment, Shared, now};
+use super::{Mark, Options, Segment, Shared, Tip, now};
 use crate::change::{Micros, Record};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -61,6 +61,8 @@ pub struct Writer {
     head: Seq,
     next_frame: u64,
     durable_frame: u64,
+    /// Where the last frame stands, and its checksum.
+    last: (u64, u32),
     state: State,
     /// Schemas that this segment holds.
     schemas: HashSet<u64>,
@@ -101,6 +103,7 @@ impl Writer {
             head: tail.head,
             next_frame: tail.next_frame,
             durable_frame: tail.next_frame - 1,
+            last: tail.last,
             schemas: tail.schemas.keys().copied().collect(),
             state: tail.state,
             schema_size: (0, 0),
@@ -220,7 +223,8 @@ impl Writer {
         self.marks.push(Mark { prev_seq, offset, number: self.next_frame });
         let spec =
             FrameSpec { kind, number: self.next_frame, durable: self.durable_frame, prev_seq, last_seq: self.head };
-        put_frame(&mut self.pending, spec, payload, self.segment.key(), self.compress);
+        let crc = put_frame(&mut self.pending, spec, payload, self.segment.key(), self.compress);
+        self.last = (offset, crc);
         self.next_frame += 1;
     }
 
@@ -266,6 +270,13 @@ impl Writer {
         });
     }
 
+    /// Where the journal ends, all of which is durable; `None` while something is not.
+    pub fn tip(&self) -> Option<Tip> {
+        let (offset, crc) = self.last;
+        let synced = self.pending.is_empty() && self.block.is_empty();
+        synced.then(|| Tip { segment: self.segment.header.number, offset, crc, seq: self.head })
+    }
+
     /// Seals this segment and goes on in a new one with room for `needed` bytes.
     ///
     /// Everything appended so far is synced first, so the checkpoint says nothing that is not
@@ -296,6 +307,7 @@ impl Writer {
         (self.file, self.len, self.offset) = (created.file, created.len, created.offset);
         self.next_frame += 1;
         self.durable_frame = self.next_frame - 1;
+        self.last = (HEADER, created.crc);
         (self.sealed, self.raw_bytes) = (false, 0);
         let mut segments = self.shared.segments.write().expect("nobody panics while holding the segments");
         segments.push_back(self.segment.clone());
@@ -432,6 +444,8 @@ pub(super) struct Created {
     file: File,
     len: u64,
     offset: u64,
+    /// Of its checkpoint frame.
+    crc: u32,
 }
 
 /// A segment gets its name when its header and checkpoint are on disk.
@@ -452,7 +466,7 @@ pub(super) fn create_segment(
         prev_seq: header.prev_seq,
         last_seq: header.prev_seq,
     };
-    put_frame(&mut bytes, spec, checkpoint, header.key(), true);
+    let crc = put_frame(&mut bytes, spec, checkpoint, header.key(), true);
     let write = || {
         let file = disk::open_rw(&draft)?;
         disk::preallocate(&file, len.max(bytes.len() as u64 + RESERVE))?;
@@ -469,5 +483,5 @@ pub(super) fn create_segment(
     });
     let file = file.on_disk("create journal segment", &path)?;
     let len = file.metadata().on_disk("read", &path)?.len();
-    Ok(Created { path, file, len, offset: bytes.len() as u64 })
+    Ok(Created { path, file, len, offset: bytes.len() as u64, crc })
 }
