@@ -1,6 +1,7 @@
 //! The pure core in a simulated world: two to four in-memory systems, seeded interleavings of
 //! local writes, XA transactions, captures, syncs and appliers' steps, lost connections, refusing targets,
-//! crashes and restarts; then quiet, and all systems must be equal.
+//! crashes and restarts; then quiet, and all systems must be equal. A restart takes the arbiter from its last
+//! checkpoint, where there is one, and that must be what the whole journal makes of it.
 //!
 //! The arbiter, the batches and the steps are the ones that run against servers. A failure
 //! prints its seed: `ANECHOIC_SEED=n cargo test world` runs that schedule alone;
@@ -101,7 +102,7 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
         assert!(sum.differences > 500 && sum.waited > 100 && sum.by_hand > 100, "{sum:?}");
-        assert!(sum.side_effects > 100 && sum.decided > 1000, "{sum:?}");
+        assert!(sum.side_effects > 100 && sum.decided > 1000 && sum.restored > 1000, "{sum:?}");
     }
 }
 

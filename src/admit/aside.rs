@@ -28,10 +28,15 @@ impl Arbiter {
     }
 
     pub(super) fn hold(&mut self, system: SystemId, quarantined: &Quarantined) -> bool {
+        let numbers = self.numbers_of(quarantined);
+        self.holds.hold(system, quarantined, numbers)
+    }
+
+    /// Under which the index may know the key of a record.
+    pub(super) fn numbers_of(&self, quarantined: &Quarantined) -> Arc<[usize]> {
         let name = &quarantined.schema.entity(change_of(quarantined).entity).name;
         let layout = self.topology.schema.find(name).map(|entity| &self.layouts[entity.index()]);
-        let numbers = layout.map_or_else(|| Arc::from([0]), Layout::numbers);
-        self.holds.hold(system, quarantined, numbers)
+        layout.map_or_else(|| Arc::from([0]), Layout::numbers)
     }
 
     /// Retries that are due. Call every second or so.

@@ -7,7 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::index::{Slot, SlotStore};
+use super::index::{Slot, SlotStore, Slots};
 use crate::error::Result;
 use crate::position::Seq;
 use crate::schema::SystemId;
@@ -60,6 +60,11 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// What was copied, the oldest first.
+    pub fn lists(&self) -> impl Iterator<Item = (Slot, &[u128])> {
+        self.copies.iter().map(|copies| (copies.version, &copies.keys[..]))
     }
 
     /// The version that a row read from `reader` meets. What was copied from there itself it has.
@@ -115,8 +120,12 @@ impl SlotStore for Index {
         self.store.forget_below(floor, pinned)
     }
 
-    fn durable(&self) -> Seq {
-        self.store.durable()
+    fn slots(&self, floor: Seq, pinned: &HashSet<u128>) -> Slots {
+        self.store.slots(floor, pinned)
+    }
+
+    fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
+        self.store.fill(sorted)
     }
 
     fn len(&self) -> usize {

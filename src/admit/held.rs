@@ -75,12 +75,17 @@ impl Hold {
     }
 }
 
+/// First entry not seen, and the one whose marker ends that.
+pub(super) type Phases = Vec<(Seq, Option<Seq>)>;
+
 type HoldKey = (SystemId, u128);
 
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     live: BTreeMap<HoldKey, Hold>,
     pinned: HashSet<u128>,
+    /// Pinned besides, while the journal is replayed: what is held in the end.
+    kept: HashSet<u128>,
     /// Those with a rival that nobody has looked into.
     clashing: BTreeSet<HoldKey>,
 }
@@ -165,17 +170,60 @@ impl Holds {
     pub fn release(&mut self, system: SystemId, key: u128) -> Option<Hold> {
         let hold = self.live.remove(&(system, key))?;
         self.clashing.remove(&(system, key));
-        self.pinned.clear();
-        for ((_, key), hold) in &self.live {
-            let keys = [Some(*key), hold.rival.as_ref().map(|(_, key)| *key)].into_iter().flatten();
-            self.pinned.extend(keys.flat_map(|key| hold.numbers.iter().map(move |number| slot_key(key, *number))));
-        }
+        self.pin_anew();
         // It may have been in the way of others, as it was before.
         self.wake_rivals(key);
         let live = &self.live;
         let behind = |(of, hold): (&HoldKey, &Hold)| of.0 == system && hold.rival.as_ref().is_some_and(|r| r.1 == key);
         self.clashing.retain(|of| !live.get_key_value(of).is_some_and(behind));
         Some(hold)
+    }
+
+    fn pin_anew(&mut self) {
+        self.pinned.clone_from(&self.kept);
+        for ((_, key), hold) in &self.live {
+            let keys = [Some(*key), hold.rival.as_ref().map(|(_, key)| *key)].into_iter().flatten();
+            self.pinned.extend(keys.flat_map(|key| hold.numbers.iter().map(move |number| slot_key(key, *number))));
+        }
+    }
+
+    /// This key is held when the replay ends. Until then it may be released and held again, and what the
+    /// index has of it must not go in between.
+    pub fn keep(&mut self, key: u128, numbers: &[usize]) {
+        let keys = numbers.iter().map(|number| slot_key(key, *number));
+        self.kept.extend(keys.clone());
+        self.pinned.extend(keys);
+    }
+
+    /// The replay has ended, and the system's log has shown `seen`.
+    pub fn resume(&mut self, system: SystemId, seen: Seq) {
+        for hold in self.live.range_mut((system, 0)..=(system, u128::MAX)).map(|(_, hold)| hold) {
+            let last = hold.phases.pop();
+            hold.phases.retain(|phase| phase.until.is_none_or(|until| until > seen));
+            hold.phases.extend(last);
+        }
+        if !self.kept.is_empty() {
+            self.kept.clear();
+            self.pin_anew();
+        }
+    }
+
+    /// A hold as [`standing`](Self::standing) told it.
+    pub fn restore(&mut self, system: SystemId, quarantined: &Quarantined, phases: Phases, numbers: Arc<[usize]>) {
+        self.hold(system, quarantined, numbers);
+        let key = change_of(quarantined).key_hash;
+        let phases = phases.into_iter().map(|(held_seq, until)| Phase { held_seq, until });
+        if let Some(hold) = self.live.get_mut(&(system, key)) {
+            hold.phases = phases.collect();
+        }
+    }
+
+    /// Every hold with its phases.
+    pub fn standing(&self) -> impl Iterator<Item = (SystemId, &Quarantined, Phases)> {
+        self.live.iter().map(|((system, _), hold)| {
+            let phases = hold.phases.iter().map(|phase| (phase.held_seq, phase.until));
+            (*system, &hold.quarantined, phases.collect())
+        })
     }
 
     /// What is in the way of the change of a live record: both stay in the index until that is decided.

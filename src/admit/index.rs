@@ -5,11 +5,12 @@
 //! is harmless: its seq is at or below every later base, so it never makes a conflict. That
 //! is why forgetting may be lazy and needs no list of keys per entry.
 //!
-//! It is derived state: replaying the journal from where some system still is behind gives it
-//! back ([`super::Arbiter::replay`]).
+//! It is derived state: a checkpoint of it and what the journal has behind that, or all that the
+//! journal has from where some system still is behind, give it back ([`super::Arbiter::replay`]).
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::position::Seq;
@@ -96,7 +97,7 @@ pub fn added(slot: usize, origin: SystemId, everywhere: bool) -> usize {
     128 + slot * 512 + usize::from(origin.0) * 2 + usize::from(everywhere)
 }
 
-/// Where slots are kept: in memory, or on disk with a checkpoint.
+/// Where slots are kept: in memory, or on disk.
 pub trait SlotStore: Send {
     fn get(&mut self, key: u128) -> Result<Option<Slot>>;
 
@@ -106,13 +107,58 @@ pub trait SlotStore: Send {
     /// a system holds their key.
     fn forget_below(&mut self, floor: Seq, pinned: &HashSet<u128>) -> Result<()>;
 
-    /// Slots of entries up to this seq survive a restart; 0 where none do.
-    fn durable(&self) -> Seq;
+    /// What is there now, but what [`forget_below`](Self::forget_below) may forget: to be read elsewhere,
+    /// while this goes on.
+    fn slots(&self, floor: Seq, pinned: &HashSet<u128>) -> Slots;
+
+    /// Takes in what [`Slots::sorted`] gave, before anything else.
+    fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()>;
 
     fn len(&self) -> usize;
 
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Slots in the order of their keys, at most one of each.
+pub type Run = Box<dyn Iterator<Item = Result<(u128, Slot)>> + Send>;
+
+/// All slots of one moment.
+#[derive(Default)]
+pub struct Slots {
+    pub memory: Vec<(u128, Slot)>,
+    /// The newest first; what is in memory is newer than all.
+    pub runs: Vec<Run>,
+    /// Whoever made the runs keeps them readable meanwhile.
+    pub reading: Option<Arc<()>>,
+}
+
+impl Slots {
+    /// In the order of their keys; of each key the newest one.
+    pub fn sorted(self) -> impl Iterator<Item = Result<(u128, Slot)>> {
+        let Slots { mut memory, runs, reading } = self;
+        memory.sort_unstable_by_key(|(key, _)| *key);
+        let memory: Run = Box::new(memory.into_iter().map(Ok));
+        let mut sources: Vec<_> = std::iter::once(memory).chain(runs).map(Iterator::peekable).collect();
+        std::iter::from_fn(move || {
+            let _reading = &reading;
+            let mut least = None;
+            for (at, source) in sources.iter_mut().enumerate() {
+                match source.peek() {
+                    Some(Ok((key, _))) if least.is_none_or(|(_, of)| *key < of) => least = Some((at, *key)),
+                    Some(Err(_)) => return source.next(),
+                    _ => {}
+                }
+            }
+            let (at, key) = least?;
+            let found = sources[at].next();
+            let same = |source: &mut std::iter::Peekable<Run>| {
+                while source.next_if(|next| next.as_ref().is_ok_and(|(of, _)| *of == key)).is_some() {}
+            };
+            sources[at + 1..].iter_mut().for_each(same);
+            found
+        })
     }
 }
 
@@ -179,7 +225,7 @@ impl MemoryStore {
     }
 
     /// The slots of one shard, for a store that moves them elsewhere.
-    pub(super) fn slots_of(&self, shard: usize) -> impl Iterator<Item = (u128, Slot)> {
+    pub(super) fn slots_of(&self, shard: usize) -> impl Iterator<Item = (u128, Slot)> + '_ {
         self.shards[shard].iter().map(|(key, slot)| (key.whole(), Slot(*slot)))
     }
 
@@ -224,8 +270,18 @@ impl SlotStore for MemoryStore {
         Ok(())
     }
 
-    fn durable(&self) -> Seq {
-        0
+    fn slots(&self, floor: Seq, pinned: &HashSet<u128>) -> Slots {
+        let all = (0..SHARDS).flat_map(|shard| self.slots_of(shard));
+        let memory = all.filter(|(key, slot)| slot.seq() >= floor || pinned.contains(key)).collect();
+        Slots { memory, ..Slots::default() }
+    }
+
+    fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
+        for slot in sorted {
+            let (key, slot) = slot?;
+            self.put(key, slot)?;
+        }
+        Ok(())
     }
 
     fn len(&self) -> usize {

@@ -17,6 +17,7 @@
 mod aside;
 mod bodies;
 mod captured;
+pub mod checkpoint;
 mod copies;
 mod copy;
 mod decide;
@@ -184,6 +185,11 @@ impl Arbiter {
         self.head
     }
 
+    /// What the index holds.
+    pub fn slots(&self) -> usize {
+        self.store.len()
+    }
+
     /// The highest marker that the system's log has shown.
     pub fn seen(&self, system: SystemId) -> Seq {
         self.systems[system.index()].seen
@@ -221,12 +227,11 @@ impl Arbiter {
     }
 
     /// The first seq that must stay in the journal, for systems that have not shown it and for
-    /// a restart. Asked only when the journal has synced every base that was told here: after
+    /// a restart, also one without a checkpoint. Asked only when the journal has synced every base that was told here: after
     /// a restart the older ones count again.
     pub fn needed_from(&self) -> Seq {
-        let durable = self.store.durable();
-        let index = if durable > 0 { Some(durable + 1) } else { self.holds.oldest_held() };
-        self.floor().min(index.unwrap_or(Seq::MAX)).min(self.holds.oldest_retry().unwrap_or(Seq::MAX))
+        let held = self.holds.oldest_held().into_iter().chain(self.holds.oldest_retry());
+        held.fold(self.floor(), Seq::min)
     }
 
     /// Every system has seen all that is addressed to it below this.

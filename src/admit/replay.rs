@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::bodies::{inline, walk};
-use super::{Arbiter, Bodies, Slot, SlotStore, decide, index, slot_key};
-use crate::change::{Address, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Record, Verdict};
+use super::{Arbiter, Bodies, Slot, SlotStore, change_of, decide, index, slot_key};
+use crate::change::{
+    Address, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Quarantined, Record, Verdict,
+};
 use crate::error::Result;
 use crate::position::{Position, Seq};
 use crate::schema::{SystemId, SystemSet, Translation};
@@ -20,12 +22,23 @@ impl Arbiter {
         followed.settled = true;
     }
 
+    /// Before the replay: what is held when it ends. The index keeps all that it has of these keys.
+    pub fn keep_held(&mut self, held: &[Quarantined]) {
+        for quarantined in held {
+            let numbers = self.numbers_of(quarantined);
+            self.holds.keep(change_of(quarantined).key_hash, &numbers);
+        }
+    }
+
     /// Ends the replay. `head` counts where the oldest records are gone; the position records
     /// that the journal knows then are replayed like any other, before this. What comes out is
     /// to be appended.
     pub fn resume(&mut self, head: Seq) -> Vec<Record> {
         self.head = self.head.max(head);
-        self.systems.iter_mut().for_each(|followed| followed.settled = false);
+        for (index, followed) in self.systems.iter_mut().enumerate() {
+            followed.settled = false;
+            self.holds.resume(SystemId(index as u8), followed.seen);
+        }
         self.holds.wake();
         let mut records = self.waiting.orphaned(self.head);
         records.extend(self.waiting.parted(|key| self.holds.any_holds(key), self.head));

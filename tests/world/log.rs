@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anechoic::admit::{Bodies, image_in};
-use anechoic::change::{Body, Changes, Entry, Origin, Prepared, Record, SpoolRef};
+use anechoic::change::{Body, Changes, Entry, Origin, Prepared, Quarantined, Record, SpoolRef};
 use anechoic::error::Result;
 use anechoic::position::{Position, Seq};
 use anechoic::schema::Schema;
@@ -65,6 +65,22 @@ impl Log {
     /// Where a reader from entry `from` on begins.
     pub fn place(&self, from: Seq) -> usize {
         if from <= 1 { 0 } else { self.entries[from as usize - 2] + 1 }
+    }
+
+    /// The live quarantine records.
+    pub fn held(&self) -> Vec<Quarantined> {
+        let mut live = BTreeMap::new();
+        for record in self.snapshot.iter().chain(&self.records[self.dropped..]) {
+            match record {
+                Record::Quarantine(q) => {
+                    let key = Changes::new(&q.change).next().unwrap().key_hash;
+                    live.insert((q.system.clone(), key), q.clone());
+                }
+                Record::Released { system, key_hash, .. } => drop(live.remove(&(system.clone(), *key_hash))),
+                _ => {}
+            }
+        }
+        live.into_values().collect()
     }
 
     /// Drops what is not needed, as segments are dropped: positions and live quarantine

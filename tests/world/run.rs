@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use anechoic::admit::checkpoint::{Saved, verify};
 use anechoic::admit::{Admitted, Arbiter, Bugs, ByHand, MemoryStore, Topology};
 use anechoic::apply::batch::Routes;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
@@ -13,6 +14,7 @@ use anechoic::change::{
     Body, Captured, Change, ChangeWriter, Changes, Op, Prepared, Quarantined, Record, Rule, SpoolRef,
 };
 use anechoic::error::{Error, Result};
+use anechoic::journal::Tip;
 use anechoic::normalize::binding::Role;
 use anechoic::normalize::echo::{Echo, Watch};
 use anechoic::position::{Position, Seq};
@@ -66,6 +68,8 @@ pub struct Tally {
     /// Keys that were held when all had come to rest, and those of them that no conflict told of.
     pub left: u64,
     pub stuck: u64,
+    /// Restarts from a checkpoint.
+    pub restored: u64,
 }
 
 impl AddAssign for Tally {
@@ -87,6 +91,7 @@ impl AddAssign for Tally {
         self.clashes.iter_mut().zip(other.clashes).for_each(|(sum, n)| *sum += n);
         self.left += other.left;
         self.stuck += other.stuck;
+        self.restored += other.restored;
     }
 }
 
@@ -118,6 +123,10 @@ pub struct World {
     pub appliers: Vec<Option<Applier>>,
     pub arbiter: Arbiter,
     pub log: Log,
+    /// The arbiter's last checkpoint, and the records that it covers.
+    pub saved: Option<(Vec<u8>, usize)>,
+    /// When it is taken: apart, so that the schedules are what they are without it.
+    saving: Random,
     pub now: i64,
     pub value: i64,
     pub keys: usize,
@@ -200,6 +209,8 @@ impl World {
             captures: vec![Capture::default(); count],
             appliers: Vec::new(),
             log: Log { schema: Some(schema.clone()), ..Log::default() },
+            saved: None,
+            saving: Random(seed ^ 0x5eed),
             random,
             planted,
             schema,
@@ -268,6 +279,9 @@ impl World {
 
     fn step(&mut self) -> std::result::Result<(), String> {
         self.now += 50_000;
+        if self.saving.percent(3) {
+            self.save()?;
+        }
         if self.loads && self.random.percent(10) {
             return self.load();
         }
@@ -779,9 +793,10 @@ impl World {
             }
             system.open = None;
         }
-        self.arbiter = arbiter(&self.systems, &self.names, &self.schema, &self.rules, self.planted);
+        self.arbiter = self.fresh();
         let mut at = vec![Capture::default(); self.systems.len()];
         self.prepared.clear();
+        let held = self.log.held();
         for record in self.log.snapshot.iter().chain(&self.log.records[self.log.dropped..]) {
             self.arbiter.replay(record, &self.log).map_err(|e| e.full())?;
             undecided(&mut self.prepared, record);
@@ -791,6 +806,7 @@ impl World {
             at[system] = Capture { at: *index as usize, base };
         }
         let orphans = self.arbiter.resume(self.log.head());
+        self.restore(&held, &at, &orphans)?;
         self.log.append(orphans);
         self.captures = at;
         self.chunk = None;
@@ -802,6 +818,56 @@ impl World {
             }
         }
         self.start_appliers();
+        Ok(())
+    }
+
+    /// An arbiter that knows nothing yet.
+    fn fresh(&self) -> Arbiter {
+        arbiter(&self.systems, &self.names, &self.schema, &self.rules, self.planted)
+    }
+
+    /// As the desk does it: when the journal has all that the arbiter was told.
+    fn save(&mut self) -> std::result::Result<(), String> {
+        self.record_positions();
+        self.log.durable = self.log.records.len();
+        let mut bytes = Vec::new();
+        let checkpoint = self.arbiter.checkpoint().map_err(|e| e.full())?;
+        checkpoint.write(1, &Tip::default(), &mut bytes).map_err(|e| e.full())?;
+        self.saved = Some((bytes, self.log.durable));
+        Ok(())
+    }
+
+    /// The arbiter from its last checkpoint, which must be what the whole journal makes of it, in place of
+    /// that one.
+    fn restore(&mut self, held: &[Quarantined], at: &[Capture], told: &[Record]) -> std::result::Result<(), String> {
+        let Some((bytes, covered)) = &self.saved else { return Ok(()) };
+        let mut arbiter = self.fresh();
+        for (system, capture) in at.iter().enumerate() {
+            let position = Position::Memory { index: capture.at as u64 };
+            arbiter.follow(SystemId(system as u8), position, capture.base, "".into());
+        }
+        arbiter.keep_held(held);
+        verify(&bytes[..]).map_err(|e| e.full())?;
+        arbiter.restore(Saved::open(&bytes[..]).map_err(|e| e.full())?).map_err(|e| e.full())?;
+        for conflict in self.arbiter.conflicts() {
+            arbiter.replay(&Record::Conflict(conflict.clone()), &self.log).map_err(|e| e.full())?;
+        }
+        for record in &self.log.records[*covered..] {
+            arbiter.replay(record, &self.log).map_err(|e| e.full())?;
+        }
+        let records = arbiter.resume(self.log.head());
+        let mut whole = self.fresh();
+        for record in &self.log.records {
+            whole.replay(record, &self.log).map_err(|e| e.full())?;
+        }
+        whole.resume(self.log.head());
+        let [here, whole] = [&arbiter, &whole].map(|arbiter| arbiter.state().map_err(|e| e.full()));
+        if let Some(what) = here?.differs(&whole?) {
+            return Err(format!("from its checkpoint the arbiter has another state: {what}"));
+        }
+        ensure!(records.len() == told.len(), "from its checkpoint the arbiter tells {records:?}, and not {told:?}");
+        self.tally.restored += 1;
+        self.arbiter = arbiter;
         Ok(())
     }
 
