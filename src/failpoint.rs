@@ -81,6 +81,13 @@ pub fn lock_patience(given: std::time::Duration) -> std::time::Duration {
     given
 }
 
+/// How much is journaled between two checkpoints of the index, at least: the given bytes, or
+/// `ANECHOIC_CHECKPOINT_EVERY` of them.
+pub fn checkpoint_every(given: u64) -> u64 {
+    let wanted = || std::env::var("ANECHOIC_CHECKPOINT_EVERY").ok()?.parse().ok();
+    if cfg!(feature = "failpoints") { wanted().unwrap_or(given) } else { given }
+}
+
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn pass(_step: &str) {}

@@ -14,6 +14,7 @@ mod books;
 mod capture_mysql;
 mod capture_postgres;
 mod catalogue;
+mod checkpoint;
 mod clash;
 mod commit;
 mod conflict;

@@ -11,10 +11,13 @@
 //! clock ──────Tick─────▶ └──────┘
 //! ```
 
+mod checkpoint;
 mod copying;
 mod person;
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,20 +26,21 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use self::checkpoint::{Checkpoints, weight};
 use self::person::Told;
 pub use self::person::{Person, Undo};
+use self::start::{Start, Started};
 use super::chunks::{Chunks, Copying, Outcome};
 use crate::admit::{Admitted, Arbiter, Bodies, image_in};
 use crate::apply::applier::{Ask, Holding};
 use crate::change::{
-    Address, Body, Captured, ChangeWriter, Changes, Conflicted, Entry, Micros, Prepared, Quarantined, Record, Refused,
-    SpoolRef,
+    Address, Body, Captured, ChangeWriter, Changes, Entry, Micros, Prepared, Quarantined, Record, Refused, SpoolRef,
 };
 use crate::config::JournalConfig;
 use crate::control::Treated;
 use crate::error::{Error, Recovery, Result};
 use crate::failpoint;
-use crate::journal::{Journal, PositionRecord, Writer};
+use crate::journal::{Journal, PositionRecord, Recovered, Writer};
 use crate::normalize::Collected;
 use crate::position::{Position, Seq};
 use crate::schema::{Schema, SystemId, Translation};
@@ -241,11 +245,14 @@ pub struct Desk {
     /// Entries below may go. Of when every marker that the arbiter had seen was on disk: a
     /// restart begins at the bases of the journal, and needs all that they have not seen.
     needed_from: Seq,
+    checkpoints: Checkpoints,
     waiting: Vec<Waiting>,
     told: Told,
     /// Being read by loads.
     chunks: Chunks,
     appended: bool,
+    /// A second has passed.
+    ticked: bool,
     /// The first side effect of applying since the flows were made.
     first_hop: Option<Seq>,
     bytes: usize,
@@ -258,47 +265,33 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Replays the journal into the arbiter: from the first entry that some system's log has
-    /// not shown, or all of it while keys are held. What is older, every system has seen.
+    /// The arbiter knows again what the journal knows: see [`Start`]. `make` makes one that knows nothing;
+    /// `checkpoint` is where its index is written now and then.
     pub fn open(
-        mut arbiter: Arbiter,
+        make: &dyn Fn() -> Result<Arbiter>,
+        checkpoint: PathBuf,
         writer: Writer,
         journal: Journal,
         schema: Arc<Schema>,
         mut systems: Vec<SystemDesk>,
-        held: Vec<Quarantined>,
-        conflicts: Vec<Conflicted>,
-        prepared: Vec<Prepared>,
+        recovered: Recovered,
         status: Arc<Status>,
         retention: JournalConfig,
     ) -> Result<Self> {
-        let started = Instant::now();
         let archive = Archive { journal, schema, fresh: Vec::new() };
-        let seen = systems.iter().filter(|system| system.receives).map(|system| system.at.base);
-        let unseen = seen.min().unwrap_or(archive.journal.head()) + 1;
-        // What a held key lowers can go back further than its live record says.
-        let from = if held.is_empty() { unseen.max(archive.journal.oldest()) } else { archive.journal.oldest() };
-        for (index, system) in systems.iter().enumerate() {
-            let PositionRecord { position, base, identity } = system.at.clone();
-            arbiter.follow(SystemId(index as u8), position, base, identity);
-        }
-        for record in held {
-            arbiter.replay(&Record::Quarantine(record), &archive)?;
-        }
-        for conflict in conflicts {
-            arbiter.replay(&Record::Conflict(conflict), &archive)?;
-        }
-        let mut reader = archive.journal.reader(from)?;
-        while let Some(record) = reader.next()? {
-            arbiter.replay(&record, &archive)?;
-        }
-        let mut recast = arbiter.resume(archive.journal.head());
-        info!(
-            head = archive.journal.head(),
-            from,
-            elapsed_ms = started.elapsed().as_millis() as u64,
-            "journal replayed"
-        );
+        let mut checkpoints = Checkpoints::new(checkpoint);
+        let Recovered { quarantined: held, conflicts, prepared, .. } = recovered;
+        let start = Start {
+            make,
+            archive: &archive,
+            systems: &systems,
+            held: &held,
+            conflicts: &conflicts,
+            checkpoint: checkpoints.path(),
+            every: checkpoints.every,
+        };
+        let Started { arbiter, told: mut recast, replayed, .. } = start.run()?;
+        checkpoints.since = replayed;
         let needed_from = arbiter.needed_from();
         for prepared in prepared {
             let Some(system) = systems.iter_mut().find(|system| system.name == prepared.system) else { continue };
@@ -318,10 +311,12 @@ impl Desk {
             retention,
             retained_at: Instant::now(),
             needed_from,
+            checkpoints,
             waiting: Vec::new(),
             told: Told::default(),
             chunks,
             appended: false,
+            ticked: false,
             first_hop: None,
             bytes: 0,
             dropped: Vec::new(),
@@ -357,6 +352,7 @@ impl Desk {
             error!(error = %error.full(), "the journal cannot go on");
         }
         result?;
+        self.checkpoint_at_the_end()?;
         self.writer.close().map(drop)
     }
 
@@ -374,6 +370,9 @@ impl Desk {
             self.decide_clashes()?;
             self.record_positions(false)?;
             self.commit()?;
+            if std::mem::take(&mut self.ticked) {
+                self.checkpoint_if_due()?;
+            }
         }
         self.record_positions(true)?;
         self.commit()
@@ -424,6 +423,7 @@ impl Desk {
                 }
                 let records = self.arbiter.tick(now());
                 self.append(records)?;
+                self.ticked = true;
                 self.retain()
             }
         }
@@ -579,6 +579,7 @@ impl Desk {
             }
             self.patiently(|writer| writer.append(&record))?;
             self.appended = true;
+            self.checkpoints.since += weight(&record);
             match &record {
                 Record::Conflict(conflict) => {
                     if failpoint::kills_at("conflict-written") {
@@ -753,3 +754,6 @@ impl Desk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,25 +229,28 @@ impl Agent {
         let systems =
             systems.map(|((system, name), at)| SystemDesk::new(name.clone(), at, receives(model, system))).collect();
         let topology = Topology::new(names, model.schema.clone(), &model.bindings, &model.rules);
-        let index = DiskStore::new(config.agent.data_dir.join("index"))?;
-        let arbiter = Arbiter::new(topology, Box::new(index));
+        let data_dir = &config.agent.data_dir;
+        let arbiter = || {
+            let index = DiskStore::new(data_dir.join("index"))?;
+            Ok(Arbiter::new(topology.clone(), Box::new(index)))
+        };
         let Operator { writer, journal, recovered } = operator;
+        let (marks, unplaced) = (recovered.loads.clone(), recovered.resyncs.clone());
         let desk = Desk::open(
-            arbiter,
+            &arbiter,
+            data_dir.join("index.checkpoint"),
             writer,
             journal.clone(),
             model.schema.clone(),
             systems,
-            recovered.quarantined,
-            recovered.conflicts,
-            recovered.prepared,
+            recovered,
             self.status.clone(),
             config.journal.clone(),
         )?;
         let resyncs: Vec<Option<ResyncMark>> = config
             .systems
             .iter()
-            .map(|system| recovered.resyncs.iter().find(|mark| mark.system == system.name).cloned())
+            .map(|system| unplaced.iter().find(|mark| mark.system == system.name).cloned())
             .collect();
         let absent: Vec<bool> = resyncs.iter().map(|mark| mark.as_ref().is_some_and(is_absent)).collect();
         let comparing = |mark: &ResyncMark| mark.state == ResyncState::Placed && mark.causal;
@@ -275,19 +278,7 @@ impl Agent {
         self.current.send_replace(Some((journal.clone(), journal.head())));
         // What the journal asks for comes before what a command may.
         let reserved = loads.reserve();
-        Ok(Wiring {
-            journal,
-            desk,
-            sender,
-            inbox,
-            stop,
-            loads,
-            reserved,
-            marks: recovered.loads,
-            resyncs,
-            gates,
-            index,
-        })
+        Ok(Wiring { journal, desk, sender, inbox, stop, loads, reserved, marks, resyncs, gates, index })
     }
 
     fn positions(&self, operator: &Operator) -> Result<Vec<PositionRecord>> {

@@ -18,6 +18,9 @@ pub enum Step {
     AfterTargetCommit,
     /// A conflict is on disk, its entry is not.
     ConflictWritten,
+    /// The index checkpoint is on disk, without its name; and with it.
+    BeforeCheckpointRename,
+    AfterCheckpointRename,
 }
 
 impl Step {
@@ -31,6 +34,8 @@ impl Step {
             Step::BeforeTargetCommit => "before-target-commit",
             Step::AfterTargetCommit => "after-target-commit",
             Step::ConflictWritten => "conflict-written",
+            Step::BeforeCheckpointRename => "before-checkpoint-rename",
+            Step::AfterCheckpointRename => "after-checkpoint-rename",
         }
     }
 }
