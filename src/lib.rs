@@ -16,6 +16,7 @@
 
 pub mod error;
 pub mod failpoint;
+pub mod file;
 pub mod finding;
 pub mod value;
 pub mod charset;
@@ -46,6 +47,7 @@ pub mod control;
 pub mod http;
 pub mod webhook;
 pub mod alert;
+pub mod feed;
 pub mod telemetry;
 pub mod notify;
 pub mod shutdown;

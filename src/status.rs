@@ -330,6 +330,51 @@ impl AlertStatus {
     }
 }
 
+/// How far others have been told of an entity's changes.
+#[derive(Debug, Default)]
+pub struct NotifyStatus {
+    pub name: String,
+    pub entity: String,
+    /// The first entry that is not told, or was not looked at.
+    pub at: Counter,
+    /// The same, as it is on disk: the journal keeps what is from there on. 0: not known yet.
+    pub kept_from: Counter,
+    /// Changes and requests that arrived.
+    pub changes: Counter,
+    pub requests: Counter,
+    /// Tries that did not arrive.
+    pub failures: Counter,
+    /// Commit time of the oldest change that is being told, µs; 0 when there is none.
+    pub oldest_pending: Gauge,
+    /// Entries that the journal dropped before they were told, and when that was seen last, µs.
+    pub lost: Counter,
+    pub lost_at: Gauge,
+    /// Why the last try did not arrive.
+    pub error: Mutex<Option<String>>,
+}
+
+impl NotifyStatus {
+    pub fn new(name: &str, entity: &str) -> Self {
+        NotifyStatus { name: name.to_owned(), entity: entity.to_owned(), ..NotifyStatus::default() }
+    }
+
+    /// Entries that are not told, or were not looked at. `head`: the journal's.
+    pub fn pending(&self, head: u64) -> u64 {
+        match self.at.get() {
+            0 => 0,
+            at => (head + 1).saturating_sub(at),
+        }
+    }
+
+    /// Age of the oldest change that is being told, µs.
+    pub fn lag(&self, now: i64) -> i64 {
+        match self.oldest_pending.get() {
+            0 => 0,
+            oldest => (now - oldest).max(0),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Status {
     pub agent: String,
@@ -342,6 +387,7 @@ pub struct Status {
     pub systems: Vec<SystemStatus>,
     pub entities: Vec<EntityStatus>,
     pub alerts: Vec<AlertStatus>,
+    pub notifies: Vec<NotifyStatus>,
     pub journal_head: Counter,
     pub journal_bytes: Counter,
     /// How long a group commit took, in seconds.
@@ -376,6 +422,7 @@ impl Status {
             systems: config.systems.iter().map(|s| SystemStatus::new(s.name.clone(), config.entities.len())).collect(),
             entities: config.entities.iter().map(|e| EntityStatus::new(&e.name)).collect(),
             alerts: config.alerts.iter().map(|alert| AlertStatus::new(&alert.name)).collect(),
+            notifies: config.notifies.iter().map(|n| NotifyStatus::new(&n.name, &n.entity)).collect(),
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: sync_times(),

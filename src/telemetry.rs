@@ -168,6 +168,14 @@ pub mod metric {
     pub const ALERTS_FIRING: &str = "anechoic_alerts_firing";
     pub const ALERTS_PENDING: &str = "anechoic_alerts_pending_events";
 
+    /// Per part of the configuration that has others told of changes, and its entity.
+    pub const NOTIFY_CHANGES: &str = "anechoic_notify_changes_total";
+    pub const NOTIFY_REQUESTS: &str = "anechoic_notify_requests_total";
+    pub const NOTIFY_FAILURES: &str = "anechoic_notify_failed_attempts_total";
+    pub const NOTIFY_LOST: &str = "anechoic_notify_lost_entries_total";
+    pub const NOTIFY_PENDING: &str = "anechoic_notify_pending_entries";
+    pub const NOTIFY_LAG: &str = "anechoic_notify_lag_seconds";
+
     /// Of the newest comparison of an entity: how a system's rows compare with the authority's.
     pub const VERIFY_COMPARED: &str = "anechoic_verify_compared_rows";
     pub const VERIFY_MISSING: &str = "anechoic_verify_missing_rows";

@@ -34,6 +34,7 @@ mod log_forms;
 mod mapping;
 mod matrix;
 mod monitoring;
+mod notifications;
 mod operate;
 mod outage;
 mod person;

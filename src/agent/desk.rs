@@ -731,10 +731,15 @@ impl Desk {
         self.drop_old()
     }
 
+    /// What others are still to be told of.
+    fn wanted_from(&self) -> Seq {
+        self.status.notifies.iter().map(|notify| notify.kept_from.get()).min().unwrap_or(Seq::MAX)
+    }
+
     /// Drops what nobody needs; waits while the journal is full and nothing may go.
     fn drop_old(&mut self) -> Result<()> {
         self.retained_at = Instant::now();
-        let retained = self.writer.retain(self.needed_from, now(), self.retention.retention)?;
+        let retained = self.writer.retain(self.needed_from, self.wanted_from(), now(), self.retention.retention)?;
         self.status.journal_bytes.set(self.archive.journal.bytes());
         if retained.freed > 0 {
             info!(bytes = retained.freed, "old journal segments dropped");

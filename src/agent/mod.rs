@@ -51,6 +51,7 @@ use crate::config::Config;
 use crate::control::{self, Socket, mask};
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::feed;
 use crate::http;
 use crate::journal::{Journal, PositionRecord};
 use crate::normalize::binding::Role;
@@ -374,6 +375,11 @@ impl Agent {
         }
         tasks.spawn(archive::index(index, journal.clone(), stop.clone()));
         tasks.spawn(archive::ledger(config.clone(), journal.clone(), stop.clone()));
+        for index in 0..config.notifies.len() {
+            let name = &config.notifies[index].name;
+            let feed = feed::run(config.clone(), index, journal.clone(), hops_from + 1, status.clone(), stop.clone());
+            tasks.spawn(feed.instrument(info_span!("notify", notify = %name)));
+        }
         tasks.spawn(summary::tell(status.clone(), stop.clone()));
         tasks.spawn(tick(sender, stop.clone()));
         let due = loads.due(&marks);

@@ -3,16 +3,14 @@
 //! the rest: an event is there before it is first sent, and is sent until it has arrived.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::watch::Watch;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::file;
 use crate::position::Seq;
 
 const VERSION: u32 = 1;
@@ -59,27 +57,8 @@ impl Book {
 
     /// On disk when it returns.
     pub fn save(&self, data_dir: &Path) -> Result<()> {
-        save(&path(data_dir), &serde_json::to_vec(self).expect("events are plain data"))
+        file::replace(&path(data_dir), &serde_json::to_vec(self).expect("events are plain data"))
     }
-}
-
-/// In place of what was there, whole or not at all; for the agent's user alone.
-pub fn save(path: &Path, text: &[u8]) -> Result<()> {
-    let fresh = path.with_extension("json.new");
-    let written = || {
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)?;
-        File::open(path.parent().expect("it lies in data_dir"))?.sync_all()
-    };
-    written().map_err(|error: std::io::Error| {
-        Error::stop(
-            format!("cannot write {}: {error}", path.display()),
-            "data_dir must be writable by the agent's user, and its disk have space",
-        )
-        .because(error)
-    })
 }
 
 #[cfg(test)]

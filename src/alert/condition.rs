@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::{nearest, units};
 use crate::http::status::{apply_lag, capture_lag, worst};
-use crate::status::{State, Status, SystemStatus};
+use crate::status::{NotifyStatus, State, Status, SystemStatus};
 
 #[derive(Debug, Clone)]
 pub struct Condition {
@@ -44,10 +44,14 @@ pub enum Kind {
     VerifyDifference,
     /// It came to no end.
     VerifyFailed,
+    /// Others are told of changes so much later.
+    NotifyLag(Duration),
+    /// The journal had to drop what was not told.
+    NotifyLost,
 }
 
 /// Name, and an example of its limit.
-const NAMES: [(&str, Option<&str>); 11] = [
+const NAMES: [(&str, Option<&str>); 13] = [
     ("stopped", None),
     ("unreachable", Some("5m")),
     ("lag", Some("60s")),
@@ -59,7 +63,12 @@ const NAMES: [(&str, Option<&str>); 11] = [
     ("quarantine", None),
     ("verify_difference", None),
     ("verify_failed", None),
+    ("notify_lag", Some("5m")),
+    ("notify_lost", None),
 ];
+
+/// µs
+const LOST_TOLD_FOR: i64 = 86_400_000_000;
 
 /// What it is the matter with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +76,8 @@ pub enum Subject {
     Agent,
     System(String),
     Entity(String),
+    /// Who is told of changes.
+    Notify(String),
 }
 
 /// What a look found.
@@ -104,6 +115,7 @@ impl Condition {
         let kind = match name {
             "unreachable" => Kind::Unreachable(time()?),
             "lag" => Kind::Lag(time()?),
+            "notify_lag" => Kind::NotifyLag(time()?),
             "retained_wal" => Kind::RetainedWal(size()?),
             "journal" => Kind::Journal(size()?),
             "quarantine" => {
@@ -116,7 +128,8 @@ impl Condition {
             "conflict" => Kind::Conflict,
             "conflict_waiting" => Kind::ConflictWaiting,
             "verify_difference" => Kind::VerifyDifference,
-            _ => Kind::VerifyFailed,
+            "verify_failed" => Kind::VerifyFailed,
+            _ => Kind::NotifyLost,
         };
         let text = limit.map_or_else(|| name.to_owned(), |limit| format!("{name} > {limit}"));
         Ok(Condition { kind, text })
@@ -171,10 +184,30 @@ impl Condition {
             Kind::Quarantine(limit) => {
                 entities(&|index| status.entities[index].quarantined.get(), limit, "records are in quarantine")
             }
+            Kind::NotifyLag(limit) => notifies(status, &|notify| {
+                let lag = notify.lag(now);
+                above(lag.unsigned_abs(), u64::try_from(limit.as_micros()).unwrap_or(u64::MAX), || {
+                    let error = notify.error.lock().expect("never held across a panic").clone().unwrap_or_default();
+                    format!("{} is told of changes {} s late: {error}", notify.name, lag / 1_000_000)
+                })
+            }),
+            // Nothing mends it: it is over when everybody has heard of it.
+            Kind::NotifyLost => notifies(status, &|notify| match notify.lost_at.get() {
+                at if at > now - LOST_TOLD_FOR => Look::Holds(format!(
+                    "{} entries had to leave the full journal before {} was told of them",
+                    notify.lost.get(),
+                    notify.name
+                )),
+                _ => Look::Clear,
+            }),
             Kind::VerifyDifference => compared(status, &["same", "repaired"], "different"),
             Kind::VerifyFailed => compared(status, &["same", "repaired", "different"], "failed"),
         }
     }
+}
+
+fn notifies(status: &Status, look: &dyn Fn(&NotifyStatus) -> Look) -> Vec<(Subject, Look)> {
+    status.notifies.iter().map(|notify| (Subject::Notify(notify.name.clone()), look(notify))).collect()
 }
 
 fn above(value: u64, limit: u64, text: impl FnOnce() -> String) -> Look {

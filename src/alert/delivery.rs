@@ -142,6 +142,7 @@ mod tests {
             condition: "lag > 60s".into(),
             system: Some("crm".into()),
             entity: None,
+            notify: None,
             message: "crm is 83 s behind".into(),
             since: Some("2026-01-31T12:00:00.000001Z".into()),
             at: Some("2026-01-31T12:00:00.000001Z".into()),

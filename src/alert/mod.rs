@@ -251,6 +251,7 @@ pub async fn try_each(config: &Config, alerts: &[&AlertConfig]) -> Vec<Tried> {
             condition: "test".into(),
             system: None,
             entity: None,
+            notify: None,
             message: "a test, sent by a person: nothing is the matter".into(),
             since: at.clone(),
             at,

@@ -50,6 +50,8 @@ pub struct Event {
     pub system: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
     /// For people.
     pub message: String,
     /// When the condition began to hold, and when this came to be.
@@ -66,6 +68,8 @@ struct Active {
     condition: String,
     system: Option<String>,
     entity: Option<String>,
+    #[serde(default)]
+    notify: Option<String>,
     incident: String,
     since: Micros,
     message: String,
@@ -74,6 +78,18 @@ struct Active {
     /// Not seen since then. Seen anew after a restart.
     #[serde(skip)]
     absent: Option<Micros>,
+}
+
+impl Subject {
+    /// System, entity, notification: one of them, or none.
+    fn names(&self) -> (Option<String>, Option<String>, Option<String>) {
+        match self {
+            Subject::Agent => (None, None, None),
+            Subject::System(name) => (Some(name.clone()), None, None),
+            Subject::Entity(name) => (None, Some(name.clone()), None),
+            Subject::Notify(name) => (None, None, Some(name.clone())),
+        }
+    }
 }
 
 /// A condition that has to hold for some time before it counts.
@@ -139,7 +155,7 @@ impl Watch {
         changed |= self.settle(&seen, moment);
         for (condition, subject, since, count, message) in begun {
             changed = true;
-            self.begin(condition, subject, since, count, message, moment);
+            self.begin(condition, &subject, since, count, message, moment);
         }
         changed
     }
@@ -171,19 +187,15 @@ impl Watch {
     fn begin(
         &mut self,
         condition: String,
-        subject: Subject,
+        subject: &Subject,
         since: Micros,
         count: u64,
         message: String,
         moment: &mut Moment<'_>,
     ) {
-        let (system, entity) = match subject {
-            Subject::Agent => (None, None),
-            Subject::System(name) => (Some(name), None),
-            Subject::Entity(name) => (None, Some(name)),
-        };
+        let (system, entity, notify) = subject.names();
         let incident = (moment.name)();
-        let mut active = Active { condition, system, entity, incident, since, message, count, absent: None };
+        let mut active = Active { condition, system, entity, notify, incident, since, message, count, absent: None };
         // Nobody has heard that it was over: it never was. The first one may be on its way.
         let over = |event: &Event| event.event == What::Resolved && active.is_of(event);
         let again = self.pending.iter().rposition(over).filter(|at| *at > 0 && self.pending.len() > PENDING_MAX);
@@ -201,16 +213,13 @@ impl Watch {
 
 impl Active {
     fn is(&self, condition: &str, subject: &Subject) -> bool {
-        let of = match subject {
-            Subject::Agent => (None, None),
-            Subject::System(name) => (Some(name), None),
-            Subject::Entity(name) => (None, Some(name)),
-        };
-        self.condition == condition && (self.system.as_ref(), self.entity.as_ref()) == of
+        let (system, entity, notify) = subject.names();
+        self.condition == condition && (&self.system, &self.entity, &self.notify) == (&system, &entity, &notify)
     }
 
     fn is_of(&self, event: &Event) -> bool {
-        (&self.condition, &self.system, &self.entity) == (&event.condition, &event.system, &event.entity)
+        let of = (&event.condition, &event.system, &event.entity, &event.notify);
+        (&self.condition, &self.system, &self.entity, &self.notify) == of
     }
 
     fn take_in(&mut self, look: &Look) -> bool {
@@ -242,6 +251,7 @@ impl Active {
             condition: self.condition.clone(),
             system: self.system.clone(),
             entity: self.entity.clone(),
+            notify: self.notify.clone(),
             message,
             since: timestamp(self.since),
             at: timestamp(moment.now),

@@ -54,7 +54,7 @@ impl Version {
     }
 }
 
-fn origin(origin: &Origin) -> String {
+pub(crate) fn origin(origin: &Origin) -> String {
     origin.system().map_or_else(|| "agent".to_owned(), |name| name.to_string())
 }
 
@@ -65,7 +65,11 @@ fn key_text(schema: &EntitySchema, change: &Change<'_>) -> String {
 }
 
 /// Every change of an entry as its origin wrote it, in order, with its number.
-fn each(journal: &Journal, entry: &Entry, found: &mut dyn FnMut(u64, &Change<'_>) -> Result<()>) -> Result<()> {
+pub(crate) fn each(
+    journal: &Journal,
+    entry: &Entry,
+    found: &mut dyn FnMut(u64, &Change<'_>) -> Result<()>,
+) -> Result<()> {
     let mut index = 0;
     let mut walk = |chunk: &[u8]| -> Result<()> {
         for change in Changes::new(chunk) {

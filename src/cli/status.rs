@@ -75,6 +75,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
         systems: vec![],
         entities: vec![],
         alerts: vec![],
+        notifications: vec![],
         loads: vec![],
         verified: vec![],
         verification: None,

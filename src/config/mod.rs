@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::outgoing::{AlertConfig, AlertTarget, Form, WebhookConfig};
+pub use self::outgoing::{AlertConfig, AlertTarget, Form, NotifyConfig, WebhookConfig};
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
 use crate::normalize::dates::Dates;
@@ -34,6 +34,8 @@ pub struct Config {
     pub entities: Vec<EntityConfig>,
     /// Whom to tell when something is the matter.
     pub alerts: Vec<AlertConfig>,
+    /// Whom to tell of changes.
+    pub notifies: Vec<NotifyConfig>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,10 +1,11 @@
-//! What the agent tells others by itself: of alerts.
+//! What the agent tells others by itself: alerts, and changes.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::PasswordSource;
 use crate::alert::Condition;
+use crate::change::Op;
 
 /// Whom to tell when something is the matter, and when it is over.
 #[derive(Debug, Clone)]
@@ -26,6 +27,26 @@ pub enum AlertTarget {
     Command(Vec<String>),
 }
 
+/// Whom to tell of each committed change of an entity.
+#[derive(Debug, Clone)]
+pub struct NotifyConfig {
+    /// Unique among these.
+    pub name: String,
+    pub entity: String,
+    /// `None`: all that are not sensitive.
+    pub fields: Option<Vec<String>>,
+    pub on: Vec<Op>,
+    /// Rows that a load copies, too.
+    pub copies: bool,
+    pub webhook: WebhookConfig,
+    /// For one try. Default 10 s.
+    pub timeout: Duration,
+    /// Changes of one request. Default 100.
+    pub batch: usize,
+    /// Bytes of one request, about. Default 1 MiB.
+    pub max_body: usize,
+}
+
 /// What a webhook is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -34,7 +55,7 @@ pub enum Form {
     Slack,
 }
 
-/// Read again for each connection, files too: nothing of it is shown, an address may hold a token.
+/// Read again for each request, files too: nothing of it is shown, an address may hold a token.
 #[derive(Clone)]
 pub struct WebhookConfig {
     pub url: PasswordSource,

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(super) use self::conflicts::{RawClash, RawConflicts};
-pub(super) use self::outgoing::{RawAlert, RawWebhook};
+pub(super) use self::outgoing::{RawAlert, RawNotify, RawWebhook};
 use super::{ConfigError, nearest};
 use crate::normalize::dates::Special;
 
@@ -30,6 +30,7 @@ pub(super) struct RawConfig {
     pub systems: Vec<RawSystem>,
     pub entities: Vec<RawEntity>,
     pub alerts: Vec<RawAlert>,
+    pub notifies: Vec<RawNotify>,
 }
 
 #[derive(Debug)]
@@ -116,8 +117,8 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 11] = [
-    ("", &["agent", "journal", "verify", "audit", "system", "entity", "alert"]),
+pub(super) const KEYS: [(&str, &[&str]); 12] = [
+    ("", &["agent", "journal", "verify", "audit", "system", "entity", "alert", "notify"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
@@ -159,6 +160,26 @@ pub(super) const KEYS: [(&str, &[&str]); 11] = [
             "command",
             "timeout",
             "settle",
+        ],
+    ),
+    (
+        "notify",
+        &[
+            "name",
+            "entity",
+            "fields",
+            "on",
+            "copies",
+            "webhook",
+            "webhook_file",
+            "webhook_env",
+            "secret_file",
+            "secret_env",
+            "headers",
+            "ca_file",
+            "timeout",
+            "batch",
+            "max_body",
         ],
     ),
 ];
@@ -217,7 +238,8 @@ impl<'t> Reader<'t> {
         let entities = self.tables(&root, "entity").iter().map(|s| self.entity(s)).collect();
         let audit = self.table(&root, "audit", "[audit]").map(|s| self.audit(&s));
         let alerts = self.tables(&root, "alert").iter().map(|s| self.alert(s)).collect();
-        Some(RawConfig { agent, journal, verify, audit, systems, entities, alerts })
+        let notifies = self.tables(&root, "notify").iter().map(|s| self.notify(s)).collect();
+        Some(RawConfig { agent, journal, verify, audit, systems, entities, alerts, notifies })
     }
 
     fn agent(&mut self, section: &Section<'_, '_>) -> RawAgent {
@@ -240,12 +262,7 @@ impl<'t> Reader<'t> {
 
     fn verify(&mut self, section: &Section<'_, '_>) -> RawVerify {
         self.known_keys(section, "verify");
-        let max_rate = match section.table.get("max_rate").map(|value| (value, value.get_ref())) {
-            Some((value, DeValue::Integer(number))) if number.radix() == 10 => {
-                Some(At { value: number.as_str().to_owned(), line: self.line(value.span().start) })
-            }
-            _ => self.string(section, "max_rate"),
-        };
+        let max_rate = self.number(section, "max_rate");
         RawVerify { line: section.line, every: self.string(section, "every"), max_rate }
     }
 
@@ -382,6 +399,16 @@ impl<'t> Reader<'t> {
                 self.wrong_type(line, &section.place, key, "a string", other);
                 None
             }
+        }
+    }
+
+    /// With or without quotes.
+    fn number(&mut self, section: &Section<'_, '_>, key: &str) -> Option<At<String>> {
+        match section.table.get(key).map(|value| (value, value.get_ref())) {
+            Some((value, DeValue::Integer(number))) if number.radix() == 10 => {
+                Some(At { value: number.as_str().to_owned(), line: self.line(value.span().start) })
+            }
+            _ => self.string(section, key),
         }
     }
 

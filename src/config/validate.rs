@@ -44,6 +44,7 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
     let systems = systems(&raw.systems, &marker, reader);
     let entities = entities(&raw.entities, &raw.systems, &systems, reader);
     let alerts = outgoing::alerts(&raw.alerts, reader);
+    let notifies = outgoing::notifies(&raw.notifies, &raw.entities, reader);
     if !reader.errors.is_empty() {
         return None;
     }
@@ -55,6 +56,7 @@ pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Confi
         systems: systems.into_iter().collect::<Option<_>>()?,
         entities,
         alerts,
+        notifies,
     })
 }
 

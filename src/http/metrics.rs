@@ -14,7 +14,7 @@ use super::health::readiness;
 use super::status::{Report, apply_lag, capture_lag, seconds, worst};
 use crate::change::Op;
 use crate::load::{Classes, Verdict};
-use crate::status::{AlertStatus, EntityStatus, State, Status, SystemStatus};
+use crate::status::{AlertStatus, EntityStatus, NotifyStatus, State, Status, SystemStatus};
 use crate::telemetry::metric;
 
 pub fn render(status: &Status, max_lag: Duration, now: i64) -> String {
@@ -30,6 +30,7 @@ fn counters(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     apply(page, status, now);
     entities(page, &status.entities);
     alerts(page, &status.alerts);
+    notifies(page, status, now);
     verified(page, &status.verdicts.lock().expect("never held across a panic"));
 }
 
@@ -258,6 +259,36 @@ fn alerts(page: &mut Page, alerts: &[AlertStatus]) {
         page.gauge(name, help);
         for alert in alerts {
             page.sample(name, &[("alert", &alert.name)], read(alert) as f64);
+        }
+    }
+}
+
+fn notifies(page: &mut Page, status: &Status, now: i64) {
+    let head = status.journal_head.get();
+    type Read<'a> = &'a dyn Fn(&NotifyStatus) -> f64;
+    let counters: [(&str, &str, Read<'_>); 4] = [
+        (metric::NOTIFY_CHANGES, "Changes that others were told of", &|n| float(n.changes.get())),
+        (metric::NOTIFY_REQUESTS, "Requests that arrived with them", &|n| float(n.requests.get())),
+        (metric::NOTIFY_FAILURES, "Requests that did not arrive; they are tried again", &|n| float(n.failures.get())),
+        (metric::NOTIFY_LOST, "Journal entries that had to go before they were told", &|n| float(n.lost.get())),
+    ];
+    let gauges: [(&str, &str, Read<'_>); 2] = [
+        (metric::NOTIFY_PENDING, "Journal entries that are not told, or were not looked at", &|n| {
+            float(n.pending(head))
+        }),
+        (metric::NOTIFY_LAG, "Age of the oldest change that is being told", &|n| seconds(n.lag(now))),
+    ];
+    let counters = counters.into_iter().map(|(name, help, read)| (true, name, help, read));
+    for (counts, name, help, read) in
+        counters.chain(gauges.into_iter().map(|(name, help, read)| (false, name, help, read)))
+    {
+        if counts {
+            page.counter(name, help);
+        } else {
+            page.gauge(name, help);
+        }
+        for notify in &status.notifies {
+            page.sample(name, &[("notify", &notify.name), ("entity", &notify.entity)], read(notify));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Classes, LoadProgress, Verdict};
-use crate::status::{AlertStatus, ApplyStatus, CaptureStatus, EntityStatus, State, Status, SystemStatus};
+use crate::status::{AlertStatus, ApplyStatus, CaptureStatus, EntityStatus, NotifyStatus, State, Status, SystemStatus};
 use crate::value::{MICROS_PER_DAY, civil_from_days};
 
 /// A log is heard of every few seconds even when nothing is written; longer silence is lag.
@@ -28,6 +28,9 @@ pub struct Report {
     /// How what the configuration says of alerts is delivered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<AlertReport>,
+    /// How far others have been told of changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<NotifyReport>,
     /// What was found of all rows, last; where anything was, or will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Box<VerificationReport>>,
@@ -177,6 +180,36 @@ impl AlertReport {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NotifyReport {
+    pub name: String,
+    pub entity: String,
+    /// Journal entries that are not told, or were not looked at.
+    pub pending: u64,
+    /// Age of the oldest change that is being told.
+    pub lag_seconds: f64,
+    pub changes: u64,
+    /// Entries that the journal dropped before they were told.
+    pub lost: u64,
+    /// Why the last try did not arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl NotifyReport {
+    fn of(notify: &NotifyStatus, head: u64, now: i64) -> Self {
+        NotifyReport {
+            name: notify.name.clone(),
+            entity: notify.entity.clone(),
+            pending: notify.pending(head),
+            lag_seconds: seconds(notify.lag(now)),
+            changes: notify.changes.get(),
+            lost: notify.lost.get(),
+            error: notify.error.lock().expect("never held across a panic").clone(),
+        }
+    }
+}
+
 impl Report {
     pub fn of(status: &Status, now: i64) -> Self {
         let head = status.journal_head.get();
@@ -193,6 +226,7 @@ impl Report {
             loads: status.loads.lock().expect("never held across a panic").clone(),
             verified: status.verified.lock().expect("never held across a panic").clone(),
             alerts: status.alerts.iter().map(AlertReport::of).collect(),
+            notifications: status.notifies.iter().map(|notify| NotifyReport::of(notify, head, now)).collect(),
             verification: VerificationReport::of(status).map(Box::new),
         }
     }
@@ -354,7 +388,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::change::{Op, Operations, Outcome, Rule};
-    use crate::status::{AlertStatus, Counter, Gauge};
+    use crate::status::{AlertStatus, Counter, Gauge, NotifyStatus};
 
     pub(crate) const NOW: i64 = 1_769_860_800_000_000;
 
@@ -388,6 +422,7 @@ pub(crate) mod tests {
             systems: vec![system("crm", "postgresql", "15.18"), system("shop", "mysql", "9.7.0")],
             entities: vec![EntityStatus::new("contact")],
             alerts: vec![AlertStatus::new("ops")],
+            notifies: vec![NotifyStatus::new("billing", "contact")],
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
             journal_syncs: crate::status::sync_times(),
@@ -534,6 +569,16 @@ pub(crate) mod tests {
       "firing": 0,
       "pending": 0,
       "delivered": 0
+    }
+  ],
+  "notifications": [
+    {
+      "name": "billing",
+      "entity": "contact",
+      "pending": 0,
+      "lag_seconds": 0.0,
+      "changes": 0,
+      "lost": 0
     }
   ]
 }

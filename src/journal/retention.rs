@@ -23,11 +23,13 @@ pub struct Retained {
     pub full: bool,
 }
 
-/// How many of the sealed segments go, oldest first. `total` is the size of everything.
+/// How many of the sealed segments go, oldest first. `total` is the size of everything. Entries from
+/// `wanted_from` on outlive their time, but not where there is no room for them.
 pub fn expired(
     sealed: &[Aged],
     total: u64,
     needed_from: Seq,
+    wanted_from: Seq,
     now: Micros,
     retention: Duration,
     max_size: u64,
@@ -35,7 +37,8 @@ pub fn expired(
     let mut left = total;
     let kept_since = now.saturating_sub_unsigned(u64::try_from(retention.as_micros()).unwrap_or(u64::MAX));
     let goes = |segment: &&Aged| {
-        let goes = segment.last_seq < needed_from && (segment.newest < kept_since || left > max_size);
+        let old = segment.newest < kept_since && segment.last_seq < wanted_from;
+        let goes = segment.last_seq < needed_from && (old || left > max_size);
         if goes {
             left = left.saturating_sub(segment.bytes);
         }
@@ -53,7 +56,15 @@ mod tests {
     }
 
     fn gone(total: u64, needed_from: Seq, now_s: i64, retention_s: u64, max_size: u64) -> usize {
-        expired(&segments(), total, needed_from, now_s * 1_000_000, Duration::from_secs(retention_s), max_size)
+        expired(
+            &segments(),
+            total,
+            needed_from,
+            Seq::MAX,
+            now_s * 1_000_000,
+            Duration::from_secs(retention_s),
+            max_size,
+        )
     }
 
     #[test]
@@ -71,8 +82,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wanted_outlives_its_time_but_not_the_room_there_is() {
+        let gone = |wanted_from, max_size| {
+            expired(&segments(), 400, 100, wanted_from, 1_000_000_000, Duration::from_secs(1), max_size)
+        };
+
+        assert_eq!((gone(Seq::MAX, 1000), gone(20, 1000), gone(0, 1000)), (4, 1, 0));
+        assert_eq!(gone(0, 250), 2);
+    }
+
+    #[test]
     fn an_endless_retention_keeps_everything() {
-        let kept = expired(&segments(), 400, 100, 0, Duration::MAX, 1000);
+        let kept = expired(&segments(), 400, 100, Seq::MAX, 0, Duration::MAX, 1000);
 
         assert_eq!(kept, 0);
     }

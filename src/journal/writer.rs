@@ -325,12 +325,13 @@ impl Writer {
     }
 
     /// Drops old segments, oldest first: those past `retention`, and younger ones while the
-    /// journal is larger than it may be. Never one that holds an entry from `needed_from` on.
-    pub fn retain(&mut self, needed_from: Seq, now: Micros, retention: Duration) -> Result<Retained> {
+    /// journal is larger than it may be. Never one that holds an entry from `needed_from` on; one
+    /// from `wanted_from` on only in the second case.
+    pub fn retain(&mut self, needed_from: Seq, wanted_from: Seq, now: Micros, retention: Duration) -> Result<Retained> {
         self.usable()?;
         let total = self.shared.log_bytes() + self.shared.spool.bytes();
         let sealed = self.sealed_segments();
-        let count = expired(&sealed, total, needed_from, now, retention, self.max_size);
+        let count = expired(&sealed, total, needed_from, wanted_from, now, retention, self.max_size);
         let mut left = total;
         if count > 0 {
             self.drop_oldest(count)?;

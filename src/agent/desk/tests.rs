@@ -428,7 +428,7 @@ fn a_journal_that_begins_behind_the_checkpoint_needs_none() {
         feed.desk.record_positions(true).unwrap();
         feed.desk.commit().unwrap();
         let needed = feed.desk.needed_from;
-        feed.desk.writer.retain(needed, now(), Duration::ZERO).unwrap();
+        feed.desk.writer.retain(needed, u64::MAX, now(), Duration::ZERO).unwrap();
     }
     let oldest = feed.desk.archive.journal.oldest();
     drop(feed);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::control::Held;
-use crate::http::status::{AlertReport, EntityReport, PairReport, Report, SystemReport, VerdictReport};
+use crate::http::status::{AlertReport, EntityReport, NotifyReport, PairReport, Report, SystemReport, VerdictReport};
 
 /// Held records that are named; of more the list tells.
 const HELD_SHOWN: usize = 5;
@@ -39,6 +39,16 @@ pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[
         let AlertReport { name, firing, pending, error, .. } = alert;
         let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         let _ = writeln!(text, "alert {name}: {firing} firing, {pending} to be delivered{error}");
+    }
+    for notify in &report.notifications {
+        let NotifyReport { name, pending, lag_seconds, changes, lost, error, .. } = notify;
+        let behind = duration(*lag_seconds);
+        let lost = if *lost > 0 { format!(", {lost} entries lost") } else { String::new() };
+        let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let _ = writeln!(
+            text,
+            "notify {name}: {changes} changes told, {pending} entries pending, {behind} behind{lost}{error}"
+        );
     }
     let waiting: i64 = report.entities.iter().map(|entity| entity.waiting).sum();
     if waiting > 0 {

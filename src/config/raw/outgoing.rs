@@ -1,4 +1,4 @@
-//! Alerts as they were typed.
+//! Alerts and notifications as they were typed.
 
 use toml::de::DeValue;
 
@@ -14,6 +14,20 @@ pub(in crate::config) struct RawAlert {
     /// `None`: not given.
     pub command: Option<Vec<At<String>>>,
     pub settle: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub(in crate::config) struct RawNotify {
+    pub line: usize,
+    pub name: Option<At<String>>,
+    pub entity: Option<At<String>>,
+    /// `None`: not given.
+    pub fields: Option<Vec<At<String>>>,
+    pub on: Option<Vec<At<String>>>,
+    pub copies: Option<At<bool>>,
+    pub webhook: RawWebhook,
+    pub batch: Option<At<String>>,
+    pub max_body: Option<At<String>>,
 }
 
 /// No `Debug`: an address may hold a token, a header a password.
@@ -46,6 +60,21 @@ impl Reader<'_> {
             format: self.string(section, "format"),
             command: section.table.contains_key("command").then(|| self.strings(section, "command")),
             settle: self.string(section, "settle"),
+        }
+    }
+
+    pub(super) fn notify(&mut self, section: &Section<'_, '_>) -> RawNotify {
+        self.known_keys(section, "notify");
+        RawNotify {
+            line: section.line,
+            name: self.string(section, "name"),
+            entity: self.string(section, "entity"),
+            fields: section.table.contains_key("fields").then(|| self.strings(section, "fields")),
+            on: section.table.contains_key("on").then(|| self.strings(section, "on")),
+            copies: self.boolean(section, "copies"),
+            webhook: self.webhook(section),
+            batch: self.number(section, "batch"),
+            max_body: self.string(section, "max_body"),
         }
     }
 

@@ -6,11 +6,18 @@ use std::time::Duration;
 
 use super::{choice, duration};
 use crate::alert::Condition;
-use crate::config::PasswordSource;
-use crate::config::outgoing::{AlertConfig, AlertTarget, Form, WebhookConfig};
-use crate::config::raw::{At, RawAlert, RawWebhook, Reader};
+use crate::change::Op;
+use crate::config::outgoing::{AlertConfig, AlertTarget, Form, NotifyConfig, WebhookConfig};
+use crate::config::raw::{At, RawAlert, RawEntity, RawNotify, RawWebhook, Reader};
+use crate::config::{PasswordSource, nearest, units};
 use crate::webhook::{self, Address};
 
+/// More changes than that in one request are too many at any size.
+const BATCH_MAX: usize = 10_000;
+const BATCH: usize = 100;
+const BODY: u64 = 1 << 20;
+/// Least and most that one request may be limited to.
+const BODY_LIMITS: std::ops::RangeInclusive<u64> = 4 << 10..=64 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -25,7 +32,7 @@ fn alert<'a>(
     names: &mut HashSet<&'a str>,
     reader: &mut Reader<'_>,
 ) -> Option<AlertConfig> {
-    let place = place("alert", index, &raw.name);
+    let place = place("alert", index, raw.name.as_ref());
     let name = name(&raw.name, raw.line, &place, names, reader);
     if raw.on.is_empty() {
         reader.error(raw.line, &place, "says of nothing: on = [\"stopped\", \"lag > 60s\", \"quarantine\"]");
@@ -76,7 +83,82 @@ fn alert<'a>(
     Some(AlertConfig { name: name?, on, target: target?, timeout, settle })
 }
 
-fn place(kind: &str, index: usize, name: &Option<At<String>>) -> String {
+pub(super) fn notifies(raw: &[RawNotify], entities: &[RawEntity], reader: &mut Reader<'_>) -> Vec<NotifyConfig> {
+    let mut names = HashSet::new();
+    raw.iter().enumerate().filter_map(|(index, raw)| notify(raw, index, entities, &mut names, reader)).collect()
+}
+
+fn notify<'a>(
+    raw: &'a RawNotify,
+    index: usize,
+    entities: &[RawEntity],
+    names: &mut HashSet<&'a str>,
+    reader: &mut Reader<'_>,
+) -> Option<NotifyConfig> {
+    let place = place("notify", index, raw.name.as_ref().or(raw.entity.as_ref()));
+    // Called as its entity, where nothing else is said.
+    let called = if raw.name.is_some() { &raw.name } else { &raw.entity };
+    let name = raw.entity.as_ref().and_then(|_| name(called, raw.line, &place, names, reader));
+    let entity = entity(raw, &place, entities, reader);
+    let on = raw.on.as_ref().map_or_else(|| Op::ALL.to_vec(), |on| operations(on, &place, reader));
+    if raw.on.as_ref().is_some_and(Vec::is_empty) {
+        reader.error(raw.line, &place, "on names nothing: on = [\"insert\", \"update\", \"delete\"]");
+    }
+    if given(&raw.webhook).is_empty() {
+        reader.error(raw.line, &place, "tells nobody: webhook = \"https://…\" (or webhook_file, webhook_env)");
+        return None;
+    }
+    let webhook = webhook(&raw.webhook, &place, reader);
+    let timeout = positive(&raw.webhook.timeout, "timeout", TIMEOUT, &place, reader);
+    let batch = raw.batch.as_ref().map_or(BATCH, |at| {
+        at.value.parse().ok().filter(|n| (1..=BATCH_MAX).contains(n)).unwrap_or_else(|| {
+            reader.error(at.line, &place, format!("batch {:?} is no number from 1 to {BATCH_MAX}", at.value));
+            BATCH
+        })
+    });
+    let max_body = raw.max_body.as_ref().map_or(BODY, |at| {
+        units::size(&at.value).filter(|size| BODY_LIMITS.contains(size)).unwrap_or_else(|| {
+            reader.error(at.line, &place, format!("max_body {:?} is no size from \"4KiB\" to \"64MiB\"", at.value));
+            BODY
+        })
+    });
+    Some(NotifyConfig {
+        name: name?,
+        entity: entity?,
+        fields: raw.fields.as_ref().map(|fields| fields.iter().map(|at| at.value.clone()).collect()),
+        on,
+        copies: raw.copies.as_ref().is_some_and(|at| at.value),
+        webhook: webhook?,
+        timeout,
+        batch,
+        max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
+    })
+}
+
+fn entity(raw: &RawNotify, place: &str, entities: &[RawEntity], reader: &mut Reader<'_>) -> Option<String> {
+    let Some(at) = &raw.entity else {
+        reader.error(raw.line, place, "key \"entity\" is missing: entity = \"contact\"");
+        return None;
+    };
+    let known = || entities.iter().filter_map(|entity| entity.name.as_ref().map(|name| name.value.as_str()));
+    if known().any(|name| name == at.value) {
+        return Some(at.value.clone());
+    }
+    let way_out = match nearest(&at.value, known()) {
+        Some(near) => format!("nearest: {near:?}"),
+        None => format!("known: {}", known().collect::<Vec<_>>().join(", ")),
+    };
+    reader.error(at.line, place, format!("there is no entity {:?}; {way_out}", at.value));
+    None
+}
+
+fn operations(on: &[At<String>], place: &str, reader: &mut Reader<'_>) -> Vec<Op> {
+    let names = Op::ALL.map(Op::name);
+    on.iter().for_each(|at| choice(at, "operation", &names, place, reader));
+    Op::ALL.into_iter().filter(|op| on.iter().any(|at| at.value == op.name())).collect()
+}
+
+fn place(kind: &str, index: usize, name: Option<&At<String>>) -> String {
     match name {
         Some(name) => format!("{kind} {:?}", name.value),
         None => format!("{kind} number {}", index + 1),

@@ -22,9 +22,9 @@ fn what_is_old_and_needed_by_nobody_goes() {
     let (mut writer, journal) = filled(dir.path(), 200);
     let before = journal.bytes();
 
-    let young = writer.retain(200, now(), DAY).expect("retain");
-    let needed = writer.retain(1, FAR, DAY).expect("retain");
-    let some = writer.retain(100, FAR, DAY).expect("retain");
+    let young = writer.retain(200, u64::MAX, now(), DAY).expect("retain");
+    let needed = writer.retain(1, u64::MAX, FAR, DAY).expect("retain");
+    let some = writer.retain(100, u64::MAX, FAR, DAY).expect("retain");
     let oldest = journal.oldest();
     let kept = all(&journal);
     let error = journal.reader(1).expect_err("gone");
@@ -51,8 +51,8 @@ fn a_full_journal_says_so_when_nothing_may_go() {
     }
     writer.sync().expect("sync");
 
-    let stuck = writer.retain(1, now(), DAY).expect("retain");
-    let free = writer.retain(201, now(), DAY).expect("retain");
+    let stuck = writer.retain(1, u64::MAX, now(), DAY).expect("retain");
+    let free = writer.retain(201, u64::MAX, now(), DAY).expect("retain");
 
     assert_eq!(stuck, Retained { freed: 0, full: true });
     assert!(!free.full && free.freed > 200_000);
@@ -67,7 +67,7 @@ fn a_reader_in_a_dropped_segment_reads_it_to_its_end() {
     let mut reader = journal.reader(1).expect("reader");
     reader.next().expect("readable");
 
-    writer.retain(101, FAR, DAY).expect("retain");
+    writer.retain(101, u64::MAX, FAR, DAY).expect("retain");
     for seq in 101..=300 {
         writer.append(&large(seq, 3000)).expect("append");
     }
@@ -101,7 +101,7 @@ fn used_files_do_not_speak_of_their_past() {
     let (mut writer, journal) = filled(dir.path(), 100);
     let mut next = 101;
     for round in 0..12 {
-        writer.retain(next, FAR, DAY).expect("retain");
+        writer.retain(next, u64::MAX, FAR, DAY).expect("retain");
         for _ in 0..30 {
             writer.append(&large(next, 2500 + round * 100)).expect("append");
             next += 1;

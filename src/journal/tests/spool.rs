@@ -85,7 +85,7 @@ fn a_prepared_transaction_keeps_its_spool_until_it_is_decided() {
     for seq in 1..=100 {
         writer.append(&large(seq, 3000)).expect("append");
     }
-    writer.retain(100, i64::MAX / 2, Duration::from_secs(1)).expect("retain");
+    writer.retain(100, u64::MAX, i64::MAX / 2, Duration::from_secs(1)).expect("retain");
     writer.sync().expect("sync");
     drop((writer, journal));
 
@@ -122,7 +122,7 @@ fn a_spool_goes_with_the_segment_of_its_entry() {
     writer.sync().expect("sync");
     let mut reading = journal.spool_chunks(&early).expect("reader");
 
-    writer.retain(100, i64::MAX / 2, Duration::from_secs(1)).expect("retain");
+    writer.retain(100, u64::MAX, i64::MAX / 2, Duration::from_secs(1)).expect("retain");
 
     assert_eq!(files(dir.path()), [late.id.to_string()]);
     assert_eq!(reading.next().expect("still readable"), Some(noise(1, 1000)));

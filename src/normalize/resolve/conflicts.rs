@@ -95,6 +95,12 @@ impl Resolver<'_> {
         for name in &entity.sensitive {
             self.known(entity, "sensitive", name, schema);
         }
+        for notify in self.config.notifies.iter().filter(|notify| notify.entity == entity.name) {
+            let of_key = |name: &&String| entity.key.contains(name);
+            for name in notify.fields.iter().flatten().filter(|name| !of_key(name)) {
+                self.known(entity, &format!("notify {:?}", notify.name), name, schema);
+            }
+        }
         if let Some(name) = &entity.latest_by
             && let Some(at) = self.known(entity, "latest_by", name, schema)
         {

@@ -1,0 +1,27 @@
+//! A small file that is always whole: what is written takes the place of what was there.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// On disk when it returns, for the agent's user alone.
+pub fn replace(path: &Path, text: &[u8]) -> Result<()> {
+    let fresh = path.with_extension("json.new");
+    let written = || {
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)?;
+        File::open(path.parent().expect("it lies in data_dir"))?.sync_all()
+    };
+    written().map_err(|error: std::io::Error| {
+        Error::stop(
+            format!("cannot write {}: {error}", path.display()),
+            "data_dir must be writable by the agent's user, and its disk have space",
+        )
+        .because(error)
+    })
+}

@@ -1,0 +1,185 @@
+//! Others are told of each committed change: at least once, in order per key, whatever happens to the
+//! receiver and to the agent; the chosen fields, and none that is sensitive.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+use serde_json::{Value, json};
+
+use super::support::agent::write_secret;
+use super::support::receiver::{Receiver, Request};
+use super::support::servers::Kind;
+use super::support::world::{Entity, Type, World};
+use super::support::{SOON, eventually, seeded, soak};
+
+const TWO: [(&str, Kind); 2] = [("crm", Kind::Postgres17), ("shop", Kind::Mysql)];
+const SECRET: &str = "the receiver's own secret";
+
+fn order() -> Entity {
+    Entity::new("order")
+        .key("id", Type::Int)
+        .field("n", Type::Int)
+        .field("note", Type::Varchar(2000))
+        .field("phone", Type::Varchar(60))
+        .option("sensitive = [\"phone\"]")
+}
+
+/// Each change once, in the order of its first coming.
+fn changes(requests: &[Request]) -> Vec<Value> {
+    let mut seen: BTreeMap<String, Value> = BTreeMap::new();
+    let mut changes = Vec::new();
+    for request in requests {
+        for change in request.json()["changes"].as_array().unwrap() {
+            let id = change["id"].as_str().unwrap().to_owned();
+            match seen.get(&id) {
+                Some(known) => assert_eq!(known, change, "one id, two changes"),
+                None => {
+                    seen.insert(id, change.clone());
+                    changes.push(change.clone());
+                }
+            }
+        }
+    }
+    changes
+}
+
+/// The receiver is away, then in trouble at random, while two systems write; the agent is killed again
+/// and again. In the long run the receiver is away for a minute.
+#[tokio::test]
+async fn each_change_arrives_in_order_whatever_happens_to_receiver_and_agent() {
+    let mut random = seeded();
+    let mut receiver = Receiver::new(random.random());
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    write_secret(&secret, SECRET);
+    let toml = format!(
+        "[[notify]]\nname = \"billing\"\nentity = \"order\"\nfields = [\"n\", \"phone\"]\nwebhook = {:?}\n\
+         secret_file = {secret:?}\nbatch = 7\n",
+        receiver.url("/orders?token=planted"),
+    );
+    let mut world = World::of(&TWO).entity(order()).toml(&toml).start().await;
+    let rounds = if soak() { 8 } else { 3 };
+    let mut expected: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for round in 0..rounds {
+        for (base, (system, _)) in [100, 200].into_iter().zip(TWO) {
+            let table = world.table("order", system);
+            for id in base..base + 10 {
+                let value = round * 10;
+                let sql = match round {
+                    0 => format!("INSERT INTO {table} VALUES ({id}, 0, 'a', 'planted phone')"),
+                    _ => format!("UPDATE {table} SET n = {value} WHERE id = {id}"),
+                };
+                world[system].execute(&sql).await;
+                expected.entry(id).or_default().push(value);
+            }
+            world[system]
+                .execute(&format!("UPDATE {table} SET n = n + 1 WHERE id BETWEEN {base} AND {}", base + 9))
+                .await;
+            for id in base..base + 10 {
+                expected.get_mut(&id).unwrap().push(round * 10 + 1);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+        world.agent.restart_after_kill();
+        world.agent.ready().await;
+        if soak() && round == 0 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        receiver.trouble(25);
+        receiver.up().await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..1200))).await;
+        world.agent.restart_after_kill();
+        world.agent.ready().await;
+        receiver.down().await;
+    }
+    receiver.up().await;
+    world["crm"].execute(&format!("DELETE FROM {} WHERE id = 100", world.table("order", "crm"))).await;
+    world.quiet().await;
+    let told = |status: &Value| match status["notifications"][0]["pending"].as_u64() {
+        Some(0) => Ok(()),
+        pending => Err(format!("{pending:?} entries are not told")),
+    };
+    world.agent.until(SOON, told).await;
+
+    let taken = receiver.taken("/orders?token=planted");
+    let changes = changes(&taken);
+    let mut arrived: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for change in changes.iter().filter(|change| change["op"] != "delete") {
+        let id = change["key"]["id"].as_i64().unwrap();
+        arrived.entry(id).or_default().push(change["after"]["n"].as_i64().unwrap());
+        assert_eq!(change["after"]["phone"], "(masked)");
+        assert_eq!(change["after"].as_object().unwrap().len(), 2, "{change}");
+    }
+    assert_eq!(arrived, expected, "each once, in order");
+    let last = changes.last().unwrap();
+    assert_eq!((&last["op"], &last["key"], last.get("after")), (&json!("delete"), &json!({"id": 100}), None));
+    let requests = receiver.requests();
+    assert!(requests.iter().all(|request| request.is_signed_by(SECRET)));
+    assert!(requests.iter().any(|request| request.answer == 500), "no trouble at all");
+    assert!(requests.iter().all(|request| request.json()["changes"].as_array().unwrap().len() <= 7));
+    assert!(requests.iter().all(|request| !String::from_utf8_lossy(&request.body).contains("planted")));
+    assert!(!world.agent.log().contains("planted"), "the log tells a token or a value");
+    let metrics = world.agent.metrics().await;
+    assert!(metrics.contains("anechoic_notify_pending_entries{notify=\"billing\",entity=\"order\"} 0"), "{metrics}");
+    eprintln!(
+        "{} changes came in {} requests, {} of them in vain",
+        changes.len(),
+        taken.len(),
+        requests.len() - taken.len()
+    );
+}
+
+/// What lost is not told; what is refused waits, in order, and is seen; what is too large leaves a field out.
+#[tokio::test]
+async fn what_is_told_is_what_counts_and_a_refusal_holds_it_up() {
+    let mut receiver = Receiver::new(1);
+    receiver.up().await;
+    receiver.always(422);
+    let toml = format!(
+        "[[notify]]\nentity = \"order\"\nwebhook = {:?}\nmax_body = \"4KiB\"\non = [\"insert\", \"update\"]\n",
+        receiver.url("/")
+    );
+    let world = World::of(&TWO).entity(order()).toml(&toml).start().await;
+    let [crm, shop] = ["crm", "shop"].map(|system| world.table("order", system));
+    let long = "x".repeat(1900);
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (1, 1, '{long}', NULL), (2, 1, 'a', NULL)")).await;
+    world.quiet().await;
+    world.agent.run(&["pause", "shop"]).await;
+    world["crm"].execute(&format!("UPDATE {crm} SET n = 10 WHERE id = 2")).await;
+    world["shop"].execute(&format!("UPDATE {shop} SET n = 20 WHERE id = 2")).await;
+    world.agent.run(&["resume", "shop"]).await;
+    world["crm"].execute(&format!("UPDATE {crm} SET note = '{}' WHERE id = 1", "y".repeat(1900))).await;
+    world["crm"].execute(&format!("DELETE FROM {crm} WHERE id = 2")).await;
+    world.quiet().await;
+    let refused = |status: &Value| {
+        let notify = &status["notifications"][0];
+        let error = notify["error"].as_str().unwrap_or_default();
+        if error.contains("(422)") && notify["pending"].as_u64() > Some(0) { Ok(()) } else { Err(notify.to_string()) }
+    };
+    world.agent.until(SOON, refused).await;
+    receiver.always(0);
+    let changes = eventually(SOON, async || {
+        let changes = changes(&receiver.taken("/"));
+        if changes.len() >= 4 { Ok(changes) } else { Err(format!("{changes:?}")) }
+    })
+    .await;
+
+    let told: Vec<String> = changes
+        .iter()
+        .map(|c| {
+            format!(
+                "{} {} {} {}",
+                c["op"].as_str().unwrap(),
+                c["key"]["id"],
+                c["after"]["n"],
+                c["origin"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(told, ["insert 1 1 crm", "insert 2 1 crm", "update 2 10 crm", "update 1 1 crm"]);
+    assert!(changes.iter().all(|c| c["after"].get("phone").is_none()), "sensitive fields are left out");
+    assert_eq!(changes[0]["after"]["note"], long);
+    assert!(receiver.requests().iter().all(|request| request.body.len() < 4300));
+    assert!(world.agent.log().contains("changes are refused"));
+}
