@@ -1,5 +1,5 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build demo test lint soak types outcomes bench bench-load
+.PHONY: build demo test lint soak types outcomes bench bench-load bench-stages
 
 build:
 	cargo build --release
@@ -28,6 +28,10 @@ bench:
 # Loads two million rows beside COPY and LOAD DATA, on servers of its own; see benches/load.rs.
 bench-load:
 	cargo bench --bench load
+
+# Each stage by itself, without servers; see benches/stages.
+bench-stages:
+	cargo bench --bench stages
 
 # Writes TYPES.md as the servers have it; the tests fail where it is not.
 types:

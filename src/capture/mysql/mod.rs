@@ -8,10 +8,10 @@
 //! both by file and offset where there are no GTIDs. The server keeps nothing for us: what it
 //! has purged is gone, and the start says which range is missing.
 
-mod binlog;
+pub mod binlog;
 mod bytes;
 mod decode;
-mod event;
+pub mod event;
 mod gtid;
 mod jsonb;
 mod jsondiff;

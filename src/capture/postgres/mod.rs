@@ -19,7 +19,7 @@ mod pgoutput;
 mod relation;
 mod slot;
 mod stream;
-mod transaction;
+pub mod transaction;
 
 use std::time::Duration;
 
