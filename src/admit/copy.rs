@@ -82,9 +82,14 @@ impl Arbiter {
             let layout = &self.layouts[change.entity.index()];
             changes += 1;
             let since = changed.get(change.key_hash).filter(|_| !self.bugs.copies_are_live);
-            let newest =
-                since.and_then(|since| since.newest(&change)).filter(|_| !since.is_some_and(|s| s.tells(&change)));
-            let mut lost = since.filter(|_| newest.is_none()).map(|since| since.tells(&change));
+            let (mut lost, newest) = match since {
+                None => (None, None),
+                Some(since) if since.tells(&change) => (Some(true), None),
+                Some(since) => match since.newest(&change) {
+                    None => (Some(false), None),
+                    newest => (None, newest),
+                },
+            };
             if lost.is_none() && layout.indexed {
                 let base = newest.as_ref().map_or(base, |(_, base)| *base);
                 let base = self.holds.base(system, change.key_hash, base);
