@@ -357,6 +357,9 @@ pub enum Verdict {
     /// The origin gets something else than the others: the change at offset `own`. Differences go to it
     /// where a whole value that it is about to receive would undo them, and nowhere else twice.
     Split { others: Others, own: u64, winner: Option<Seq> },
+    /// An insert that lost to deletion `winner`, which goes out once more in its place, everywhere: at
+    /// `offset`, as in `Replaced`. It is still of who deleted: `by`, who need not be in what is replayed.
+    Redeleted { offset: u64, winner: Seq, by: Origin },
 }
 
 /// What becomes of a change for those who did not write it.
@@ -458,7 +461,7 @@ impl Entry {
             None | Some(Verdict::Everywhere) => Fate::Apply,
             Some(Verdict::Rejected { .. }) => Fate::Skip,
             Some(Verdict::Replaced { everywhere: false, .. }) if is_origin => Fate::Skip,
-            Some(Verdict::Replaced { offset, .. }) => self.replacement(*offset),
+            Some(Verdict::Replaced { offset, .. } | Verdict::Redeleted { offset, .. }) => self.replacement(*offset),
             Some(Verdict::Split { own, .. }) if is_origin => self.replacement(*own),
             Some(Verdict::Split { others, .. }) => match others {
                 Others::Nothing => Fate::Skip,

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::Arbiter;
-use super::held::change_of;
-use super::topology::Layout;
-use crate::change::{Entry, Micros, Quarantined, Record};
+use super::held::{Placed, change_of};
+use crate::change::{Entry, Micros, Op, Quarantined, Record};
 use crate::error::{Error, Result};
 use crate::schema::{SystemId, SystemSet};
 
@@ -28,15 +27,21 @@ impl Arbiter {
     }
 
     pub(super) fn hold(&mut self, system: SystemId, quarantined: &Quarantined) -> bool {
-        let numbers = self.numbers_of(quarantined);
-        self.holds.hold(system, quarantined, numbers)
+        let placed = self.place(quarantined);
+        self.holds.hold(system, quarantined, placed)
     }
 
-    /// Under which the index may know the key of a record.
-    pub(super) fn numbers_of(&self, quarantined: &Quarantined) -> Arc<[usize]> {
-        let name = &quarantined.schema.entity(change_of(quarantined).entity).name;
-        let layout = self.topology.schema.find(name).map(|entity| &self.layouts[entity.index()]);
-        layout.map_or_else(|| Arc::from([0]), Layout::numbers)
+    /// Where the index has what a record holds.
+    pub(super) fn place(&self, quarantined: &Quarantined) -> Placed {
+        let (schema, change) = (&quarantined.schema, change_of(quarantined));
+        let Some(entity) = self.topology.schema.find(&schema.entity(change.entity).name) else {
+            return Placed { numbers: Arc::from([0]), slots: u128::MAX };
+        };
+        let layout = &self.layouts[entity.index()];
+        let plain = change.op == Op::Update && schema.id == self.topology.schema.id;
+        // A row that is made may have been deleted in the same transaction; one that is revived is an update.
+        let slots = if plain { layout.carried(&change) | 1 } else { u128::MAX };
+        Placed { numbers: layout.numbers(), slots }
     }
 
     /// Retries that are due. Call every second or so.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::bodies::walk;
 use super::decide::{self, Case, Clash, Decided, Ruling};
+use super::held::Base;
 use super::policy::Contest;
 use super::topology::{Layout, Topology};
 use super::{Admitted, Arbiter, Bodies, Counts, Slot, held};
@@ -158,8 +159,8 @@ impl Arbiter {
         }
         let base = match member.role {
             // It sees nothing, so it is never concurrent: last journaled wins.
-            Role::Source => Seq::MAX,
-            _ if self.bugs.held_base_not_lowered => base,
+            Role::Source => Base::plain(Seq::MAX),
+            _ if self.bugs.held_base_not_lowered => Base::plain(base),
             _ => self.holds.base(system, change.key_hash, base),
         };
         let store = &mut self.store;
@@ -240,7 +241,7 @@ impl Arbiter {
             Ruling::Redeleted { winner, deletion } => {
                 counts.rejected += 1;
                 decide::write_delete(&mut draft.replacements, change);
-                draft.decide(Verdict::Replaced { offset, everywhere: true, winner: Some(winner) });
+                draft.decide(Verdict::Redeleted { offset, winner, by: self.topology.who(deletion) });
                 told_again = Some(deletion.told_again(seq));
                 (layout.every_slot(), true, true)
             }

@@ -29,6 +29,7 @@
 //! a difference: the others' were added to nothing there.
 
 use crate::admit::copies::Index;
+use crate::admit::held::Base;
 use crate::admit::index::{NOBODY, Slot, SlotStore, added, slot_key};
 use crate::admit::policy::{Contest, Weighed};
 use crate::admit::topology::{Layout, bits};
@@ -85,8 +86,7 @@ pub(super) struct Decided {
 pub(super) struct Case<'a> {
     pub layout: &'a Layout,
     pub system: SystemId,
-    /// Lowered where the key is held.
-    pub base: Seq,
+    pub base: Base<'a>,
     pub bugs: Bugs,
 }
 
@@ -149,7 +149,7 @@ pub(super) fn decide(
         && !bugs.lone_fields_lost
         && store.get(slot_key(change.key_hash, 0))?.is_some_and(|l| !l.deleted());
     for slot in bits(carried) {
-        let latest = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > *base);
+        let latest = store.get(slot_key(change.key_hash, slot))?.filter(|l| l.seq() > base.of(slot));
         let additive = layout.merge(slot) == Some(Merge::Add);
         let differs = additive && is_difference(layout, change, slot);
         slots.added |= u128::from(differs) << slot;
@@ -208,7 +208,7 @@ fn rule(
     let decided = |ruling| Decided { ruling, clash, others_only, returned: 0 };
     let kept = carried & !lost;
     let deletion = |store: &mut dyn SlotStore| -> Result<Option<Slot>> {
-        Ok(store.get(slot_key(change.key_hash, 0))?.filter(|l| l.deleted() && l.seq() > *base))
+        Ok(store.get(slot_key(change.key_hash, 0))?.filter(|l| l.deleted() && l.seq() > base.of(0)))
     };
     if lost != 0 && change.op == Op::Delete {
         let own = layout.member(*system).map_or(0, |m| layout.slots_of(m.fields));
@@ -259,7 +259,7 @@ fn unseen_difference(
     for writer in case.layout.writers().chain([NOBODY]) {
         for everywhere in [false, true].into_iter().filter(|everywhere| *everywhere || writer != case.system) {
             let latest = store.get(slot_key(change.key_hash, added(slot, writer, everywhere)))?;
-            if let Some(latest) = latest.filter(|latest| latest.seq() > case.base)
+            if let Some(latest) = latest.filter(|latest| latest.seq() > case.base.of(slot))
                 && found.as_ref().is_none_or(|found| rank(&latest) < rank(found))
             {
                 found = Some(latest);
@@ -269,13 +269,14 @@ fn unseen_difference(
     Ok(found)
 }
 
-/// What becomes of a row that was copied from `case.system` at its low watermark, `case.base`: the
+/// What becomes of a row that was copied from `case.system` at its low watermark, its base: the
 /// slots that it takes, or `None` where it loses to a version that the system had not seen, or is
 /// about to lose. Its own versions it has: what is read is at least as new.
 pub(super) fn decide_copy(case: &Case<'_>, change: &Change<'_>, index: &mut Index) -> Result<Option<u128>> {
     let carried = case.layout.carried(change);
     for slot in bits(carried) {
-        let latest = index.get_for_copy(slot_key(change.key_hash, slot), case.system)?.filter(|l| l.seq() > case.base);
+        let latest = index.get_for_copy(slot_key(change.key_hash, slot), case.system)?;
+        let latest = latest.filter(|l| l.seq() > case.base.of(slot));
         let own = |l: &Slot| l.origin() == case.system && !l.everywhere() && !l.deleted();
         let additive = case.layout.merge(slot) == Some(Merge::Add);
         let unseen = additive && unseen_difference(case, change, slot, index)?.is_some();

@@ -4,7 +4,8 @@
 //! A hold begins with a quarantine record, synced before the target transaction whose marker
 //! passes the refused entry; it ends when the system's own log shows the marker of the retry
 //! that carried everything folded into it. In between, the system's own changes of the key are
-//! admitted with a base below the oldest entry it has not received.
+//! admitted with a base below the oldest entry it has not received. Of that entry itself it may have
+//! some fields: a transaction of several chunks writes them before another is refused.
 //!
 //! A retry that succeeded can be followed by a new refusal before the system's log has shown
 //! it: then there are two holds at once, and which one a local change falls under depends on
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::admit::index::slot_key;
 use crate::change::{Change, Changes, Micros, Quarantined};
@@ -45,11 +47,42 @@ pub struct Rival {
 }
 
 /// Part of the system's log in which its changes of the key have not seen `held_seq`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Phase {
-    held_seq: Seq,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Phase {
+    pub held_seq: Seq,
+    /// Those that it may not have of that entry; of later ones it has nothing.
+    slots: u128,
     /// Ends with the marker of this entry; `None` while no retry is under way.
     until: Option<Seq>,
+}
+
+/// Up to where a change's system had seen its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base<'a> {
+    seq: Seq,
+    held: &'a [Phase],
+}
+
+impl Base<'_> {
+    /// Of a key that is not held.
+    pub fn plain(seq: Seq) -> Self {
+        Base { seq, held: &[] }
+    }
+
+    /// Lowered where the key is held.
+    pub fn of(&self, slot: usize) -> Seq {
+        let unseen = self.held.iter().filter(|phase| phase.until.is_none_or(|until| self.seq < until));
+        unseen.fold(self.seq, |base, phase| base.min(phase.held_seq - Seq::from(phase.slots >> slot & 1 == 1)))
+    }
+}
+
+/// What an entity's layout says of a quarantine record.
+#[derive(Debug, Clone)]
+pub(super) struct Placed {
+    /// Under which the index may know the key.
+    pub numbers: Arc<[usize]>,
+    /// Slots that are held of its oldest entry.
+    pub slots: u128,
 }
 
 #[derive(Debug, Clone)]
@@ -74,9 +107,6 @@ impl Hold {
         self.phases.last().and_then(|p| p.until)
     }
 }
-
-/// First entry not seen, and the one whose marker ends that.
-pub(super) type Phases = Vec<(Seq, Option<Seq>)>;
 
 type HoldKey = (SystemId, u128);
 
@@ -104,17 +134,16 @@ impl Holds {
         self.live.contains_key(&(system, key))
     }
 
-    /// The base that a change of `system` has for `key`: lowered while the key is held there.
-    pub fn base(&self, system: SystemId, key: u128, base: Seq) -> Seq {
-        let Some(hold) = self.live.get(&(system, key)) else { return base };
-        let unseen = |phase: &&Phase| phase.until.is_none_or(|until| base < until);
-        hold.phases.iter().filter(unseen).fold(base, |base, phase| base.min(phase.held_seq - 1))
+    /// The base that a change of `system` has for `key`.
+    pub fn base(&self, system: SystemId, key: u128, seq: Seq) -> Base<'_> {
+        Base { seq, held: self.live.get(&(system, key)).map_or(&[], |hold| &hold.phases) }
     }
 
     /// Takes a record up. `false`: it says nothing new (logged again, or overtaken).
-    pub fn hold(&mut self, system: SystemId, quarantined: &Quarantined, numbers: Arc<[usize]>) -> bool {
+    pub fn hold(&mut self, system: SystemId, quarantined: &Quarantined, placed: Placed) -> bool {
+        let Placed { numbers, slots } = placed;
         let key = change_of(quarantined).key_hash;
-        let phase = Phase { held_seq: quarantined.held_seq, until: None };
+        let phase = Phase { held_seq: quarantined.held_seq, slots, until: None };
         let due = due(quarantined);
         self.pinned.extend(numbers.iter().map(|number| slot_key(key, *number)));
         let Some(hold) = self.live.get_mut(&(system, key)) else {
@@ -122,14 +151,16 @@ impl Holds {
             self.live.insert((system, key), hold);
             return true;
         };
-        let last = hold.last().held_seq;
-        if hold.quarantined.last_seq >= quarantined.last_seq && last <= quarantined.held_seq {
+        let last = *hold.last();
+        if hold.quarantined.last_seq >= quarantined.last_seq && last.held_seq <= quarantined.held_seq {
             return false;
         }
         if hold.retry().is_some_and(|retry| quarantined.held_seq > retry) {
             hold.phases.push(phase);
         } else {
-            *hold.last() = Phase { held_seq: last.min(quarantined.held_seq), until: None };
+            // The oldest entry may have gone on in a later chunk.
+            let (held_seq, slots) = (last.held_seq.min(quarantined.held_seq), last.slots | slots);
+            *hold.last() = Phase { held_seq, slots, until: None };
         }
         hold.quarantined = quarantined.clone();
         hold.due = due;
@@ -209,21 +240,16 @@ impl Holds {
     }
 
     /// A hold as [`standing`](Self::standing) told it.
-    pub fn restore(&mut self, system: SystemId, quarantined: &Quarantined, phases: Phases, numbers: Arc<[usize]>) {
-        self.hold(system, quarantined, numbers);
-        let key = change_of(quarantined).key_hash;
-        let phases = phases.into_iter().map(|(held_seq, until)| Phase { held_seq, until });
-        if let Some(hold) = self.live.get_mut(&(system, key)) {
-            hold.phases = phases.collect();
+    pub fn restore(&mut self, system: SystemId, quarantined: &Quarantined, phases: Vec<Phase>, placed: Placed) {
+        self.hold(system, quarantined, placed);
+        if let Some(hold) = self.live.get_mut(&(system, change_of(quarantined).key_hash)) {
+            hold.phases = phases;
         }
     }
 
     /// Every hold with its phases.
-    pub fn standing(&self) -> impl Iterator<Item = (SystemId, &Quarantined, Phases)> {
-        self.live.iter().map(|((system, _), hold)| {
-            let phases = hold.phases.iter().map(|phase| (phase.held_seq, phase.until));
-            (*system, &hold.quarantined, phases.collect())
-        })
+    pub fn standing(&self) -> impl Iterator<Item = (SystemId, &Quarantined, &[Phase])> {
+        self.live.iter().map(|((system, _), hold)| (*system, &hold.quarantined, &*hold.phases))
     }
 
     /// What is in the way of the change of a live record: both stay in the index until that is decided.

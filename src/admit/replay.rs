@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bodies::{inline, walk};
-use super::{Arbiter, Bodies, Slot, SlotStore, change_of, decide, index, slot_key};
+use super::{Arbiter, Bodies, Slot, change_of, decide, index};
 use crate::change::{
     Address, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Quarantined, Record, Verdict,
 };
@@ -25,7 +25,7 @@ impl Arbiter {
     /// Before the replay: what is held when it ends. The index keeps all that it has of these keys.
     pub fn keep_held(&mut self, held: &[Quarantined]) {
         for quarantined in held {
-            let numbers = self.numbers_of(quarantined);
+            let numbers = self.place(quarantined).numbers;
             self.holds.keep(change_of(quarantined).key_hash, &numbers);
         }
     }
@@ -111,8 +111,7 @@ impl Arbiter {
             }
             return self.forget();
         }
-        // A system that is gone from the configuration has the lowest authority.
-        let system = origin.unwrap_or(index::NOBODY);
+        let system = self.system_of(&entry.origin);
         let (mut index, mut cursor, mut to) = (0, 0, SystemSet::EMPTY);
         let mut scratch = ChangeWriter::default();
         walk(&entry.body, bodies, &mut |chunk| {
@@ -130,6 +129,11 @@ impl Arbiter {
         self.forget()
     }
 
+    /// One that is gone from the configuration has the lowest authority.
+    fn system_of(&self, origin: &Origin) -> SystemId {
+        origin.system().and_then(|name| self.topology.find(name)).unwrap_or(index::NOBODY)
+    }
+
     fn replay_change(
         &mut self,
         entry: &Entry,
@@ -145,9 +149,13 @@ impl Arbiter {
         let verdict = entry.decisions.get(*cursor).filter(|d| d.from <= index).map(|d| &d.verdict);
         let everywhere = matches!(
             verdict,
-            Some(Verdict::Everywhere | Verdict::Replaced { everywhere: true, .. } | Verdict::Split { .. })
+            Some(
+                Verdict::Everywhere
+                    | Verdict::Replaced { everywhere: true, .. }
+                    | Verdict::Split { .. }
+                    | Verdict::Redeleted { .. }
+            )
         );
-        let inserted = change.op == Op::Insert;
         let change = match fate {
             Fate::Apply => *change,
             Fate::Replace(encoded) => encoded.change(),
@@ -168,15 +176,13 @@ impl Arbiter {
         let Some(layout) = self.layouts.get(change.entity.index()) else { return Ok(SystemSet::EMPTY) };
         if layout.indexed {
             let deleted = change.op == Op::Delete;
-            // A delete in place of an insert is of the one who deleted before.
-            let before = match inserted && deleted {
-                true => self.store.get(slot_key(change.key_hash, 0))?,
-                false => None,
+            let (by, system) = match verdict {
+                Some(Verdict::Redeleted { by, .. }) => (by, self.system_of(by)),
+                _ => (&entry.origin, system),
             };
-            let version = match (&entry.origin, before) {
-                (Origin::Agent, _) => Slot::decided(entry.seq, deleted),
-                (_, Some(deletion)) => deletion.told_again(entry.seq),
-                (_, None) => Slot::new(entry.seq, system, everywhere, deleted),
+            let version = match by {
+                Origin::Agent => Slot::decided(entry.seq, deleted),
+                _ => Slot::new(entry.seq, system, everywhere, deleted),
             };
             let slots = decide::slots_of(layout, verdict, &change);
             let own = match verdict {

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::change::{Body, Captured, ChangeWriter, Decision, Op, SpoolRef, Verdict};
+use crate::change::{Body, Captured, ChangeWriter, Decision, Entry, Op, Origin, SpoolRef, Verdict};
 use crate::normalize::binding::Role;
 use crate::rules::{Policy, Rules};
 use crate::schema::{EntityId, EntitySchema, Field, Schema};
@@ -102,51 +102,128 @@ fn a_system_needs_nothing_that_is_not_for_it() {
     assert_eq!((arbiter.applies_from(SystemId(0)), arbiter.applies_from(SystemId(1))), (4, 5));
 }
 
-/// An insert lost to a later deletion, which is told again; what its transaction made of the row afterwards
-/// must not meet that as something of unknown age.
-#[test]
-fn what_follows_a_lost_insert_in_its_transaction_loses_too() {
+/// Entry 1 was committed at 10.
+struct CommittedAt10;
+
+impl Bodies for CommittedAt10 {
+    fn committed_at(&self, seq: Seq) -> Result<Option<Micros>> {
+        Ok((seq == 1).then_some(10))
+    }
+
+    fn chunks(&self, _: &SpoolRef, _: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        unreachable!("nothing is spooled here")
+    }
+
+    fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+}
+
+const NONE: Option<std::array::IntoIter<Datum<'_>, 2>> = None;
+
+fn row(count: i64) -> std::array::IntoIter<Datum<'static>, 2> {
+    [1, count].map(|value| Datum::Value(Value::Int(value))).into_iter()
+}
+
+/// The later one wins, field by field: shop deletes a row, and crm's transaction, committed before and not aware
+/// of it, makes it again and changes it. Returns that topology, and the arbiter with what became of the latter.
+fn deletion_told_again() -> (Topology, Arbiter, Entry) {
     let mut topology = topology();
     let rules = Rules { policy: Policy::Latest, by_field: true, ..Rules::default() };
     topology.entities[0].rules = Arc::new(rules);
     let schema = topology.schema.clone();
-    let row = |count| [Datum::Value(Value::Int(1)), count].into_iter();
-    let five = || row(Datum::Value(Value::Int(5)));
     let mut body = ChangeWriter::default();
-    body.push(&schema, EntityId(0), Op::Delete, Some(five()), None::<std::array::IntoIter<Datum<'_>, 2>>);
+    body.push(&schema, EntityId(0), Op::Delete, Some(row(5)), NONE);
     let deleted =
         Captured { committed_at: 10, body: Body::Inline(body.take().into()), ..captured(&topology, 1, 1, 0, 1) };
-    body.push(&schema, EntityId(0), Op::Insert, None::<std::array::IntoIter<Datum<'_>, 2>>, Some(five()));
-    body.push(&schema, EntityId(0), Op::Update, Some(five()), Some(row(Datum::Value(Value::Int(6)))));
+    body.push(&schema, EntityId(0), Op::Insert, NONE, Some(row(5)));
+    body.push(&schema, EntityId(0), Op::Update, Some(row(5)), Some(row(6)));
     let made_again =
         Captured { committed_at: 5, body: Body::Inline(body.take().into()), ..captured(&topology, 0, 1, 0, 2) };
-    let mut arbiter = Arbiter::new(topology, Box::new(MemoryStore::default()));
-    struct At;
-    impl Bodies for At {
-        fn committed_at(&self, seq: Seq) -> Result<Option<Micros>> {
-            Ok((seq == 1).then_some(10))
-        }
-
-        fn chunks(&self, _: &SpoolRef, _: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-            unreachable!("nothing is spooled here")
-        }
-
-        fn image(&self, _: Seq, _: u128) -> Result<Option<Bytes>> {
-            Ok(None)
-        }
-    }
-
-    arbiter.captured(deleted, &At).unwrap();
-    let admitted = arbiter.captured(made_again, &At).unwrap();
-
+    let mut arbiter = Arbiter::new(topology.clone(), Box::new(MemoryStore::default()));
+    arbiter.captured(deleted, &CommittedAt10).unwrap();
+    let admitted = arbiter.captured(made_again, &CommittedAt10).unwrap();
     assert!(!admitted.records.iter().any(|record| matches!(record, Record::Quarantine(_))), "{admitted:?}");
-    let verdicts = admitted.records.iter().find_map(|record| match record {
-        Record::Entry(entry) => {
-            Some(entry.decisions.iter().map(|decision| decision.verdict.clone()).collect::<Vec<_>>())
-        }
+    let entry = admitted.records.iter().find_map(|record| match record {
+        Record::Entry(entry) => Some(entry.clone()),
         _ => None,
     });
-    let [told_again, lost] = &verdicts.unwrap()[..] else { panic!("{admitted:?}") };
-    assert!(matches!(told_again, Verdict::Replaced { everywhere: true, winner: Some(1), .. }), "{told_again:?}");
-    assert_eq!(*lost, Verdict::Rejected { winner: 2 });
+    (topology, arbiter, entry.unwrap())
+}
+
+/// An insert lost to a later deletion, which is told again; what its transaction made of the row afterwards
+/// must not meet that as something of unknown age.
+#[test]
+fn what_follows_a_lost_insert_in_its_transaction_loses_too() {
+    let (.., entry) = deletion_told_again();
+
+    let [told_again, lost] = &entry.decisions[..] else { panic!("{entry:?}") };
+    let by = Origin::System("shop".into());
+    assert_eq!(told_again.verdict, Verdict::Redeleted { offset: 0, winner: 1, by });
+    assert_eq!(lost.verdict, Verdict::Rejected { winner: 2 });
+}
+
+/// A replay may begin behind the deletion itself. To make the row again is no conflict for who deleted it.
+#[test]
+fn a_deletion_that_is_told_again_is_still_of_who_deleted() {
+    let (topology, live, entry) = deletion_told_again();
+    let mut replayed = Arbiter::new(topology.clone(), Box::new(MemoryStore::default()));
+    replayed.follow(SystemId(0), Position::Memory { index: 1 }, 1, "".into());
+    replayed.follow(SystemId(1), Position::Memory { index: 1 }, 1, "".into());
+    replayed.replay(&Record::Entry(entry), &CommittedAt10).unwrap();
+    replayed.resume(2);
+
+    for mut arbiter in [live, replayed] {
+        let mut body = ChangeWriter::default();
+        body.push(&topology.schema, EntityId(0), Op::Insert, NONE, Some(row(7)));
+        let body = Body::Inline(body.take().into());
+        let made = arbiter.captured(Captured { body, ..captured(&topology, 1, 2, 1, 1) }, &CommittedAt10).unwrap();
+
+        assert_eq!((made.counts[0].conflicts, made.counts[0].journaled.total()), (0, 1), "{made:?}");
+    }
+}
+
+/// A transaction of several chunks wrote one field of a row before another was refused: what its system makes
+/// of the first afterwards has seen it, and nothing would write it there again.
+#[test]
+fn of_a_held_key_what_its_system_has_counts_as_seen() {
+    let mut topology = topology();
+    let field = |name: &str| Field { name: name.into(), kind: Kind::Int };
+    topology.schema = Schema::new(vec![EntitySchema::new("stock", ["id", "count", "place"].map(field).to_vec(), 1)]);
+    topology.entities[0].members.iter_mut().for_each(|member| member.fields = 0b111);
+    topology.entities[0].rules = Arc::new(Rules { by_field: true, ..Rules::default() });
+    let schema = topology.schema.clone();
+    let update = |count: Option<i64>, place: Option<i64>| {
+        let datum = |value: Option<i64>| value.map_or(Datum::NotSent, |value| Datum::Value(Value::Int(value)));
+        let mut body = ChangeWriter::default();
+        let row = || [datum(Some(1)), datum(count), datum(place)].into_iter();
+        body.push(&schema, EntityId(0), Op::Update, Some(row()), Some(row()));
+        Bytes::from(body.take())
+    };
+    let write = |system, index, base, rows| Captured {
+        body: Body::Inline(rows),
+        ..captured(&topology, system, index, base, 1)
+    };
+    let spool = Spooled { schema: schema.clone(), chunks: 0, rows: 0 };
+    let mut arbiter = Arbiter::new(topology.clone(), Box::new(MemoryStore::default()));
+    arbiter.captured(write(0, 1, 0, update(Some(5), Some(5))), &spool).unwrap();
+    let refused = Quarantined {
+        system: "shop".into(),
+        schema: schema.clone(),
+        held_seq: 1,
+        last_seq: 1,
+        change: update(Some(5), None),
+        reason: "above the limit".to_owned(),
+        code: "23514".to_owned(),
+        attempts: 1,
+        at: 0,
+        folded: false,
+    };
+    arbiter.quarantined(&refused, 0).unwrap();
+
+    let place = arbiter.captured(write(1, 1, 1, update(None, Some(6))), &spool).unwrap();
+    let count = arbiter.captured(write(1, 2, 1, update(Some(6), None)), &spool).unwrap();
+
+    let journaled = |admitted: &Admitted| (admitted.counts[0].journaled.total(), admitted.counts[0].rejected);
+    assert_eq!((journaled(&place), journaled(&count)), ((1, 0), (0, 1)));
 }

@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::admit::index::added;
-use crate::change::{Change, Op};
+use crate::admit::index::{Slot, added};
+use crate::change::{Change, Op, Origin};
 use crate::normalize::binding::{Binding, Role};
 use crate::rules::{Merge, Rules};
 use crate::schema::{EntitySchema, Schema, SystemId, SystemSet};
@@ -64,6 +64,12 @@ impl Topology {
             });
         }
         Topology { systems, schema, entities }
+    }
+
+    /// Whose version that is.
+    pub(super) fn who(&self, slot: Slot) -> Origin {
+        let name = || self.systems.get(slot.origin().index()).cloned().unwrap_or_default();
+        if slot.is_decided() { Origin::Agent } else { Origin::System(name()) }
     }
 
     pub fn find(&self, system: &str) -> Option<SystemId> {

@@ -161,7 +161,9 @@ fn decided(verdict: Option<&Verdict>) -> (&'static str, Option<Seq>) {
         Some(Verdict::Everywhere) => ("everywhere", None),
         Some(Verdict::Rejected { winner: 0 }) => ("drift", None),
         Some(Verdict::Rejected { winner }) => ("rejected", Some(*winner)),
-        Some(Verdict::Replaced { winner: Some(winner), .. }) => ("partly", Some(*winner)),
+        Some(Verdict::Replaced { winner: Some(winner), .. } | Verdict::Redeleted { winner, .. }) => {
+            ("partly", Some(*winner))
+        }
         Some(Verdict::Replaced { winner: None, .. }) => ("completed", None),
         Some(Verdict::Split { others: Others::Nothing, winner, .. }) => ("rejected", *winner),
         Some(Verdict::Split { winner: Some(winner), .. }) => ("partly", Some(*winner)),

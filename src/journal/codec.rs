@@ -133,17 +133,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
             put_u64(out, u64::from(hops));
         }
     }
-    match &entry.origin {
-        Origin::Agent => out.push(0),
-        Origin::System(name) => {
-            out.push(1);
-            put_str(out, name);
-        }
-        Origin::Copied(name) => {
-            out.push(2);
-            put_str(out, name);
-        }
-    }
+    put_origin(out, &entry.origin);
     put_optional_position(out, entry.position.as_ref());
     put_u64(out, entry.base);
     put_str(out, &entry.txid);
@@ -160,6 +150,20 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     put_body(out, &entry.body);
     put_decisions(out, &entry.decisions);
     put_bytes(out, &entry.replacements);
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+    match origin {
+        Origin::Agent => out.push(0),
+        Origin::System(name) => {
+            out.push(1);
+            put_str(out, name);
+        }
+        Origin::Copied(name) => {
+            out.push(2);
+            put_str(out, name);
+        }
+    }
 }
 
 fn put_body(out: &mut Vec<u8>, body: &Body) {
@@ -204,6 +208,12 @@ fn put_decisions(out: &mut Vec<u8>, decisions: &[Decision]) {
                 put_u64(out, offset);
                 put_u64(out, *own);
                 winner.iter().for_each(|seq| put_u64(out, *seq));
+            }
+            Verdict::Redeleted { offset, winner, by } => {
+                out.push(12);
+                put_u64(out, *offset);
+                put_u64(out, *winner);
+                put_origin(out, by);
             }
         }
     }
@@ -534,12 +544,7 @@ impl<'a> Decoder<'a> {
     fn entry(&mut self, seq: Seq) -> Decoded<Entry> {
         Ok(Entry {
             seq,
-            origin: match self.u8()? {
-                0 => Origin::Agent,
-                1 => Origin::System(self.name()?),
-                2 => Origin::Copied(self.name()?),
-                _ => return Err(Malformed::Content("has an origin of an unknown kind")),
-            },
+            origin: self.origin()?,
             position: self.optional_position()?,
             base: self.u64()?,
             txid: self.str()?.into(),
@@ -573,6 +578,15 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    fn origin(&mut self) -> Decoded<Origin> {
+        match self.u8()? {
+            0 => Ok(Origin::Agent),
+            1 => Ok(Origin::System(self.name()?)),
+            2 => Ok(Origin::Copied(self.name()?)),
+            _ => Err(Malformed::Content("has an origin of an unknown kind")),
+        }
+    }
+
     fn decisions(&mut self) -> Decoded<Vec<Decision>> {
         let count = self.count()?;
         let mut decisions = Vec::with_capacity(count);
@@ -600,6 +614,7 @@ impl<'a> Decoder<'a> {
                     };
                     Verdict::Split { others, own, winner }
                 }
+                12 => Verdict::Redeleted { offset: self.u64()?, winner: self.u64()?, by: self.origin()? },
                 _ => return Err(Malformed::Content("has an unknown verdict")),
             };
             decisions.push(Decision { from, to, verdict });

@@ -24,7 +24,7 @@ pub use file::{Saved, verify};
 pub use state::State;
 
 use super::{Arbiter, Slot, SlotStore};
-use crate::admit::held::Phases;
+use crate::admit::held::Phase;
 use crate::admit::index::Slots;
 use crate::change::Quarantined;
 use crate::error::Result;
@@ -53,7 +53,7 @@ pub struct About {
     /// In order of authority.
     pub systems: Vec<Addressed>,
     /// Of each held record, in its order.
-    phases: Vec<Phases>,
+    phases: Vec<Vec<Phase>>,
 }
 
 /// How far one system was.
@@ -82,7 +82,7 @@ impl Arbiter {
             addressed: followed.addressed,
             pending_from: followed.pending_from,
         });
-        let (held, phases) = self.holds.standing().map(|(_, held, phases)| (held.clone(), phases)).unzip();
+        let (held, phases) = self.holds.standing().map(|(_, held, phases)| (held.clone(), phases.to_vec())).unzip();
         let about = About { topology: self.print(), head: self.head, systems: systems.collect(), phases };
         let slots = self.store.slots(self.floor(), self.holds.pinned());
         let copies = self.store.lists().map(|(version, keys)| (version, keys.to_vec())).collect();
@@ -99,8 +99,8 @@ impl Arbiter {
         }
         for (quarantined, phases) in saved.held.iter().zip(phases) {
             if let Some(system) = self.topology.find(&quarantined.system) {
-                let numbers = self.numbers_of(quarantined);
-                self.holds.restore(system, quarantined, phases, numbers);
+                let placed = self.place(quarantined);
+                self.holds.restore(system, quarantined, phases, placed);
             }
         }
         self.store.fill(&mut saved.slots())?;

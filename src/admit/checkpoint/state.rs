@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::admit::held::Phases;
+use crate::admit::held::Phase;
 use crate::admit::index::slot_key;
 use crate::admit::{Arbiter, Followed, Slot, SlotStore, change_of};
 use crate::change::{ConflictId, Quarantined};
@@ -17,7 +17,7 @@ pub struct State {
     seen: Vec<(Seq, Option<Position>)>,
     /// What each may not have seen.
     behind: Vec<Option<Seq>>,
-    held: Vec<(SystemId, Quarantined, Phases)>,
+    held: Vec<(SystemId, Quarantined, Vec<Phase>)>,
     waiting: Vec<ConflictId>,
     floor: Seq,
     /// From where the slots of held keys count.
@@ -40,10 +40,11 @@ impl Arbiter {
             }
         }
         let mut pinned: BTreeMap<u128, Seq> = BTreeMap::new();
-        let held: Vec<_> = self.holds.standing().map(|(system, held, phases)| (system, held.clone(), phases)).collect();
+        let held: Vec<_> =
+            self.holds.standing().map(|(system, held, phases)| (system, held.clone(), phases.to_vec())).collect();
         for (_, held, phases) in &held {
-            let from = phases.iter().map(|(held_seq, _)| *held_seq).min().unwrap_or(Seq::MAX);
-            for number in self.numbers_of(held).iter() {
+            let from = phases.iter().map(|phase| phase.held_seq).min().unwrap_or(Seq::MAX);
+            for number in self.place(held).numbers.iter() {
                 let least = pinned.entry(slot_key(change_of(held).key_hash, *number)).or_insert(from);
                 *least = from.min(*least);
             }

@@ -503,6 +503,8 @@ fn any_decision() -> impl Strategy<Value = Decision> {
             own,
             winner
         }),
+        (any::<u64>(), any::<u64>(), prop_oneof![Just(Origin::Agent), Just(Origin::System("shop".into()))])
+            .prop_map(|(offset, winner, by)| Verdict::Redeleted { offset, winner, by }),
     ];
     (any::<u64>(), any::<u64>(), verdict).prop_map(|(from, to, verdict)| Decision { from, to, verdict })
 }
