@@ -3,17 +3,19 @@
 //!
 //! What one entry copied has one version, so its keys are a list, which is sorted when somebody
 //! asks: only a live change of a copied row does, or a copy from another system. Too many lists
-//! at once move into the store, oldest first, which knows how to keep them on disk.
+//! at once move into a store of their own, oldest first, which knows how to keep them on disk. As
+//! long as all of that was copied from one system, the next rows from there need not look into it.
 
+use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 
-use super::index::{Slot, SlotStore, Slots};
+use super::index::{NOBODY, Slot, SlotStore, Slots};
 use crate::error::Result;
 use crate::position::Seq;
-use crate::schema::SystemId;
+use crate::schema::{SystemId, SystemSet};
 
-/// Keys in lists: 16 MiB.
-const KEYS_MAX: usize = 1 << 20;
+/// Keys in lists: 8 MiB.
+const KEYS_MAX: usize = 1 << 19;
 
 /// A [`SlotStore`], and what was copied.
 pub(super) struct Index {
@@ -22,6 +24,34 @@ pub(super) struct Index {
     copies: VecDeque<Copies>,
     keys: usize,
     keys_max: usize,
+    moved: Option<Moved>,
+}
+
+/// Lists that were too many.
+struct Moved {
+    store: Box<dyn SlotStore>,
+    from: Origins,
+}
+
+/// Where copied rows came from.
+#[derive(Default)]
+struct Origins {
+    systems: SystemSet,
+    /// Or one that is gone.
+    others: bool,
+}
+
+impl Origins {
+    fn add(&mut self, origin: SystemId) {
+        match origin == NOBODY {
+            true => self.others = true,
+            false => self.systems = self.systems.with(origin),
+        }
+    }
+
+    fn is_only(&self, system: SystemId) -> bool {
+        !self.others && self.systems.without(system).0 == 0
+    }
 }
 
 /// Of one entry.
@@ -42,7 +72,7 @@ impl Copies {
 
 impl Index {
     pub fn new(store: Box<dyn SlotStore>) -> Self {
-        Index { store, copies: VecDeque::new(), keys: 0, keys_max: KEYS_MAX }
+        Index { store, copies: VecDeque::new(), keys: 0, keys_max: KEYS_MAX, moved: None }
     }
 
     /// Enters one version of many keys.
@@ -52,14 +82,25 @@ impl Index {
         if !keys.is_empty() {
             self.copies.push_back(Copies { version, keys, sorted: false });
         }
-        while self.keys > self.keys_max {
+        if self.keys > self.keys_max { self.move_oldest() } else { Ok(()) }
+    }
+
+    /// Half of the lists, so that it is seldom done, and in one run.
+    fn move_oldest(&mut self) -> Result<()> {
+        let moved = match &mut self.moved {
+            Some(moved) => moved,
+            None => self.moved.insert(Moved { store: self.store.sibling()?, from: Origins::default() }),
+        };
+        let mut slots = Vec::with_capacity(self.keys - self.keys_max / 2);
+        while self.keys > self.keys_max / 2 {
             let Some(oldest) = self.copies.pop_front() else { break };
             self.keys -= oldest.keys.len();
-            for key in oldest.keys {
-                self.keep(key, oldest.version)?;
-            }
+            moved.from.add(oldest.version.origin());
+            slots.extend(oldest.keys.iter().map(|key| (*key, oldest.version)));
         }
-        Ok(())
+        slots.sort_unstable_by_key(|(key, version)| (*key, Reverse(version.seq())));
+        slots.dedup_by_key(|(key, _)| *key);
+        moved.store.ingest(&mut slots.into_iter().map(Ok))
     }
 
     /// What was copied, the oldest first.
@@ -70,7 +111,11 @@ impl Index {
     /// The version that a row read from `reader` meets. What was copied from there itself it has.
     pub fn get_for_copy(&mut self, key: u128, reader: SystemId) -> Result<Option<Slot>> {
         let stored = self.store.get(key)?;
-        Ok(self.copied(key, |version| version.origin() != reader).max_by_seq(stored))
+        let moved = match self.moved.as_mut().filter(|moved| !moved.from.is_only(reader)) {
+            Some(moved) => moved.store.get(key)?.filter(|version| version.origin() != reader),
+            None => None,
+        };
+        Ok(self.copied(key, |version| version.origin() != reader).max_by_seq(stored).max_by_seq(moved))
     }
 
     fn copied(&mut self, key: u128, counts: impl Fn(Slot) -> bool) -> Option<Slot> {
@@ -100,7 +145,11 @@ impl Newest for Option<Slot> {
 impl SlotStore for Index {
     fn get(&mut self, key: u128) -> Result<Option<Slot>> {
         let stored = self.store.get(key)?;
-        Ok(self.copied(key, |_| true).max_by_seq(stored))
+        let moved = match &mut self.moved {
+            Some(moved) => moved.store.get(key)?,
+            None => None,
+        };
+        Ok(self.copied(key, |_| true).max_by_seq(stored).max_by_seq(moved))
     }
 
     fn put(&mut self, key: u128, slot: Slot) -> Result<()> {
@@ -117,19 +166,40 @@ impl SlotStore for Index {
                 }
             }
         }
+        if let Some(moved) = &mut self.moved {
+            moved.store.forget_below(floor, pinned)?;
+            if moved.store.is_empty() {
+                self.moved = None;
+            }
+        }
         self.store.forget_below(floor, pinned)
     }
 
     fn slots(&self, floor: Seq, pinned: &HashSet<u128>) -> Slots {
-        self.store.slots(floor, pinned)
+        let mut slots = self.store.slots(floor, pinned);
+        if let Some(moved) = &self.moved {
+            let Slots { memory, runs, reading } = moved.store.slots(floor, pinned);
+            slots.memory.extend(memory);
+            slots.runs.extend(runs);
+            slots.reading.extend(reading);
+        }
+        slots
     }
 
     fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
         self.store.fill(sorted)
     }
 
+    fn ingest(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
+        self.store.ingest(sorted)
+    }
+
+    fn sibling(&self) -> Result<Box<dyn SlotStore>> {
+        self.store.sibling()
+    }
+
     fn len(&self) -> usize {
-        self.store.len() + self.keys
+        self.store.len() + self.moved.as_ref().map_or(0, |moved| moved.store.len()) + self.keys
     }
 }
 
@@ -167,16 +237,37 @@ mod tests {
     }
 
     #[test]
-    fn too_many_lists_move_into_the_store_and_hide_nothing_newer() {
+    fn too_many_lists_move_into_a_store_and_hide_nothing_newer() {
         let mut index = index();
         index.put_copies(vec![1, 2, 3], copy(1, 0)).unwrap();
         index.put(2, live(2)).unwrap();
         index.put_copies(vec![4, 5], copy(3, 0)).unwrap();
 
-        assert_eq!((index.copies.len(), index.keys), (1, 2));
+        assert_eq!((index.copies.len(), index.keys, index.len()), (1, 2, 6));
         assert_eq!(index.get(1).unwrap(), Some(copy(1, 0)));
         assert_eq!(index.get(2).unwrap(), Some(live(2)));
         assert_eq!(index.get(5).unwrap(), Some(copy(3, 0)));
+        assert_eq!(index.get_for_copy(1, SystemId(0)).unwrap(), None, "it has read that itself");
+        assert_eq!(index.get_for_copy(1, SystemId(1)).unwrap(), Some(copy(1, 0)));
+        assert_eq!(index.get_for_copy(2, SystemId(0)).unwrap(), Some(live(2)));
+    }
+
+    #[test]
+    fn what_was_moved_is_in_a_checkpoint_and_the_newest_of_each_key() {
+        let mut index = index();
+        index.put(2, live(1)).unwrap();
+        index.put_copies(vec![1, 2, 3], copy(2, 0)).unwrap();
+        index.put_copies(vec![4, 3], copy(3, 1)).unwrap();
+        index.put_copies(vec![1, 5], copy(4, 1)).unwrap();
+        index.put(4, live(5)).unwrap();
+
+        let sorted: Result<Vec<_>> = index.slots(0, &HashSet::new()).sorted().collect();
+
+        let moved = [(1, copy(2, 0)), (2, copy(2, 0)), (3, copy(2, 0)), (4, live(5))];
+        assert_eq!((sorted.unwrap(), index.keys), (moved.to_vec(), 4));
+        assert_eq!(index.get(1).unwrap(), Some(copy(4, 1)));
+        assert_eq!(index.get_for_copy(1, SystemId(1)).unwrap(), Some(copy(2, 0)));
+        assert_eq!(index.get(3).unwrap(), Some(copy(3, 1)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! It is derived state: a checkpoint of it and what the journal has behind that, or all that the
 //! journal has from where some system still is behind, give it back ([`super::Arbiter::replay`]).
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -97,6 +98,13 @@ pub fn added(slot: usize, origin: SystemId, everywhere: bool) -> usize {
     128 + slot * 512 + usize::from(origin.0) * 2 + usize::from(everywhere)
 }
 
+/// The number under which is kept what `origin` alone gets back of an additive slot: until it has that, what
+/// it writes has not seen it. No other system's change meets it.
+pub fn returned(slot: usize, origin: SystemId) -> usize {
+    // Above every difference.
+    added(128, SystemId(0), false) + slot * 256 + usize::from(origin.0)
+}
+
 /// Where slots are kept: in memory, or on disk.
 pub trait SlotStore: Send {
     fn get(&mut self, key: u128) -> Result<Option<Slot>>;
@@ -114,6 +122,12 @@ pub trait SlotStore: Send {
     /// Takes in what [`Slots::sorted`] gave, before anything else.
     fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()>;
 
+    /// Takes in many slots at once, newer than what it has, in the order of their keys, each once.
+    fn ingest(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()>;
+
+    /// An empty one of the same kind, to be used beside this.
+    fn sibling(&self) -> Result<Box<dyn SlotStore>>;
+
     fn len(&self) -> usize;
 
     fn is_empty(&self) -> bool {
@@ -128,17 +142,17 @@ pub type Run = Box<dyn Iterator<Item = Result<(u128, Slot)>> + Send>;
 #[derive(Default)]
 pub struct Slots {
     pub memory: Vec<(u128, Slot)>,
-    /// The newest first; what is in memory is newer than all.
     pub runs: Vec<Run>,
     /// Whoever made the runs keeps them readable meanwhile.
-    pub reading: Option<Arc<()>>,
+    pub reading: Vec<Arc<()>>,
 }
 
 impl Slots {
     /// In the order of their keys; of each key the newest one.
     pub fn sorted(self) -> impl Iterator<Item = Result<(u128, Slot)>> {
         let Slots { mut memory, runs, reading } = self;
-        memory.sort_unstable_by_key(|(key, _)| *key);
+        memory.sort_unstable_by_key(|(key, slot)| (*key, Reverse(slot.seq())));
+        memory.dedup_by_key(|(key, _)| *key);
         let memory: Run = Box::new(memory.into_iter().map(Ok));
         let mut sources: Vec<_> = std::iter::once(memory).chain(runs).map(Iterator::peekable).collect();
         std::iter::from_fn(move || {
@@ -152,12 +166,10 @@ impl Slots {
                 }
             }
             let (at, key) = least?;
-            let found = sources[at].next();
             let same = |source: &mut std::iter::Peekable<Run>| {
-                while source.next_if(|next| next.as_ref().is_ok_and(|(of, _)| *of == key)).is_some() {}
+                source.next_if(|next| next.as_ref().is_ok_and(|(of, _)| *of == key))?.ok()
             };
-            sources[at + 1..].iter_mut().for_each(same);
-            found
+            sources[at..].iter_mut().filter_map(same).max_by_key(|(_, slot)| slot.seq()).map(Ok)
         })
     }
 }
@@ -282,6 +294,14 @@ impl SlotStore for MemoryStore {
             self.put(key, slot)?;
         }
         Ok(())
+    }
+
+    fn ingest(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
+        self.fill(sorted)
+    }
+
+    fn sibling(&self) -> Result<Box<dyn SlotStore>> {
+        Ok(Box::new(MemoryStore::default()))
     }
 
     fn len(&self) -> usize {

@@ -104,6 +104,7 @@ impl DiskStore {
 
     fn with_limits(dir: PathBuf, memory_max: usize, generation_min: usize) -> Result<Self> {
         remove(&dir)?;
+        remove(&beside(&dir))?;
         Ok(DiskStore {
             dir,
             memory: MemoryStore::default(),
@@ -250,12 +251,17 @@ impl SlotStore for DiskStore {
 
     fn slots(&self, floor: Seq, pinned: &HashSet<u128>) -> Slots {
         let runs = self.generations.iter().rev().map(|generation| generation.run(&self.dir, floor)).collect();
-        Slots { runs, reading: Some(self.reading.clone()), ..self.memory.slots(floor, pinned) }
+        Slots { runs, reading: vec![self.reading.clone()], ..self.memory.slots(floor, pinned) }
     }
 
     /// In memory what it takes; the rest is a generation.
     fn fill(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
         self.memory.fill(&mut sorted.take(self.memory_max))?;
+        self.ingest(sorted)
+    }
+
+    /// Past memory: a run of the newest generation.
+    fn ingest(&mut self, sorted: &mut dyn Iterator<Item = Result<(u128, Slot)>>) -> Result<()> {
         let mut rest = sorted.peekable();
         if rest.peek().is_none() {
             return Ok(());
@@ -268,8 +274,16 @@ impl SlotStore for DiskStore {
             run.write(key.to_be_bytes(), slot.0.to_le_bytes()).map_err(|error| unwritable(&self.dir, error))?;
             generation.newest = generation.newest.max(slot.seq());
             generation.slots += 1;
+            // Memory is asked first.
+            if self.pinned.contains(&key) || !self.memory.is_empty() && self.memory.get(key)?.is_some() {
+                self.memory.put(key, slot)?;
+            }
         }
         run.finish().map_err(|error| unwritable(&self.dir, error))
+    }
+
+    fn sibling(&self) -> Result<Box<dyn SlotStore>> {
+        Ok(Box::new(Self::with_limits(beside(&self.dir), self.memory_max, self.generation_min)?))
     }
 
     /// A key that is in several generations counts several times.
@@ -286,6 +300,11 @@ impl Drop for DiskStore {
             tracing::debug!(error = %error.full(), "index directory left behind");
         }
     }
+}
+
+/// Where a sibling has its own.
+fn beside(dir: &Path) -> PathBuf {
+    dir.with_extension("copied")
 }
 
 fn open(dir: &Path) -> fjall::Result<Database> {
@@ -400,12 +419,14 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Put(u64),
+        Ingest(Vec<u64>),
         Forget { back: u64, held: Vec<u64> },
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
             60 => (0..300u64).prop_map(Step::Put),
+            2 => prop::collection::vec(0..300u64, 1..60).prop_map(Step::Ingest),
             1 => (0..200u64, prop::collection::vec(0..300u64, 0..4))
                 .prop_map(|(back, held)| Step::Forget { back, held }),
         ]
@@ -428,6 +449,13 @@ mod tests {
                         seq += 1;
                         store.put(key(n), slot(seq)).unwrap();
                         model.insert(n, slot(seq));
+                    }
+                    Step::Ingest(mut keys) => {
+                        seq += 1;
+                        keys.sort_unstable_by_key(|n| key(*n));
+                        keys.dedup();
+                        store.ingest(&mut keys.iter().map(|n| Ok((key(*n), slot(seq))))).unwrap();
+                        model.extend(keys.iter().map(|n| (*n, slot(seq))));
                     }
                     Step::Forget { back, held: now_held } => {
                         // What was forgotten before it was held is gone.
