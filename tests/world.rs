@@ -45,6 +45,12 @@ fn simulate_unique(seed: u64, planted: Planted) -> Result<Tally, String> {
     world.run(steps).map(|()| world.tally)
 }
 
+fn simulate_sum(seed: u64, planted: Planted) -> Result<Tally, String> {
+    let mut world = World::with_sum(seed, planted);
+    let steps = 20 + world.random.below(STEPS);
+    world.run(steps).map(|()| world.tally)
+}
+
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -120,6 +126,20 @@ fn records_that_cannot_both_be_are_parted_in_all_systems() {
     if seeds.end - seeds.start > 100 {
         let [_, lost, partly, _, waiting, renamed] = sum.clashes;
         assert!(lost > 100 && partly > 20 && waiting > 100 && renamed > 100 && sum.crashes > 100, "{sum:?}");
+    }
+}
+
+#[test]
+fn a_sum_is_the_same_everywhere_whatever_becomes_of_its_row() {
+    let seeds = seeds();
+    let begun = Instant::now();
+
+    let (sum, failed) = simulate_all(seeds.clone(), simulate_sum);
+
+    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
+    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
+    if seeds.end - seeds.start > 100 {
+        assert!(sum.conflicts > 1000 && sum.restored > 100 && sum.crashes > 100, "{sum:?}");
     }
 }
 

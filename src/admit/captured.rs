@@ -203,6 +203,8 @@ impl Arbiter {
             Ruling::Rejected { winner } if returned != 0 => {
                 counts.rejected += 1;
                 decide::write_returned(&mut draft.replacements, layout, change, 0, returned);
+                let own = Changes::new(&draft.replacements.bytes[offset as usize..]).next().expect("just written");
+                decide::enter_returned(store, layout, &own, None, seq, system)?;
                 draft.decide(Verdict::Split { others: Others::Nothing, own: offset, winner: Some(winner) });
                 draft.address(SystemSet::EMPTY.with(system));
                 return Ok(());
@@ -234,6 +236,9 @@ impl Arbiter {
                 } else {
                     let own = draft.replacements.bytes.len() as u64;
                     decide::write_returned(&mut draft.replacements, layout, change, slots, returned);
+                    let mut written = Changes::new(&draft.replacements.bytes[offset as usize..]);
+                    let (others, back) = (written.next(), written.next().expect("just written"));
+                    decide::enter_returned(store, layout, &back, others.as_ref(), seq, system)?;
                     draft.decide(Verdict::Split { others: Others::Replaced(offset), own, winner: Some(winner) });
                 }
                 (slots, true, false)

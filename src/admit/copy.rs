@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::decide::{self, Case};
 use super::index::NOBODY;
+use super::replay::translated;
 use super::{Admitted, Arbiter, Bodies, Changed, Counts, Slot, walk};
 use crate::change::{Address, Body, Change, ChangeWriter, Changes, Entry, Micros, Op, Origin, Record};
 use crate::error::Result;
@@ -160,13 +161,7 @@ impl Arbiter {
         walk(&entry.body, bodies, &mut |chunk| {
             for change in Changes::new(chunk) {
                 scratch.bytes.clear();
-                let change = match &translation {
-                    None => change,
-                    Some(translation) if translation.translate(&change, &mut scratch) => {
-                        Changes::new(&scratch.bytes).next().expect("just written")
-                    }
-                    Some(_) => continue,
-                };
+                let Some(change) = translated(change, translation.as_ref(), &mut scratch) else { continue };
                 let Some(layout) = self.layouts.get(change.entity.index()) else { continue };
                 if layout.indexed {
                     let slots = layout.carried(&change);

@@ -26,11 +26,11 @@
 //! ```
 //!
 //! Where the row lives on after such a delete, the origin alone gets back what it had of the field, as
-//! a difference: the others' were added to nothing there.
+//! a difference: the others' were added to nothing there. Until it has that, what it writes goes everywhere.
 
 use crate::admit::copies::Index;
 use crate::admit::held::Base;
-use crate::admit::index::{NOBODY, Slot, SlotStore, added, slot_key};
+use crate::admit::index::{NOBODY, Slot, SlotStore, added, returned, slot_key};
 use crate::admit::policy::{Contest, Weighed};
 use crate::admit::topology::{Layout, bits};
 use crate::admit::{Bodies, Bugs};
@@ -247,7 +247,7 @@ fn is_difference(layout: &Layout, change: &Change<'_>, slot: usize) -> bool {
 }
 
 /// A difference of the slot that the change's system will receive, and had not seen: of several that of
-/// the highest authority, another's before its own.
+/// the highest authority, another's before its own, and last what it alone gets back.
 fn unseen_difference(
     case: &Case<'_>,
     change: &Change<'_>,
@@ -265,6 +265,10 @@ fn unseen_difference(
                 found = Some(latest);
             }
         }
+    }
+    if found.is_none() {
+        let back = store.get(slot_key(change.key_hash, returned(slot, case.system)))?;
+        found = back.filter(|back| back.seq() > case.base.of(slot));
     }
     Ok(found)
 }
@@ -314,6 +318,21 @@ pub(super) fn enter(
         }
         let back = version.everywhere() && own.is_none_or(|own| is_difference(layout, own, slot));
         store.put(slot_key(change.key_hash, added(slot, version.origin(), back)), version)?;
+    }
+    Ok(())
+}
+
+/// Enters what the origin alone gets back: all that `own` carries and `others` does not.
+pub(super) fn enter_returned(
+    store: &mut dyn SlotStore,
+    layout: &Layout,
+    own: &Change<'_>,
+    others: Option<&Change<'_>>,
+    seq: Seq,
+    system: SystemId,
+) -> Result<()> {
+    for slot in bits(layout.carried(own) & !others.map_or(0, |others| layout.carried(others))) {
+        store.put(slot_key(own.key_hash, returned(slot, system)), Slot::new(seq, system, true, false))?;
     }
     Ok(())
 }

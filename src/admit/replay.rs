@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bodies::{inline, walk};
 use super::{Arbiter, Bodies, Slot, change_of, decide, index};
 use crate::change::{
-    Address, Change, ChangeWriter, Changes, Entry, Fate, Op, Origin, Prepared, Quarantined, Record, Verdict,
+    Address, Change, ChangeWriter, Changes, Encoded, Entry, Fate, Op, Origin, Prepared, Quarantined, Record, Verdict,
 };
 use crate::error::Result;
 use crate::position::{Position, Seq};
@@ -156,24 +156,27 @@ impl Arbiter {
                     | Verdict::Redeleted { .. }
             )
         );
-        let change = match fate {
-            Fate::Apply => *change,
-            Fate::Replace(encoded) => encoded.change(),
-            // Its origin alone gets something back: nothing that others write meets it.
-            Fate::Skip if matches!(verdict, Some(Verdict::Split { .. })) => {
-                return Ok(SystemSet::EMPTY.with(system));
-            }
-            Fate::Skip => return Ok(SystemSet::EMPTY),
+        let own = match verdict {
+            Some(Verdict::Split { own, .. }) => Some(Encoded(&entry.replacements[*own as usize..]).change()),
+            _ => None,
+        };
+        let others = match fate {
+            Fate::Apply => Some(*change),
+            Fate::Replace(encoded) => Some(encoded.change()),
+            Fate::Skip => None,
         };
         scratch.bytes.clear();
-        let change = match translation {
-            None => change,
-            Some(translation) => match translation.translate(&change, scratch) {
-                true => Changes::new(&scratch.bytes).next().expect("just written"),
-                false => return Ok(SystemSet::EMPTY),
-            },
+        let mut for_own = ChangeWriter::default();
+        let own = own.and_then(|own| translated(own, translation.as_ref(), &mut for_own));
+        let others = others.and_then(|others| translated(others, translation.as_ref(), scratch));
+        let Some(layout) = others.or(own).and_then(|change| self.layouts.get(change.entity.index())) else {
+            return Ok(SystemSet::EMPTY);
         };
-        let Some(layout) = self.layouts.get(change.entity.index()) else { return Ok(SystemSet::EMPTY) };
+        if let Some(own) = own.as_ref().filter(|_| layout.indexed) {
+            decide::enter_returned(&mut self.store, layout, own, others.as_ref(), entry.seq, system)?;
+        }
+        // Its origin alone gets something back.
+        let Some(change) = others else { return Ok(SystemSet::EMPTY.with(system)) };
         if layout.indexed {
             let deleted = change.op == Op::Delete;
             let (by, system) = match verdict {
@@ -185,12 +188,21 @@ impl Arbiter {
                 _ => Slot::new(entry.seq, system, everywhere, deleted),
             };
             let slots = decide::slots_of(layout, verdict, &change);
-            let own = match verdict {
-                Some(Verdict::Split { own, .. }) => Changes::new(&entry.replacements[*own as usize..]).next(),
-                _ => None,
-            };
             decide::enter(&mut self.store, layout, &change, own.as_ref(), slots, version)?;
         }
         Ok(if everywhere { layout.receivers } else { layout.receivers.without(system) })
+    }
+}
+
+/// The change in the schema of today; `None` where that has no such entity.
+pub(super) fn translated<'a>(
+    change: Change<'a>,
+    translation: Option<&Translation>,
+    scratch: &'a mut ChangeWriter,
+) -> Option<Change<'a>> {
+    match translation {
+        None => Some(change),
+        Some(translation) if translation.translate(&change, scratch) => Changes::new(&scratch.bytes).next(),
+        Some(_) => None,
     }
 }

@@ -1,9 +1,9 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::change::{Body, Captured, ChangeWriter, Decision, Entry, Op, Origin, SpoolRef, Verdict};
+use crate::change::{Body, Captured, ChangeWriter, Decision, Entry, Op, Origin, Others, SpoolRef, Verdict};
 use crate::normalize::binding::Role;
-use crate::rules::{Policy, Rules};
+use crate::rules::{Merge, OnDelete, Policy, Rules};
 use crate::schema::{EntityId, EntitySchema, Field, Schema};
 use crate::value::{Datum, Kind, Value};
 
@@ -226,4 +226,52 @@ fn of_a_held_key_what_its_system_has_counts_as_seen() {
 
     let journaled = |admitted: &Admitted| (admitted.counts[0].journaled.total(), admitted.counts[0].rejected);
     assert_eq!((journaled(&place), journaled(&count)), ((1, 0), (0, 1)));
+}
+
+/// Where a row lives on after a delete that lost, its origin alone gets a sum back. What that system does to
+/// the row before then has not seen it: where it deletes the row once more, the delete follows that sum.
+#[test]
+fn a_delete_goes_behind_the_sum_that_its_own_system_gets_back() {
+    let mut topology = topology();
+    let field = |name: &str| Field { name: name.into(), kind: Kind::Int };
+    topology.schema = Schema::new(vec![EntitySchema::new("stock", ["id", "count", "place"].map(field).to_vec(), 1)]);
+    topology.entities[0].members.iter_mut().for_each(|member| member.fields = 0b111);
+    let rules = Rules { on_delete: Some(OnDelete::UpdateWins), merges: vec![(1, Merge::Add)], ..Rules::default() };
+    topology.entities[0].rules = Arc::new(rules);
+    let schema = topology.schema.clone();
+    let whole = || [1, 9, 1].map(|value| Datum::Value(Value::Int(value))).into_iter();
+    let none = || None::<std::array::IntoIter<Datum<'_>, 3>>;
+    let one = |op, before, after| {
+        let mut body = ChangeWriter::default();
+        body.push(&schema, EntityId(0), op, before, after);
+        Bytes::from(body.take())
+    };
+    let add = || {
+        let after = [Datum::Value(Value::Int(1)), Datum::Added("3"), Datum::NotSent].into_iter();
+        one(Op::Update, Some(whole()), Some(after))
+    };
+    let delete = || one(Op::Delete, Some(whole()), none());
+    let write = |system, index, base, rows| Captured {
+        body: Body::Inline(rows),
+        ..captured(&topology, system, index, base, 1)
+    };
+    let spool = Spooled { schema: schema.clone(), chunks: 0, rows: 0 };
+    let mut live = Arbiter::new(topology.clone(), Box::new(MemoryStore::default()));
+    let mut records = Vec::new();
+    for (system, index, rows) in [(0, 1, add()), (1, 1, add()), (0, 2, delete()), (1, 2, delete())] {
+        records.extend(live.captured(write(system, index, 0, rows), &spool).unwrap().records);
+    }
+    let Some(Record::Entry(lost)) = records.last() else { panic!("{records:?}") };
+    let verdict = &lost.decisions[0].verdict;
+    assert!(matches!(verdict, Verdict::Split { others: Others::Nothing, .. }), "{verdict:?}");
+    let mut replayed = Arbiter::new(topology.clone(), Box::new(MemoryStore::default()));
+    records.iter().for_each(|record| replayed.replay(record, &spool).unwrap());
+    replayed.resume(4);
+
+    for mut arbiter in [live, replayed] {
+        let again = arbiter.captured(write(1, 3, 3, delete()), &spool).unwrap();
+
+        let Some(Record::Entry(entry)) = again.records.last() else { panic!("{again:?}") };
+        assert_eq!(entry.decisions, [Decision { from: 0, to: 1, verdict: Verdict::Everywhere }]);
+    }
 }

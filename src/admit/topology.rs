@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::admit::index::{Slot, added};
+use crate::admit::index::{Slot, added, returned};
 use crate::change::{Change, Op, Origin};
 use crate::normalize::binding::{Binding, Role};
 use crate::rules::{Merge, Rules};
@@ -151,14 +151,15 @@ impl Layout {
         self.receivers.iter().filter(|s| self.member(*s).is_some_and(|m| m.fields & fields != 0)).collect()
     }
 
-    /// The numbers under which the index may know a key: its slots, and the differences of each writer.
+    /// The numbers under which the index may know a key: its slots, and the differences of each writer and to it.
     pub fn numbers(&self) -> Arc<[usize]> {
         let additive = (0..self.slots.len()).filter(|slot| self.merges[*slot] == Some(Merge::Add));
         (0..self.slots.len()).chain(additive.flat_map(|slot| self.differences(slot))).collect()
     }
 
     fn differences(&self, slot: usize) -> impl Iterator<Item = usize> {
-        self.writers().flat_map(move |writer| [false, true].map(|everywhere| added(slot, writer, everywhere)))
+        let of = move |writer| [added(slot, writer, false), added(slot, writer, true), returned(slot, writer)];
+        self.writers().flat_map(of)
     }
 
     /// Whose changes are journaled.

@@ -206,6 +206,8 @@ pub struct System {
     pub refuses: Option<i64>,
     /// Fields that users add to; bit i is contact's field i + 1.
     pub additive: u8,
+    /// Percent of what is done to rows.
+    pub deletes: u64,
     /// Rows are written again, and neither deleted nor given whole values of additive fields.
     pub only_added: bool,
     /// New rows are made here.
@@ -242,6 +244,7 @@ impl System {
             prepared: BTreeMap::new(),
             refuses: None,
             additive: 0,
+            deletes: 25,
             only_added: false,
             inserts: true,
             pooled: None,
@@ -394,7 +397,7 @@ impl System {
             }
             let before = self.rows.get(&key).copied();
             let after = match before {
-                Some(_) if !self.only_added && random.percent(25) => None,
+                Some(_) if !self.only_added && random.percent(self.deletes) => None,
                 Some(old) => Some(self.edited(old, random, value)),
                 None if !self.inserts => continue,
                 None => Some(self.fresh(random, value)),

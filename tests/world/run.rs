@@ -147,24 +147,29 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, planted: Planted) -> Self {
-        Self::with(seed, planted, None)
+        Self::with(seed, planted, None, false)
+    }
+
+    /// One key, and a field of it is a sum in all systems.
+    pub fn with_sum(seed: u64, planted: Planted) -> Self {
+        Self::with(seed, planted, None, true)
     }
 
     /// One field has few values, and some of the systems want none of them twice.
     pub fn with_unique(seed: u64, planted: Planted) -> Self {
-        Self::with(seed, planted, Some(Random(!seed)))
+        Self::with(seed, planted, Some(Random(!seed)), false)
     }
 
-    fn with(seed: u64, planted: Planted, mut unique: Option<Random>) -> Self {
+    fn with(seed: u64, planted: Planted, mut unique: Option<Random>, sum: bool) -> Self {
         let mut random = Random(seed);
         let pooled = unique.as_mut().map(|random| random.below(FIELDS));
         let schema = schema(pooled);
         let count = 2 + random.below(3);
         let names: Vec<Arc<str>> = (0..count).map(|i| format!("s{i}").into()).collect();
-        let uneven = random.percent(50);
+        let uneven = random.percent(50) && !sum;
         let special = random.below(12);
         // Where only differences follow one insert, what they come to is known without the journal.
-        let only_added = random.percent(10) && unique.is_none();
+        let only_added = random.percent(10) && unique.is_none() && !sum;
         let mut rules = rules(&mut random);
         if let Some((random, field)) = unique.as_mut().zip(pooled) {
             rules.merges.retain(|(of, _)| *of != field + 1);
@@ -176,7 +181,8 @@ impl World {
             };
             rules.uniques.push(Unique { field: field + 1, on_clash, chars: None });
         }
-        if only_added && rules.added() == 0 {
+        if (only_added || sum) && rules.added() == 0 {
+            rules.merges.retain(|(of, _)| *of != 2);
             rules.merges.push((2, Merge::Add));
         }
         let rules = Arc::new(rules);
@@ -193,14 +199,17 @@ impl World {
                 let inserts = !only_added || i == 0;
                 let unique = unique.as_mut().is_some_and(|random| random.percent(75));
                 let own = System::new(fields, role, triggers);
-                System { additive: additive as u8, only_added, inserts, pooled, unique, ..own }
+                let deletes = if sum { 50 } else { 25 };
+                System { additive: additive as u8, deletes, only_added, inserts, pooled, unique, ..own }
             })
             .collect();
         let keys = match unique.as_mut() {
             Some(random) => 2 + random.below(4),
+            None if sum => 1,
             None => 1 + random.below(4),
         };
-        let limits = Limits { changes: 1 + random.below(12) as u64, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
+        let changes = if sum { 1 } else { 1 + random.below(12) as u64 };
+        let limits = Limits { changes, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
         let refusals = !only_added && random.percent(50) && unique.as_mut().is_none_or(|random| random.percent(30));
         // Fields that the authority has not would have to come from others.
         let loads = !uneven && !only_added && random.percent(40) && pooled.is_none();
