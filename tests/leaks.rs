@@ -18,11 +18,16 @@ fn contact() -> Entity {
         .field("name", Type::Varchar(60))
         .field("email", Type::Varchar(60))
         .field("born", Type::Date)
+        .field("phone", Type::Varchar(60))
+        .option("sensitive = [\"phone\"]")
 }
+
+/// Where changes are told.
+const NOTIFY: &str = "/planted/changes?token=planted";
 
 /// Each row says `planted` in every field that can.
 fn row(id: u64) -> String {
-    format!("({id}, 'planted name {id}', 'planted{id}@example.com', '1999-09-09')")
+    format!("({id}, 'planted name {id}', 'planted{id}@example.com', '1999-09-09', 'planted phone {id}')")
 }
 
 #[tokio::test]
@@ -37,6 +42,10 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         "[[alert]]\nname = \"ops\"\non = [\"conflict\", \"quarantine\"]\nwebhook = {:?}\n{keys}\n",
         receiver.url("/planted?token=planted"),
     );
+    let notify = format!(
+        "[[notify]]\nname = \"billing\"\nentity = \"contact\"\nfields = [\"born\", \"phone\"]\nwebhook = {:?}\n{keys}\n",
+        receiver.url(NOTIFY),
+    );
     let mut world = World::of(&THREE)
         .proxied("shop")
         .entity(contact())
@@ -44,7 +53,7 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         .ddl("erp", "ALTER TABLE contact ADD CONSTRAINT named CHECK (name NOT LIKE '%forbidden%')")
         .ddl("crm", "CREATE UNIQUE INDEX one_email ON contact (email)")
         .ddl("erp", "CREATE UNIQUE INDEX one_email ON contact (email)")
-        .toml(&alert)
+        .toml(&(alert + &notify))
         .build()
         .await;
     world.setup().await;
@@ -67,11 +76,15 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
     world["shop"].execute("UPDATE contact SET name = 'planted by shop' WHERE id = 105").await;
     world.agent.run(&["resume", "shop"]).await;
     world["shop"]
-        .execute("INSERT INTO contact VALUES (900, 'planted forbidden', 'planted900@example.com', NULL)")
+        .execute(
+            "INSERT INTO contact VALUES (900, 'planted forbidden', 'planted900@example.com', NULL, 'planted phone')",
+        )
         .await;
-    world["shop"].execute("INSERT INTO contact VALUES (901, 'planted', 'planted105@example.com', NULL)").await;
     world["shop"]
-        .execute("SET sql_mode = ''; INSERT INTO contact VALUES (902, 'planted date', 'planted902@example.com', '0000-00-10')")
+        .execute("INSERT INTO contact VALUES (901, 'planted', 'planted105@example.com', NULL, 'planted phone')")
+        .await;
+    world["shop"]
+        .execute("SET sql_mode = ''; INSERT INTO contact VALUES (902, 'planted date', 'planted902@example.com', '0000-00-10', 'planted phone')")
         .await;
     let held = async || match list(&world).await?.len() {
         4.. => Ok(()),
@@ -91,13 +104,22 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
     // nobody, then one who refuses, then one who takes it
     receiver.up().await;
     receiver.always(400);
-    eventually(SOON, async || receiver.requests().first().map(drop).ok_or("nobody was told".into())).await;
+    let refused = async || {
+        let (told, changes): (Vec<_>, Vec<_>) = receiver.requests().into_iter().partition(|r| r.path != NOTIFY);
+        if told.is_empty() || changes.is_empty() { Err("not everybody was told".to_owned()) } else { Ok(()) }
+    };
+    eventually(SOON, refused).await;
     receiver.always(0);
     let told = async || match receiver.taken("/planted?token=planted").len() {
         2.. => Ok(()),
         count => Err(format!("{count} events have arrived")),
     };
     eventually(SOON, told).await;
+    let told = |status: &Value| match status["notifications"][0]["pending"].as_u64() {
+        Some(0) => Ok(()),
+        pending => Err(format!("{pending:?} entries are not told")),
+    };
+    world.agent.until(SOON, told).await;
     world.agent.run(&["load", "contact", "--dry-run"]).await;
 
     let mut said = String::new();
@@ -130,8 +152,23 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
     );
     for request in receiver.requests() {
         assert!(request.is_signed_by("planted secret") && request.headers["authorization"] == "planted");
-        said += &String::from_utf8_lossy(&request.body);
+        let body = String::from_utf8_lossy(&request.body);
+        // what was chosen is told, to whom it was chosen for
+        said += &if request.path == NOTIFY { body.replace("1999-09-09", "") } else { body.into_owned() };
     }
+    let changes = receiver.taken(NOTIFY);
+    let changes = changes.iter().map(|request| String::from_utf8_lossy(&request.body)).collect::<String>();
+    assert!(changes.contains("\"born\":\"1999-09-09\"") && changes.contains("\"phone\":\"(masked)\""), "{changes}");
+    let mut kept = 0;
+    for entry in std::fs::read_dir(world.agent.data_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            said += &std::fs::read_to_string(path).unwrap();
+            kept += 1;
+        }
+    }
+    assert!(kept >= 2, "no place of alerts and notifications");
+    assert!(logged.contains("changes are refused"), "no word of notifications");
     assert!(logged.contains("an alert is refused") && said.contains("ops: webhook http"), "no word of alerts");
     assert!(said.contains("contact") && said.contains("anechoic_capture_changes_total"));
     let words = ["planted", "1999-09-09", PASSWORD, "pässword", "0000-00-10"];
