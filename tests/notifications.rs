@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use super::support::agent::write_secret;
+use super::support::agent::{Step, write_secret};
 use super::support::receiver::{Receiver, Request};
 use super::support::servers::Kind;
 use super::support::world::{Entity, Type, World};
@@ -96,11 +96,7 @@ async fn each_change_arrives_in_order_whatever_happens_to_receiver_and_agent() {
     receiver.up().await;
     world["crm"].execute(&format!("DELETE FROM {} WHERE id = 100", world.table("order", "crm"))).await;
     world.quiet().await;
-    let told = |status: &Value| match status["notifications"][0]["pending"].as_u64() {
-        Some(0) => Ok(()),
-        pending => Err(format!("{pending:?} entries are not told")),
-    };
-    world.agent.until(SOON, told).await;
+    world.agent.until(SOON, until_told).await;
 
     let taken = receiver.taken("/orders?token=planted");
     let changes = changes(&taken);
@@ -149,7 +145,9 @@ async fn what_is_told_is_what_counts_and_a_refusal_holds_it_up() {
     world["crm"].execute(&format!("UPDATE {crm} SET n = 10 WHERE id = 2")).await;
     world["shop"].execute(&format!("UPDATE {shop} SET n = 20 WHERE id = 2")).await;
     world.agent.run(&["resume", "shop"]).await;
-    world["crm"].execute(&format!("UPDATE {crm} SET note = '{}' WHERE id = 1", "y".repeat(1900))).await;
+    world.quiet().await;
+    world["shop"].execute(&format!("UPDATE {shop} SET note = '{}' WHERE id = 1", "y".repeat(2000))).await;
+    world.quiet().await;
     world["crm"].execute(&format!("DELETE FROM {crm} WHERE id = 2")).await;
     world.quiet().await;
     let refused = |status: &Value| {
@@ -177,9 +175,151 @@ async fn what_is_told_is_what_counts_and_a_refusal_holds_it_up() {
             )
         })
         .collect();
-    assert_eq!(told, ["insert 1 1 crm", "insert 2 1 crm", "update 2 10 crm", "update 1 1 crm"]);
+    assert_eq!(told, ["insert 1 1 crm", "insert 2 1 crm", "update 2 10 crm", "update 1 1 shop"]);
     assert!(changes.iter().all(|c| c["after"].get("phone").is_none()), "sensitive fields are left out");
     assert_eq!(changes[0]["after"]["note"], long);
     assert!(receiver.requests().iter().all(|request| request.body.len() < 4300));
+    assert!(changes[..3].iter().all(|c| c.get("omitted").is_none()));
+    assert_eq!(changes[3]["omitted"], json!(["note"]), "before and after are too large together");
+    assert!(changes[3]["before"].get("note").is_none() && changes[3]["after"].get("note").is_none());
     assert!(world.agent.log().contains("changes are refused"));
+}
+
+fn until_told(status: &Value) -> Result<(), String> {
+    let all = status["notifications"].as_array().unwrap();
+    if all.iter().all(|notify| notify["pending"] == 0) { Ok(()) } else { Err(format!("{all:?}")) }
+}
+
+/// Killed before a request and after it, again and again, in the middle of transactions that are too
+/// large for memory, too: what comes twice is the same, and comes under the same id.
+#[tokio::test]
+async fn a_kill_before_or_after_a_request_neither_loses_nor_reorders_what_is_told() {
+    const ROWS: i64 = 20_000;
+    let mut receiver = Receiver::new(1);
+    receiver.up().await;
+    let notify = |name: &str, keys: &str| {
+        format!(
+            "[[notify]]\nname = {name:?}\nentity = \"order\"\nfields = [\"n\", \"note\"]\nwebhook = {:?}\n{keys}\n",
+            receiver.url(&format!("/{name}")),
+        )
+    };
+    let toml = notify("plain", "batch = 500") + &notify("copying", "batch = 700\ncopies = true");
+    let mut world = World::of(&TWO).entity(order()).toml(&toml).build().await;
+    let [crm, shop] = ["crm", "shop"].map(|system| world.table("order", system));
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (-2, -1, 'loaded', NULL), (-1, -1, 'loaded', NULL)")).await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+    world.quiet().await;
+    world.agent.until(SOON, until_told).await;
+
+    // some of it large in bytes, too
+    let insert = format!(
+        "INSERT INTO {crm} SELECT n, 0, repeat(md5(n::text), 40), NULL FROM generate_series(0, {}) AS s(n)",
+        ROWS - 1
+    );
+    let statements =
+        [insert, format!("UPDATE {crm} SET n = 1 WHERE id >= 0"), format!("UPDATE {shop} SET n = 2 WHERE id < 10")];
+    for ((system, sql), step) in ["crm", "crm", "shop"].into_iter().zip(statements).zip([0, 1, 2]) {
+        let kills = if step < 2 { 3 } else { 1 };
+        for kill in 0..kills {
+            for at in [Step::NotifyNoted, Step::NotifyTold] {
+                world.agent.kill();
+                world.agent.kill_at(at, kill + 1);
+                world.agent.start();
+                if kill == 0 && matches!(at, Step::NotifyNoted) {
+                    world[system].execute(&sql).await;
+                }
+                world.agent.exited(SOON).await;
+            }
+        }
+        world.agent.kill_nowhere();
+        world.agent.start();
+        world.agent.ready().await;
+        world.quiet().await;
+        world.agent.until(SOON, until_told).await;
+    }
+
+    for (path, copies) in [("/plain", 0), ("/copying", 2)] {
+        let changes = changes(&receiver.taken(path));
+        let mut told: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for change in &changes {
+            told.entry(change["key"]["id"].as_i64().unwrap()).or_default().push(change["after"]["n"].as_i64().unwrap());
+        }
+        let loaded = told.remove(&-1).into_iter().chain(told.remove(&-2)).flatten().filter(|n| *n == -1).count();
+        assert_eq!(loaded, copies, "{path}");
+        assert_eq!(told.len() as i64, ROWS, "{path}");
+        for (id, values) in told {
+            assert_eq!(values, if id < 10 { vec![0, 1, 2] } else { vec![0, 1] }, "{path}: {id}, each once, in order");
+        }
+        let places: Vec<_> = changes.iter().map(|c| (c["seq"].as_u64(), c["index"].as_u64())).collect();
+        assert!(places.is_sorted(), "{path}: in the order of the journal");
+    }
+    let requests = receiver.requests();
+    let ids: std::collections::BTreeSet<_> = requests.iter().map(|r| (r.path.clone(), r.id().to_owned())).collect();
+    assert!(ids.len() < requests.len(), "nothing was told again: no kill was felt");
+    eprintln!("{} requests under {} ids", requests.len(), ids.len());
+}
+
+/// A journal that may not grow drops what nobody was told of. That is said at once, in the log and as an
+/// alert, and what is left is told.
+#[tokio::test]
+async fn what_a_full_journal_drops_untold_is_counted_and_said() {
+    let mut alerts = Receiver::new(1);
+    alerts.up().await;
+    let mut receiver = Receiver::new(2);
+    let toml = format!(
+        "[journal]\nmax_size = \"2MiB\"\n\n\
+         [[notify]]\nname = \"billing\"\nentity = \"order\"\nwebhook = {:?}\nbatch = 20\n\n\
+         [[alert]]\nname = \"ops\"\non = [\"notify_lost\"]\nwebhook = {:?}\n",
+        receiver.url("/"),
+        alerts.url("/"),
+    );
+    let mut world = World::of(&TWO).entity(order()).toml(&toml).start().await;
+    let crm = world.table("order", "crm");
+    for from in (0..8000).step_by(100) {
+        let note = "(SELECT string_agg(md5(random()::text || i || n), '') FROM generate_series(1, 30) AS p(i))";
+        let sql =
+            format!("INSERT INTO {crm} SELECT n, 0, {note}, NULL FROM generate_series({from}, {}) AS s(n)", from + 99);
+        world["crm"].execute(&sql).await;
+    }
+    world.quiet().await;
+
+    let lost = |status: &Value| match status["notifications"][0]["lost"].as_u64() {
+        Some(1..) => Ok(()),
+        _ => Err(status["notifications"][0].to_string()),
+    };
+    let said = world.agent.until(Duration::from_secs(90), lost).await;
+    eventually(SOON, async || alerts.requests().first().map(drop).ok_or("nobody was told".into())).await;
+    receiver.up().await;
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (-1, 7, 'last', NULL)")).await;
+    world.quiet().await;
+    world.agent.until(SOON, until_told).await;
+
+    let event = alerts.requests()[0].json();
+    assert_eq!(
+        (&event["event"], &event["condition"], &event["notify"]),
+        (&json!("firing"), &json!("notify_lost"), &json!("billing"))
+    );
+    assert!(
+        world.agent.log().lines().any(|line| line.contains("ERROR") && line.contains("entries that were not told"))
+    );
+    let changes = changes(&receiver.taken("/"));
+    assert_eq!(changes.last().unwrap()["key"]["id"], -1, "what is left is told");
+    assert!(changes.len() < 8000, "nothing was dropped");
+    let status = world.agent.status().await.unwrap();
+    let dropped = status["notifications"][0]["lost"].as_u64().unwrap();
+    assert!(
+        changes.len() as u64 + 100 * dropped >= 8001,
+        "{} came, {dropped} entries are said to be lost",
+        changes.len()
+    );
+    eprintln!("{} of 8001 changes were told; {dropped} entries lost, {}", changes.len(), said["notifications"][0]);
+    world.agent.restart_after_kill();
+    world.agent.ready().await;
+    let kept = |status: &Value| match status["notifications"][0]["lost"].as_u64() {
+        Some(count) if count == dropped => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    world.agent.until(SOON, kept).await;
 }

@@ -96,6 +96,7 @@ pub async fn run(
     feed.note().await;
     while !stop.is_cancelled() {
         feed.mind_the_gap(&journal).await;
+        let begun = feed.place.from.seq;
         let batches = Batches::new(journal.clone(), spec.clone(), feed.place.from, feed.place.until);
         let (sender, batch) = mpsc::channel(AHEAD);
         let (followed, ending) = (journal.clone(), stop.child_token());
@@ -103,12 +104,12 @@ pub async fn run(
             let ending = ending.clone();
             move || read(batches, &followed, &sender, &ending)
         });
-        feed.send(batch, &stop).await;
+        feed.send(batch, &journal, &stop).await;
         ending.cancel();
         match reading.await {
             Ok(Ok(())) => {}
-            // Dropped while it was read; how much, is seen in the next round.
-            Ok(Err(_)) if feed.place.from.seq < journal.oldest() => {}
+            // Dropped while it was read: the next round begins behind that.
+            Ok(Err(_)) if begun < journal.oldest() => {}
             Ok(Err(failed)) => {
                 error!(notify = feed.notify.name, error = %failed.full(), "changes are not told: the journal cannot be read");
                 stop.run_until_cancelled(tokio::time::sleep(AFTER_ERROR)).await;
@@ -149,7 +150,8 @@ impl Feed {
         &self.status.notifies[self.index]
     }
 
-    /// Entries that the journal has dropped, because it was full, are told by nobody.
+    /// Entries that the journal has dropped, because it was full, are told by nobody; but for the few
+    /// that were read before, which no restart would find again, and which count as lost.
     async fn mind_the_gap(&mut self, journal: &Journal) {
         let (from, oldest) = (self.place.from.seq, journal.oldest());
         if from >= oldest {
@@ -169,7 +171,7 @@ impl Feed {
     }
 
     /// Until there is nothing more to read, or `stop`.
-    async fn send(&mut self, mut batches: mpsc::Receiver<Batch>, stop: &CancellationToken) {
+    async fn send(&mut self, mut batches: mpsc::Receiver<Batch>, journal: &Journal, stop: &CancellationToken) {
         loop {
             let Some(Some(batch)) = stop.run_until_cancelled(batches.recv()).await else { return };
             let Some(body) = batch.body else {
@@ -180,10 +182,10 @@ impl Feed {
                 continue;
             };
             self.told().oldest_pending.set(batch.committed_at);
-            self.place.until = Some(batch.until);
+            self.place.until = Some(batch.until).filter(|until| *until > self.place.from);
             self.note().await;
             failpoint::pass("notify-noted");
-            if !self.deliver(&batch.id, &body.into(), stop).await {
+            if !self.deliver(&batch.id, &body.into(), journal, stop).await {
                 return;
             }
             self.told().oldest_pending.set(0);
@@ -198,12 +200,13 @@ impl Feed {
     }
 
     fn passed(&mut self, until: Cursor) {
-        (self.place.from, self.place.until) = (until, None);
-        self.told().at.set(until.seq);
+        // It is further where the journal dropped entries after they were read.
+        (self.place.from, self.place.until) = (self.place.from.max(until), None);
+        self.told().at.set(self.place.from.seq);
     }
 
     /// False: told to stop before it had arrived.
-    async fn deliver(&mut self, id: &str, body: &Bytes, stop: &CancellationToken) -> bool {
+    async fn deliver(&mut self, id: &str, body: &Bytes, journal: &Journal, stop: &CancellationToken) -> bool {
         let mut patience = Patience::default();
         loop {
             let Some(tried) = stop.run_until_cancelled(self.webhook.post(id, body)).await else { return false };
@@ -216,6 +219,10 @@ impl Feed {
                 return true;
             };
             self.failed(&failure, patience.attempts);
+            // Whoever is away for so long is told of this one yet; what had to go behind it is said now.
+            if self.place.until.unwrap_or(self.place.from).seq < journal.oldest() {
+                self.mind_the_gap(journal).await;
+            }
             let pause = patience.pause(&failure, rand::random());
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return false;

@@ -21,6 +21,9 @@ pub enum Step {
     /// The index checkpoint is on disk, without its name; and with it.
     BeforeCheckpointRename,
     AfterCheckpointRename,
+    /// Where a notification ends is noted, it is not sent; and sent, and not noted.
+    NotifyNoted,
+    NotifyTold,
 }
 
 impl Step {
@@ -36,6 +39,8 @@ impl Step {
             Step::ConflictWritten => "conflict-written",
             Step::BeforeCheckpointRename => "before-checkpoint-rename",
             Step::AfterCheckpointRename => "after-checkpoint-rename",
+            Step::NotifyNoted => "notify-noted",
+            Step::NotifyTold => "notify-told",
         }
     }
 }
