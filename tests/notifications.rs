@@ -323,3 +323,34 @@ async fn what_a_full_journal_drops_untold_is_counted_and_said() {
     };
     world.agent.until(SOON, kept).await;
 }
+
+/// What a receiver took without our hearing of it, it must know again: not as the first part of something
+/// larger, because more was there to tell after the restart.
+#[tokio::test]
+async fn a_restart_sends_the_same_changes_under_the_same_id_whatever_came_meanwhile() {
+    let mut receiver = Receiver::new(1);
+    receiver.up().await;
+    receiver.always(503);
+    let toml = format!("[[notify]]\nentity = \"order\"\nwebhook = {:?}\n", receiver.url("/"));
+    let mut world = World::of(&TWO).entity(order()).toml(&toml).start().await;
+    let crm = world.table("order", "crm");
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (1, 1, 'a', NULL), (2, 1, 'a', NULL)")).await;
+    eventually(SOON, async || receiver.requests().first().map(drop).ok_or("nobody was told".into())).await;
+
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (3, 1, 'a', NULL), (4, 1, 'a', NULL)")).await;
+    world.quiet().await;
+    world.agent.restart_after_kill();
+    world.agent.ready().await;
+    receiver.always(0);
+    world.agent.until(SOON, until_told).await;
+
+    let requests = receiver.requests();
+    let mut under: BTreeMap<String, String> = BTreeMap::new();
+    for request in &requests {
+        for change in request.json()["changes"].as_array().unwrap() {
+            let id = under.entry(change["id"].to_string()).or_insert_with(|| request.id().to_owned());
+            assert_eq!(id, request.id(), "{change} came under two ids");
+        }
+    }
+    assert_eq!(changes(&receiver.taken("/")).len(), 4);
+}
