@@ -94,6 +94,7 @@ async fn each_change_arrives_in_order_whatever_happens_to_receiver_and_agent() {
         receiver.down().await;
     }
     receiver.up().await;
+    world.quiet().await; // then the deletion is the journal's last
     world["crm"].execute(&format!("DELETE FROM {} WHERE id = 100", world.table("order", "crm"))).await;
     world.quiet().await;
     world.agent.until(SOON, until_told).await;
