@@ -95,16 +95,22 @@ fn simulate_all(seeds: Range<u64>, simulate: fn(u64, Planted) -> Result<Tally, S
     (sum, failed.into_iter().map(|(seed, why)| format!("seed {seed}: {why}")).collect())
 }
 
-#[test]
-fn whatever_is_written_concurrently_all_systems_end_equal() {
+/// Whatever seeds are asked for: how many, and what happened in them.
+fn all_end_equal(simulate: fn(u64, Planted) -> Result<Tally, String>) -> (u64, Tally) {
     let seeds = seeds();
     let begun = Instant::now();
-
     let (sum, failed) = simulate_all(seeds.clone(), simulate);
-
-    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
+    let schedules = seeds.end - seeds.start;
+    println!("{schedules} schedules in {:.1?}: {sum:?}", begun.elapsed());
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
-    if seeds.end - seeds.start > 100 {
+    (schedules, sum)
+}
+
+#[test]
+fn whatever_is_written_concurrently_all_systems_end_equal() {
+    let (schedules, sum) = all_end_equal(simulate);
+
+    if schedules > 100 {
         assert!(sum.conflicts > 1000 && sum.rejected > 100 && sum.quarantined > 100 && sum.crashes > 100, "{sum:?}");
         assert!(sum.copied > 1000 && sum.lost > 100, "{sum:?}");
         assert!(sum.differences > 500 && sum.waited > 100 && sum.by_hand > 100, "{sum:?}");
@@ -116,14 +122,9 @@ fn whatever_is_written_concurrently_all_systems_end_equal() {
 /// is asked; and when that person has spoken, nothing is held anywhere.
 #[test]
 fn records_that_cannot_both_be_are_parted_in_all_systems() {
-    let seeds = seeds();
-    let begun = Instant::now();
+    let (schedules, sum) = all_end_equal(simulate_unique);
 
-    let (sum, failed) = simulate_all(seeds.clone(), simulate_unique);
-
-    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
-    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
-    if seeds.end - seeds.start > 100 {
+    if schedules > 100 {
         let [_, lost, partly, _, waiting, renamed] = sum.clashes;
         assert!(lost > 100 && partly > 20 && waiting > 100 && renamed > 100 && sum.crashes > 100, "{sum:?}");
     }
@@ -131,14 +132,9 @@ fn records_that_cannot_both_be_are_parted_in_all_systems() {
 
 #[test]
 fn a_sum_is_the_same_everywhere_whatever_becomes_of_its_row() {
-    let seeds = seeds();
-    let begun = Instant::now();
+    let (schedules, sum) = all_end_equal(simulate_sum);
 
-    let (sum, failed) = simulate_all(seeds.clone(), simulate_sum);
-
-    println!("{} schedules in {:.1?}: {sum:?}", seeds.end - seeds.start, begun.elapsed());
-    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
-    if seeds.end - seeds.start > 100 {
+    if schedules > 100 {
         assert!(sum.conflicts > 1000 && sum.restored > 100 && sum.crashes > 100, "{sum:?}");
     }
 }
