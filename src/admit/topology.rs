@@ -66,7 +66,7 @@ impl Topology {
         Topology { systems, schema, entities }
     }
 
-    /// Whose version that is.
+    /// Whose version that is; without a name, where that system is gone.
     pub(super) fn who(&self, slot: Slot) -> Origin {
         let name = || self.systems.get(slot.origin().index()).cloned().unwrap_or_default();
         if slot.is_decided() { Origin::Agent } else { Origin::System(name()) }
