@@ -3,6 +3,8 @@
 //! One row per agent and applying connection (lane). It is the first statement of every
 //! transaction that the agent commits, so ledger, echo filter and causal clock are one row.
 
+use std::sync::{Arc, Mutex};
+
 use crate::position::Seq;
 
 /// Format version of the row, of the journal's frames and of the index checkpoint.
@@ -26,6 +28,24 @@ pub struct Marker {
     /// System and transaction of the last entry applied, for people.
     pub origin: String,
     pub txid: String,
+}
+
+/// Of a system whose log is read without our own transactions: how far they have gone. A place in
+/// that log goes with the marker that it showed last only while none of ours lies between.
+#[derive(Debug, Clone, Default)]
+pub struct Unshown(Arc<Mutex<Option<(Seq, u64)>>>);
+
+impl Unshown {
+    /// Seq and part that the marker has, or is about to be given by what the log will not show.
+    pub fn reaches(&self, seq: Seq, part: u64) {
+        *self.0.lock().expect("nobody panics while holding it") = Some((seq, part));
+    }
+
+    /// Whether the log, read up to now, had nothing of ours behind the marker with this seq. Unknown, and so
+    /// not, until there was an applier.
+    pub fn ends_at(&self, seq: Seq) -> bool {
+        self.0.lock().expect("nobody panics while holding it").is_some_and(|reached| reached <= (seq, 0))
+    }
 }
 
 /// The columns by name, in table order.

@@ -55,6 +55,7 @@ impl Source {
             start,
             identity: Arc::from(identity),
             prepared: Default::default(),
+            without_origins: false,
             acknowledged,
         };
         Source { db, spec, _acknowledge: acknowledge }

@@ -80,6 +80,7 @@ impl Source {
             start,
             identity,
             prepared: Default::default(),
+            without_origins: false,
             acknowledged,
         };
         Source { db, spec, acknowledge }

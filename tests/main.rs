@@ -36,6 +36,7 @@ mod matrix;
 mod monitoring;
 mod notifications;
 mod operate;
+mod origin;
 mod outage;
 mod person;
 mod policies;

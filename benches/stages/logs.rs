@@ -93,6 +93,7 @@ pub fn read_pgoutput(messages: &mut [Vec<u8>]) {
         tables: vec![wanted("public")],
         start: start.clone(),
         prepared: Default::default(),
+        without_origins: false,
         identity: "1/1".into(),
         acknowledged: watch::channel(start).1,
     };

@@ -47,13 +47,14 @@ use crate::admit::{Arbiter, DiskStore, Topology};
 use crate::alert;
 use crate::audit::keys::KeyIndex;
 use crate::change::{LoadMark, ResyncMark, ResyncState};
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::control::{self, Socket, mask};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::feed;
 use crate::http;
 use crate::journal::{Journal, PositionRecord};
+use crate::marker::Unshown;
 use crate::normalize::binding::Role;
 use crate::normalize::resolve::Model;
 use crate::position::Seq;
@@ -332,6 +333,9 @@ impl Agent {
             let placing = Placing { config, system, status, journal, before, mark, placed: placed.clone() };
             tasks.spawn(placing.run(stop.clone()).instrument(info_span!("resync", system = %name)));
         }
+        let hides = |system| config.system(system).engine == Engine::Postgres && model.is_only_written(system);
+        let unshown: Vec<Option<Unshown>> =
+            config.system_ids().map(|system| hides(system).then(Unshown::default)).collect();
         for system in config.system_ids().filter(|system| receives(&model, *system) && !absent(system)) {
             let applying = Applying {
                 config: config.clone(),
@@ -344,6 +348,7 @@ impl Agent {
                 refused: refused.clone(),
                 gate: gates[system.index()].clone(),
                 notices: notices.clone(),
+                unshown: unshown[system.index()].clone(),
             };
             tasks.spawn(archive::applied(config.clone(), system, status.clone(), journal.clone(), stop.clone()));
             let name = &config.system(system).name;
@@ -366,6 +371,7 @@ impl Agent {
                 gate: gates[system.index()].clone(),
                 hops_from,
                 notices: notices.clone(),
+                unshown: unshown[system.index()].clone(),
             };
             tasks.spawn(source.run(stop.clone()).instrument(info_span!("capture", system = %name)));
             let taken = of_desk.taken.subscribe();

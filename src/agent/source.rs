@@ -21,6 +21,7 @@ use crate::change::Quarantined;
 use crate::config::{Config, Engine};
 use crate::error::{Error, Recovery, Result, backoff};
 use crate::journal::Journal;
+use crate::marker::Unshown;
 use crate::normalize::resolve::Model;
 use crate::normalize::{Collected, Normalizer};
 use crate::position::{Position, Seq};
@@ -52,6 +53,8 @@ pub struct Source {
     /// The journal's head when the flows were made.
     pub hops_from: Seq,
     pub notices: mpsc::Sender<Notice>,
+    /// Where the system is only written to: its log is read without what we write.
+    pub unshown: Option<Unshown>,
 }
 
 impl Source {
@@ -118,6 +121,7 @@ impl Source {
             start: at.position.clone(),
             identity: at.identity.clone(),
             prepared,
+            without_origins: self.unshown.is_some(),
             acknowledged: self.acknowledged.clone(),
         };
         let connecting = async {
@@ -148,7 +152,8 @@ impl Source {
             self.hops_from,
             self.quarantine.clone(),
             self.status.clone(),
-        );
+        )
+        .unshown(self.unshown.clone());
         while !stop.is_cancelled() {
             if self.gate.borrow().lost {
                 return Err(Error::lost("its rows are not those that the journal knows", "nothing is read until"));

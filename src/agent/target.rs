@@ -22,7 +22,7 @@ use crate::change::{ResyncMark, ResyncState};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::marker::Marker;
+use crate::marker::{Marker, Unshown};
 use crate::normalize::binding::Binding;
 use crate::normalize::resolve::Model;
 use crate::position::Seq;
@@ -44,6 +44,8 @@ pub struct Applying {
     pub refused: mpsc::Sender<Error>,
     pub gate: Lever,
     pub notices: mpsc::Sender<Notice>,
+    /// Where the system is only written to: what we write need not be sent back.
+    pub unshown: Option<Unshown>,
 }
 
 impl Applying {
@@ -142,7 +144,7 @@ impl Applying {
         let (system, spec) = (self.config.system(self.system), self.spec());
         let connect = system.connect.clone();
         match system.engine {
-            Engine::Postgres => self.apply(PgTarget::new(connect, spec), stop).await,
+            Engine::Postgres => self.apply(PgTarget::new(connect, spec).unshown(self.unshown.clone()), stop).await,
             Engine::Mysql => {
                 let target = MyTarget::new(connect, spec);
                 self.apply(Proving { target, config: self.config.clone(), system: self.system }, stop).await

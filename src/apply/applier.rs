@@ -23,6 +23,12 @@ use crate::status::{self, ApplyStatus, State, Status};
 /// Another agent's lock, what is in flight, and the marker's proof have deadlines of their own
 /// and take less; an answer that never comes has none.
 const OPEN_PATIENCE: Duration = Duration::from_secs(150);
+/// Where the log's reader is not sent what is written, it is shown the marker so often while there is
+/// something to write …
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+/// … and when for so long there was nothing.
+const SHOW_WHEN_IDLE: Duration = Duration::from_millis(20);
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an applier asks of the arbiter. Both are answered after a sync that covers them.
 #[derive(Debug)]
@@ -110,6 +116,8 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             let event = match self.steps.next(rand::random()) {
                 Action::Stop(None) => return Ok(()),
                 Action::Stop(Some(error)) => {
+                    // Whatever it stands for, its log goes on; what fails here is shown when it is opened again.
+                    let _ = tokio::time::timeout(LEAVE_PATIENCE, self.target.show()).await;
                     self.set_state(State::of(&error));
                     return Err(error);
                 }
@@ -153,12 +161,16 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 }
             }
             Action::Wait => {
-                let gone = tokio::select! {
-                    changed = self.durable.changed() => changed.is_err(),
-                    () = stop.cancelled() => false,
+                let hidden = self.target.hidden().is_some();
+                let waited = tokio::select! {
+                    changed = self.durable.changed() => Some(changed.is_err()),
+                    () = stop.cancelled() => Some(false),
+                    () = tokio::time::sleep(SHOW_WHEN_IDLE), if hidden => None,
                 };
-                if gone {
-                    self.steps.finish();
+                match waited {
+                    Some(true) => self.steps.finish(),
+                    Some(false) => {}
+                    None => self.target.show().await?,
                 }
                 Event::Done
             }
@@ -205,6 +217,9 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 failpoint::pass("before-target-commit");
                 let committed = done(self.target.commit().await)?;
                 failpoint::pass("after-target-commit");
+                if self.target.hidden().is_some_and(|since| since > SHOW_EVERY) {
+                    self.target.show().await?;
+                }
                 committed
             }
             Action::Rollback => done(self.target.rollback().await)?,

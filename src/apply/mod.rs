@@ -14,6 +14,7 @@ pub mod steps;
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::catalog::TableName;
 use crate::error::{Error, Result};
@@ -137,4 +138,15 @@ pub trait Target: Send {
     fn commit(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     fn rollback(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// For how long the log's reader was not shown the marker as it is, where it is not sent what is
+    /// written.
+    fn hidden(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Between transactions: has the log's reader see the marker as it is.
+    fn show(&mut self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 }

@@ -88,6 +88,9 @@ pub struct CaptureSpec {
     pub identity: Arc<str>,
     /// Transactions that were prepared before `start` and are not decided, by [`Sink::prepare`].
     pub prepared: BTreeSet<Arc<str>>,
+    /// Transactions that carry a replication origin, as ours then do, need not be sent, where the
+    /// server can leave them out.
+    pub without_origins: bool,
     /// Moves when the journal has synced; the only thing that may be acknowledged.
     pub acknowledged: watch::Receiver<Position>,
 }

@@ -1,6 +1,7 @@
 //! The rights that the agent's role needs in a system: a plain role, no superuser, no SUPER.
 
 use super::needs::Needs;
+use crate::apply::postgres::origin;
 use crate::apply::sql::{backquoted_table, quoted, quoted_table};
 use crate::config::{Config, Engine};
 use crate::schema::SystemId;
@@ -30,6 +31,10 @@ fn postgres(config: &Config, system: SystemId, needs: &Needs) -> String {
     for table in &needs.tables {
         let privileges = if table.applied { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT" };
         lines.push(format!("GRANT {privileges} ON {} TO {role};", quoted_table(&table.name)));
+    }
+    if needs.is_only_written() {
+        lines.push("-- since version 16: then the server does not send back what is written".to_owned());
+        lines.push(origin::grants(&connect.user));
     }
     lines.push(format!(
         "-- a publication needs the tables' owner: GRANT owner TO {role}, or let the owner run what setup prints"

@@ -62,6 +62,11 @@ impl Needs {
         Needs { tables, marker, captured, unsafe_binlog }
     }
 
+    /// Nobody gets what is written here.
+    pub fn is_only_written(&self) -> bool {
+        self.marker.is_some() && !self.captured
+    }
+
     /// Bound tables and the marker's.
     pub fn published(&self) -> impl Iterator<Item = &TableName> {
         self.tables.iter().map(|t| &t.name).chain(&self.marker)

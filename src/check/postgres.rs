@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::needs::{Needs, TableNeed};
+use crate::apply::postgres::origin;
 use crate::apply::sql::{quoted, quoted_table};
 use crate::catalog::{ReplicaIdentity, TableName};
 use crate::connect::postgres::error;
@@ -25,6 +26,8 @@ pub struct Facts {
     pub wal_level: String,
     pub replication: bool,
     pub superuser: bool,
+    /// May write under a replication origin.
+    pub may_have_origin: bool,
     pub slots: (i64, i64),
     pub senders: (i64, i64),
     pub may_create_in_database: bool,
@@ -129,7 +132,10 @@ const SERVER: &str = "SELECT current_user::text, current_database()::text, \
     (SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int8, \
     has_database_privilege(current_database(), 'CREATE'), \
     current_setting('transaction_read_only') = 'on', current_setting('max_slot_wal_keep_size'), \
-    current_setting('idle_replication_slot_timeout', true) \
+    current_setting('idle_replication_slot_timeout', true), \
+    NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname ~ \
+    '^pg_replication_origin_(create|drop|session_setup|session_reset|xact_setup)$' \
+    AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
     FROM pg_roles r WHERE r.rolname = current_user";
 
 /// One row per name, in order; `oid` is NULL where there is no table.
@@ -199,6 +205,7 @@ pub async fn read(client: &Client, needs: &Needs, agent: &str, publication: &str
         read_only: row.get(13),
         slot_limit: row.get(14),
         slot_idle_limit: row.get(15),
+        may_have_origin: row.get(16),
         ..Facts::default()
     };
     facts.tables = read_tables(client, &needs.names()).await?;
@@ -323,6 +330,11 @@ pub fn findings(system: &str, facts: &Facts, needs: &Needs, slot: &str) -> Vec<F
             let what = format!("{lacking}: the marker cannot be written");
             findings.push(Finding::error(system, what).table(name).by_administrator(grant));
         }
+    }
+    if needs.is_only_written() && facts.version_num >= 160_000 && !facts.may_have_origin {
+        let what = "it is only written to, and yet sends all that is written back to the agent, about as much work \
+             as writing it";
+        findings.push(Finding::note(system, what).by_administrator(origin::grants(&facts.role)));
     }
     findings
 }

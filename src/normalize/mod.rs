@@ -45,7 +45,7 @@ use crate::change::{
 };
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Reader, SpoolWriter};
-use crate::marker::Marker;
+use crate::marker::{Marker, Unshown};
 use crate::position::{Position, Seq};
 use crate::rules::Rules;
 use crate::schema::{EntityId, EntitySchema, Schema, SystemId};
@@ -130,6 +130,7 @@ pub struct Normalizer {
     collected: Vec<Collected>,
     collected_bytes: usize,
     tally: Tally,
+    unshown: Option<Unshown>,
 }
 
 /// Counted, but not yet taken: what a connection that breaks leaves behind is read, and counted, again.
@@ -217,6 +218,7 @@ impl Normalizer {
             collected: Vec::new(),
             collected_bytes: 0,
             tally: Tally::default(),
+            unshown: None,
         }
     }
 
@@ -247,6 +249,20 @@ impl Normalizer {
         }
         if let Some(at) = tally.last_commit {
             capture.last_commit.set(at);
+        }
+    }
+
+    /// The system's log is read without what we write.
+    #[must_use]
+    pub fn unshown(mut self, unshown: Option<Unshown>) -> Self {
+        self.unshown = unshown;
+        self
+    }
+
+    /// A place that foreign traffic has reached, where the base is known.
+    fn pass_over(&mut self, position: Position) {
+        if self.unshown.as_ref().is_none_or(|unshown| unshown.ends_at(self.base)) {
+            self.pass(position);
         }
     }
 
@@ -731,7 +747,7 @@ impl Sink for Normalizer {
         let changes = self.transaction.spooled + self.transaction.writer.count;
         let refused = self.transaction.refused.len() as u64;
         if changes == 0 && refused == 0 {
-            self.pass(commit.position);
+            self.pass_over(commit.position);
         } else {
             let body = self.body()?;
             let mut refused = std::mem::take(&mut self.transaction.refused);
@@ -843,7 +859,7 @@ impl Sink for Normalizer {
     }
 
     fn passed(&mut self, position: Position) -> Result<()> {
-        self.pass(position);
+        self.pass_over(position);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::array;
-use super::binding::{Binding, BoundColumn, Transform};
+use super::binding::{Binding, BoundColumn, Role, Transform};
 use super::dates::Dates;
 use super::filter::Filter;
 use super::follow::{Decided, Fate, Member};
@@ -49,6 +49,14 @@ pub struct Model {
 impl Model {
     pub fn binding(&self, system: SystemId, entity: EntityId) -> Option<&Arc<Binding>> {
         self.bindings[system.index()].iter().find(|binding| binding.entity == entity)
+    }
+
+    /// Nothing is captured there and nothing that is applied has side effects: what we write need not be
+    /// seen in its log, the marker now and then excepted.
+    pub fn is_only_written(&self, system: SystemId) -> bool {
+        let bindings = &self.bindings[system.index()];
+        let only = |binding: &Arc<Binding>| binding.role == Role::Target && !binding.table.side_effects;
+        !bindings.is_empty() && bindings.iter().all(only)
     }
 }
 

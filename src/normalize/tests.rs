@@ -97,6 +97,11 @@ fn at(index: u64) -> Position {
     Position::Memory { index }
 }
 
+fn marker(seq: Seq, journal: u128) -> Marker {
+    let (origin, txid) = (String::new(), String::new());
+    Marker { agent: "hq".into(), lane: 0, journal, epoch: 1, seq, part: 0, origin, txid }
+}
+
 type Image = [Datum<'static>; 3];
 
 fn row(id: &'static str, name: &'static str) -> Image {
@@ -208,17 +213,6 @@ fn rows_become_changes_of_whole_rows() {
 #[test]
 fn a_transaction_knows_where_it_stands_and_what_its_writer_had_seen() {
     let mut world = world("");
-    let marker = |seq, journal| Marker {
-        agent: "hq".into(),
-        lane: 0,
-        journal,
-        epoch: 1,
-        seq,
-        part: 0,
-        origin: String::new(),
-        txid: String::new(),
-    };
-
     let ours = world.journal.id();
     world.journaled(12);
     world.normalizer.echo(&marker(12, ours), at(1)).unwrap();
@@ -441,4 +435,31 @@ fn what_is_not_taken_is_not_counted() {
     drop(world.normalizer.drain());
 
     assert_eq!(world.books(), [1, 0, 0, 0]);
+}
+
+/// A place that goes with an older base than what is there would make a conflict of what its users write
+/// once they are heard.
+#[test]
+fn where_what_we_write_is_not_shown_a_place_is_told_only_with_the_marker_that_goes_with_it() {
+    let mut world = world("");
+    world.journaled(12);
+    let (unshown, ours) = (Unshown::default(), world.journal.id());
+    let mut normalizer = world.normalizer.unshown(Some(unshown.clone()));
+    let told = |normalizer: &mut Normalizer, index| {
+        normalizer.passed(at(index)).unwrap();
+        normalizer.drain().map(|item| item.position().clone()).collect::<Vec<_>>()
+    };
+
+    // until there is an applier nobody knows
+    assert_eq!(told(&mut normalizer, 1), []);
+    unshown.reaches(3, 0);
+    assert_eq!(told(&mut normalizer, 2), [at(2)]);
+    unshown.reaches(12, 0);
+    assert_eq!(told(&mut normalizer, 3), []);
+    normalizer.echo(&marker(11, ours), at(4)).unwrap();
+    assert_eq!(told(&mut normalizer, 5), [at(4)]);
+    normalizer.echo(&marker(12, ours), at(6)).unwrap();
+    assert_eq!(told(&mut normalizer, 7), [at(7)]);
+    unshown.reaches(12, 1);
+    assert_eq!(told(&mut normalizer, 8), []);
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::{Ensured, Known, NewPosition, Step, at_work, foreign_marker, in_the_way, orphaned_slot};
-use crate::apply::postgres::{lock_key, marker_ddl};
+use crate::apply::postgres::{lock_key, marker_ddl, origin};
 use crate::apply::sql::{quoted, quoted_table};
 use crate::capture::postgres::{application_name, create_position, publication_name, slot_name};
 use crate::catalog::TableName;
@@ -210,6 +210,9 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
     if exists(&client, "SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await? {
         execute(&client, &format!("DROP PUBLICATION {}", quoted(&name))).await?;
         done.push(format!("publication {name:?}"));
+    }
+    if origin::drop(&client, agent, &connect_config.database).await.map_err(|e| error(&e))? {
+        done.push("the replication origin".into());
     }
     done.extend(remove_marker(&client, config, system).await?);
     Ok(done)

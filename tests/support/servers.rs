@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anechoic::apply::postgres::origin;
 use anechoic::config::{ConnectConfig, PasswordSource, TlsConfig, TlsMode};
 use mysql_async::prelude::Queryable;
 use tokio::sync::Mutex;
@@ -476,6 +477,7 @@ pub fn grants(kind: Kind, database: &str, marker: &str, owner: &str, agent: &str
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public \
                  GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {agent}"
             ),
+            origin::grants(agent),
         ];
     }
     let log = if kind.is_mariadb() { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
@@ -538,6 +540,8 @@ async fn drop_database(server: &Server, name: &str, marker: &str, roles: &[Strin
     }
     last?;
     admin.try_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+    let origins = format!("FROM pg_replication_origin WHERE roname LIKE '%/{name}/%'");
+    admin.try_rows(&format!("SELECT pg_replication_origin_drop(roname) {origins}")).await?;
     for role in roles {
         admin.try_execute(&format!("DROP ROLE IF EXISTS {role}")).await?;
     }

@@ -40,6 +40,7 @@ impl Ways {
             start: start.clone(),
             identity: Arc::from(identity),
             prepared: Default::default(),
+            without_origins: false,
             acknowledged: tokio::sync::watch::channel(start).1,
         };
         Ways { postgres, spec }

@@ -18,6 +18,7 @@ mod copy;
 mod error;
 mod flight;
 mod marker;
+pub mod origin;
 pub mod statement;
 pub(crate) mod value;
 
@@ -34,6 +35,7 @@ use tracing::debug;
 
 use self::copy::Unsent;
 use self::flight::{Failed, Flight, MarkerParameters, Outcome, Step};
+use self::origin::Origin;
 use self::statement::{ARBITER, Form};
 use self::value::Array;
 use crate::apply::guess::Guess;
@@ -43,7 +45,7 @@ use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
 use crate::config::ConnectConfig;
 use crate::error::{Error, Recovery, Result};
 use crate::failpoint;
-use crate::marker::Marker;
+use crate::marker::{Marker, Unshown};
 use crate::normalize::binding::Binding;
 use crate::schema::EntityId;
 use crate::value::Row;
@@ -68,6 +70,8 @@ const SESSION: &str = "SET anechoic.applying = 'on'; SET synchronous_commit = on
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
 
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
 /// Not every platform of a server can look whether its client is still there.
 const WATCH_CLIENT: &str = "SET client_connection_check_interval = '5s'";
 
@@ -75,12 +79,22 @@ pub struct PgTarget {
     connect: ConnectConfig,
     spec: TargetSpec,
     lock_patience: Duration,
+    /// Where the log's reader need not be sent what is written.
+    unshown: Option<Unshown>,
     session: Option<Session>,
 }
 
 impl PgTarget {
     pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
-        PgTarget { connect, spec, lock_patience: failpoint::lock_patience(LOCK_PATIENCE), session: None }
+        let lock_patience = failpoint::lock_patience(LOCK_PATIENCE);
+        PgTarget { connect, spec, lock_patience, unshown: None, session: None }
+    }
+
+    /// The reader of the system's log need not be sent what is written.
+    #[must_use]
+    pub fn unshown(mut self, unshown: Option<Unshown>) -> Self {
+        self.unshown = unshown;
+        self
     }
 
     /// Waits this long for the lock of another agent of the same id (60 s by default).
@@ -154,6 +168,8 @@ struct Session {
     spec: TargetSpec,
     role: String,
     advance: Statement,
+    /// What is written under it is not sent to the log's reader.
+    origin: Option<Origin>,
     /// As committed; what the next compare-and-set expects.
     current: Marker,
     /// Of the transaction under way.
@@ -190,12 +206,20 @@ impl Target for PgTarget {
         let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
         let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
+        let origin = match &self.unshown {
+            Some(unshown) => {
+                let place = (self.connect.user.as_str(), self.connect.database.as_str());
+                Origin::new(&client, &self.spec, place, unshown, &current).await
+            }
+            None => None,
+        };
         self.session = Some(Session {
             client: Arc::new(client),
             patience: Arc::new(Patience { connect: self.connect.clone(), pid }),
             spec: self.spec.clone(),
             role: self.connect.user.clone(),
             advance,
+            origin,
             current: current.clone(),
             next: None,
             prepared: HashMap::new(),
@@ -217,20 +241,12 @@ impl Target for PgTarget {
     async fn begin(&mut self, next: &Marker) -> Result<()> {
         let session = self.session()?;
         debug_assert!(session.next.is_none() && session.held.is_empty(), "one transaction at a time");
-        session.held.push(Step::Command("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"));
-        let (from, lane) = (&session.current, session.spec.lane);
-        let numbers = [from.epoch, from.seq, from.part, next.seq, next.part].map(u64::cast_signed);
-        session.held.push(Step::Marker {
-            statement: session.advance.clone(),
-            parameters: MarkerParameters {
-                agent: session.spec.agent.clone(),
-                lane: lane as i32,
-                numbers,
-                journal: format!("{:032x}", next.journal),
-                origin: next.origin.clone(),
-                txid: next.txid.clone(),
-            },
-        });
+        session.held.push(Step::Command(BEGIN));
+        if let Some(origin) = &mut session.origin {
+            origin.begin(next.seq, next.part);
+            session.held.push(Step::Command(origin::OF_TRANSACTION));
+        }
+        session.held.push(session.move_marker(next));
         session.next = Some(Marker { epoch: session.current.epoch, ..next.clone() });
         Ok(())
     }
@@ -270,9 +286,50 @@ impl Target for PgTarget {
         let patience = session.patience();
         patience.over(session.rollback()).await
     }
+
+    fn hidden(&self) -> Option<Duration> {
+        self.session.as_ref()?.origin.as_ref()?.hidden()
+    }
+
+    async fn show(&mut self) -> Result<()> {
+        if self.hidden().is_none() {
+            return Ok(());
+        }
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.show()).await
+    }
 }
 
 impl Session {
+    /// From where it is to `next`; fails where it is not there.
+    fn move_marker(&self, next: &Marker) -> Step {
+        let from = &self.current;
+        Step::Marker {
+            statement: self.advance.clone(),
+            parameters: MarkerParameters {
+                agent: self.spec.agent.clone(),
+                lane: self.spec.lane as i32,
+                numbers: [from.epoch, from.seq, from.part, next.seq, next.part].map(u64::cast_signed),
+                journal: format!("{:032x}", next.journal),
+                origin: next.origin.clone(),
+                txid: next.txid.clone(),
+            },
+        }
+    }
+
+    /// Writes the marker as it is, once without the origin.
+    async fn show(&mut self) -> Result<()> {
+        let failed = |error| classify(error, &self.spec.marker, &self.role);
+        let Some(origin) = &self.origin else { return Ok(()) };
+        origin.suspend(&self.client).await.map_err(failed)?;
+        self.held = vec![Step::Command(BEGIN), self.move_marker(&self.current)];
+        self.commit().await?;
+        let failed = |error| classify(error, &self.spec.marker, &self.role);
+        let Some(origin) = &mut self.origin else { return Ok(()) };
+        origin.resume(&self.client).await.map_err(failed)
+    }
+
     fn patience(&self) -> Arc<Patience> {
         self.patience.clone()
     }

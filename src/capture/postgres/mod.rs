@@ -83,8 +83,12 @@ impl PgCapture {
             .map_err(|error| slot::explained(error, &slot))?;
         slot::verify(&mut session, &spec, &slot, start).await?;
         let publication = slot::identifier(&publication_name(&spec.agent));
+        let origins = match spec.without_origins && slot::leaves_out_origins(&mut session).await? {
+            true => ", origin 'none'",
+            false => "",
+        };
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}{origins})",
             slot::identifier(&slot),
             slot::literal(&publication),
         );

@@ -397,6 +397,12 @@ fn held(slot: &str, pid: &str, application: Option<&str>, agent: &str) -> Error 
     )
 }
 
+/// Since version 16: <https://www.postgresql.org/docs/16/protocol-logical-replication.html>.
+pub async fn leaves_out_origins(session: &mut Session) -> Result<bool> {
+    let version = session.query("SHOW server_version_num").await?.into_iter().flatten().flatten().next();
+    Ok(version.and_then(|version| version.parse::<u32>().ok()).is_some_and(|version| version >= 160_000))
+}
+
 async fn verify_publication(session: &mut Session, spec: &CaptureSpec) -> Result<()> {
     let name = publication_name(&spec.agent);
     let complete = session

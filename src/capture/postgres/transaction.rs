@@ -541,6 +541,7 @@ mod tests {
             }],
             start: position.clone(),
             prepared: Default::default(),
+            without_origins: false,
             identity: "1/1".into(),
             acknowledged: watch::channel(position).1,
         };
