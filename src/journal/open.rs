@@ -8,6 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -103,6 +104,10 @@ pub fn open(options: &Options) -> Result<(Writer, Journal, Recovered)> {
     Ok((writer, Journal(shared), recovered))
 }
 
+/// A command that looks into the journal of an agent that does not run holds it for a moment, which
+/// must not keep that agent from starting.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
 /// One process at a time. Released in so many words: a process forked in the meantime may
 /// still share the open file.
 #[derive(Debug)]
@@ -119,7 +124,13 @@ impl Drop for Lock {
 fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("LOCK");
     let mut file = disk::open_rw(&path).on_disk("open", &path)?;
-    match file.try_lock() {
+    let began = Instant::now();
+    let mut tried = file.try_lock();
+    while matches!(tried, Err(TryLockError::WouldBlock)) && began.elapsed() < LOCK_WAIT {
+        std::thread::sleep(Duration::from_millis(10));
+        tried = file.try_lock();
+    }
+    match tried {
         Ok(()) => {
             file.set_len(0).on_disk("write", &path)?;
             file.write_all(format!("{}\n", std::process::id()).as_bytes()).on_disk("write", &path)?;

@@ -411,6 +411,21 @@ fn a_second_process_is_refused_and_told_who_holds_the_journal() {
     opened(dir.path());
 }
 
+/// `anechoic history` in the moment in which the service starts.
+#[test]
+fn who_only_looks_into_the_journal_does_not_keep_the_agent_from_starting() {
+    let dir = TempDir::new().expect("dir");
+    let (writer, _journal, _) = opened(dir.path());
+    let looking = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(writer);
+    });
+
+    opened(dir.path());
+
+    looking.join().expect("no panic");
+}
+
 #[test]
 fn nobody_else_can_read_the_journal() {
     let dir = TempDir::new().expect("dir");
