@@ -1,8 +1,12 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build demo test lint soak types outcomes bench bench-load bench-stages
+.PHONY: build deb demo test lint soak types outcomes bench bench-load bench-stages
 
 build:
 	cargo build --release
+
+# A Debian package in target/debian; ANECHOIC_BINARY names a program that is there already.
+deb:
+	packaging/deb.sh
 
 # Three private databases kept in step while you watch; Ctrl-C leaves nothing behind.
 demo:

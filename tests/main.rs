@@ -38,6 +38,7 @@ mod notifications;
 mod operate;
 mod origin;
 mod outage;
+mod package;
 mod person;
 mod policies;
 mod quarantine;

@@ -9,6 +9,7 @@ mod audit;
 mod check;
 mod conflicts;
 mod demo;
+mod generate;
 mod history;
 mod load;
 mod person;
@@ -93,6 +94,15 @@ pub enum Command {
     Alert(AlertOptions),
     /// Private throw-away servers, live traffic, and the agent between them
     Demo(DemoOptions),
+    /// Write the manual and the shells' completions into a directory; for who builds a package
+    #[command(hide = true)]
+    Generate(GenerateOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateOptions {
+    /// Made where it is absent
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -473,9 +483,12 @@ pub(crate) enum Outcome {
 }
 
 pub async fn run(arguments: Arguments) -> ExitCode {
-    // It brings its own configuration.
+    // They need none, or bring their own.
     if let Command::Demo(options) = &arguments.command {
         return exit(demo::demo(options).await);
+    }
+    if let Command::Generate(options) = &arguments.command {
+        return exit(generate::generate(options));
     }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
@@ -513,7 +526,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Alert(AlertOptions { action: AlertAction::Test { name, json } }) => {
             alert::test(&config, name.as_deref(), json).await
         }
-        Command::Demo(_) => unreachable!("handled above"),
+        Command::Demo(_) | Command::Generate(_) => unreachable!("handled above"),
     })
 }
 

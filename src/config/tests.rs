@@ -27,6 +27,19 @@ fn the_reference_loads_and_shows_every_key() {
     }
 }
 
+/// What an installation begins with is what README.md walks through.
+#[test]
+fn the_first_configuration_loads_and_stands_in_the_readme() {
+    let first = include_str!("../../config/anechoic.toml");
+    let readme = include_str!("../../README.md");
+
+    Config::from_str(first, "anechoic.toml").expect("it is valid");
+
+    let indented = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
+    let lines: Vec<String> = first.lines().filter(|line| !line.starts_with('#')).map(indented).collect();
+    assert!(readme.contains(lines.join("\n").trim_start_matches('\n')), "README.md has another one");
+}
+
 /// What the reference says of defaults is what a file without these keys gets.
 #[test]
 fn the_reference_shows_the_defaults() {
