@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{each, key_text, origin};
-use crate::change::{Change, Conflicted, Entry, Fate, Origin, Others, Verdict};
+use crate::change::{Change, Conflicted, Entry, Fate, Op, Origin, Others, Verdict};
 use crate::control::{Image, image};
 use crate::error::Result;
 use crate::http::status::timestamp;
@@ -31,7 +31,8 @@ pub struct Operation {
     pub before: Option<Image>,
     pub after: Option<Image>,
     /// `accepted`; `everywhere`, its origin included; `partly` and `completed`, with what the others
-    /// got instead; `rejected`; `drift`, where nobody else is to have it.
+    /// got instead; `rejected`, where something may go out instead: of a delete the row that lives on, of an
+    /// insert the deletion that won; `drift`, where nobody else is to have it.
     pub decision: String,
     /// The entry against which all or some of it was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,7 +96,7 @@ impl Operation {
 
     fn of(entry: &Entry, index: u64, change: &Change<'_>, conflict: Option<&Conflicted>) -> Self {
         let schema = entry.schema.entity(change.entity);
-        let (decision, lost_to) = decided(verdict(entry, index));
+        let (decision, lost_to) = decided(change.op, verdict(entry, index));
         let to: Vec<String> = match &entry.to {
             crate::change::Address::Others => Vec::new(),
             crate::change::Address::Only(names) => names.iter().map(ToString::to_string).collect(),
@@ -155,18 +156,19 @@ fn verdict(entry: &Entry, index: u64) -> Option<&Verdict> {
     entry.decisions.get(at).filter(|decision| decision.from <= index).map(|decision| &decision.verdict)
 }
 
-fn decided(verdict: Option<&Verdict>) -> (&'static str, Option<Seq>) {
+/// A delete cannot be halved, and of an insert that is answered by the deletion nothing stands: whatever goes
+/// out instead of these, all of them is lost.
+fn decided(op: Op, verdict: Option<&Verdict>) -> (&'static str, Option<Seq>) {
+    let lost = |winner: Seq| (if op == Op::Delete { "rejected" } else { "partly" }, Some(winner));
     match verdict {
         None => ("accepted", None),
         Some(Verdict::Everywhere) => ("everywhere", None),
         Some(Verdict::Rejected { winner: 0 }) => ("drift", None),
-        Some(Verdict::Rejected { winner }) => ("rejected", Some(*winner)),
-        Some(Verdict::Replaced { winner: Some(winner), .. } | Verdict::Redeleted { winner, .. }) => {
-            ("partly", Some(*winner))
-        }
+        Some(Verdict::Rejected { winner } | Verdict::Redeleted { winner, .. }) => ("rejected", Some(*winner)),
+        Some(Verdict::Replaced { winner: Some(winner), .. }) => lost(*winner),
         Some(Verdict::Replaced { winner: None, .. }) => ("completed", None),
         Some(Verdict::Split { others: Others::Nothing, winner, .. }) => ("rejected", *winner),
-        Some(Verdict::Split { winner: Some(winner), .. }) => ("partly", Some(*winner)),
+        Some(Verdict::Split { winner: Some(winner), .. }) => lost(*winner),
         Some(Verdict::Split { winner: None, .. }) => ("everywhere", None),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::conflicts::{ListSpec, list, list_by, show};
+use super::export::{AuditSpec, page};
 use super::resolve::{self, Choice};
 use super::undo::{Plan, UndoSpec, meets, plan};
 use crate::change::{
@@ -90,6 +91,17 @@ impl Book {
 
     /// A transaction of that system, committed `seq` seconds after 1970.
     fn entry(&mut self, origin: &str, txid: &str, changes: &[Bytes], decisions: &[Decision]) -> Seq {
+        self.entry_with(origin, txid, changes, decisions, Bytes::new())
+    }
+
+    fn entry_with(
+        &mut self,
+        origin: &str,
+        txid: &str,
+        changes: &[Bytes],
+        decisions: &[Decision],
+        replacements: Bytes,
+    ) -> Seq {
         let seq = self.writer.head() + 1;
         self.write(&Record::Entry(Entry {
             seq,
@@ -103,7 +115,7 @@ impl Book {
             changes: changes.len() as u64,
             body: Body::Inline(changes.concat().into()),
             decisions: decisions.to_vec(),
-            replacements: Bytes::new(),
+            replacements,
             hops: 0,
         }));
         seq
@@ -342,6 +354,44 @@ fn what_lost_a_conflict_has_nothing_to_be_taken_back() {
 
     assert_eq!(words(&plan.body), ["update 2 name=a"]);
     assert!(plan.undone.notes[0].starts_with("1 of their changes had lost a conflict"), "{:?}", plan.undone.notes);
+}
+
+/// What the others get instead is told beside it.
+#[test]
+fn of_a_delete_and_of_an_insert_that_is_answered_by_one_nothing_stands() {
+    let mut book = Book::new();
+    let (row, parts) = (Some(("a", "1")), [Some(("a", "·")), Some(("b", "1"))]);
+    let restored = change(1, None, parts[0]);
+    let deleted = change(2, row, None);
+    let part = change(3, row, parts[0]);
+    let at = |n: usize| [&restored, &deleted, &part][..n].iter().map(|change| change.len() as u64).sum::<u64>();
+    let verdicts = [
+        Verdict::Replaced { offset: at(0), everywhere: true, winner: Some(7) },
+        Verdict::Redeleted { offset: at(1), winner: 8, by: Origin::System("crm".into()) },
+        Verdict::Replaced { offset: at(2), everywhere: false, winner: Some(9) },
+    ];
+    let decisions = (0..).zip(verdicts).map(|(from, verdict)| Decision { from, to: from + 1, verdict });
+    let changes = [change(1, row, None), change(2, None, row), change(3, row, parts[1])];
+    book.entry_with("shop", "1", &changes, &decisions.collect::<Vec<_>>(), [restored, deleted, part].concat().into());
+    book.writer.sync().unwrap();
+
+    let told = page(&book.journal, &AuditSpec::default()).unwrap().operations;
+
+    let told: Vec<String> = told
+        .iter()
+        .map(|told| {
+            let instead = told.instead.as_ref().map_or("nothing", |instead| &instead.op);
+            format!("{} {} to {:?}, {instead} instead", told.op, told.decision, told.lost_to.unwrap())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "delete rejected to 7, insert instead",
+            "insert rejected to 8, delete instead",
+            "update partly to 9, update instead"
+        ]
+    );
 }
 
 #[test]
