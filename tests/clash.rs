@@ -255,6 +255,85 @@ async fn both_stay_as_they_are_until_a_person_decides() {
     Books::read(&world.agent).await.assert_balanced(&NAMES);
 }
 
+/// Three systems, none of which takes one code of one vendor twice, with records 1 to 3 of code `c` of other vendors.
+async fn parts(unique: &str, options: &[&str]) -> World {
+    let mut part = Entity::new("contact") // as `rows` asks for it
+        .key("id", Type::Int)
+        .field("vendor", Type::Varchar(10))
+        .field("code", Type::Varchar(20))
+        .field("name", Type::Varchar(20))
+        .option(&format!("unique = {unique}"));
+    for option in options {
+        part = part.option(option);
+    }
+    let mut world = World::of(&SYSTEMS).entity(part);
+    for name in NAMES {
+        world = world.ddl(name, "ALTER TABLE contact ADD CONSTRAINT one_code UNIQUE (vendor, code)");
+    }
+    let world = world.start().await;
+    world["erp"].execute("INSERT INTO contact VALUES (1, 'u', 'c', 'a'), (2, 'v', 'c', 'b'), (3, 'w', 'c', 'c')").await;
+    world.quiet().await;
+    world
+}
+
+const CRM_MOVES: (&str, &str) = ("crm", "UPDATE contact SET vendor = 'x', name = 'of crm' WHERE id = 1");
+const SHOP_MOVES: (&str, &str) = ("shop", "UPDATE contact SET vendor = 'x', name = 'of shop' WHERE id = 2");
+
+/// Where a key has several columns, a change of any of them clashes; what has a policy may be another one, which
+/// the change does not carry.
+#[tokio::test]
+async fn a_key_of_several_columns_is_renamed_in_the_one_that_has_the_template() {
+    let renames = "{ code = { policy = \"rename\", template = \"{value}-{system}-{key}\" } }";
+    for scope in ["scope = \"row\"", "scope = \"field\""] {
+        let world = parts(renames, &[scope]).await;
+
+        at_once(&world, &[SHOP_MOVES, CRM_MOVES]).await;
+        parted(&world, &["1 x c of crm", "2 x c-shop-2 of shop", "3 w c c"]).await;
+
+        // One column alone is nobody's.
+        at_once(
+            &world,
+            &[
+                ("erp", "INSERT INTO contact VALUES (4, 'y', 'c', 'd')"),
+                ("crm", "INSERT INTO contact VALUES (5, 'y', 'd', 'e')"),
+            ],
+        )
+        .await;
+        let rest = ["3 w c c", "4 y c d", "5 y d e"];
+        parted(&world, &[&["1 x c of crm", "2 x c-shop-2 of shop"], &rest[..]].concat()).await;
+        let decided: Vec<String> = clashes(&world).await.iter().map(told).collect();
+        assert_eq!(decided, ["2 of shop against crm: renamed"], "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_key_of_several_columns_only_what_was_changed_is_given_back() {
+    for scope in ["scope = \"row\"", "scope = \"field\""] {
+        let world = parts("{ code = \"reject\" }", &[scope]).await;
+
+        at_once(&world, &[SHOP_MOVES, CRM_MOVES]).await;
+        parted(&world, &["1 x c of crm", "2 v c of shop", "3 w c c"]).await;
+
+        let decided: Vec<String> = clashes(&world).await.iter().map(told).collect();
+        assert_eq!(decided, ["2 of shop against crm: partly"], "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_policies_for_one_key_the_first_in_the_file_decides() {
+    let world = parts("{ vendor = \"manual\", code = \"reject\" }", &[]).await;
+
+    at_once(&world, &[SHOP_MOVES, CRM_MOVES]).await;
+    let id = the_open_one(&world).await;
+    world.agent.run(&["conflicts", "resolve", &id, "--set", "code=d"]).await;
+
+    let expected = match told(&clashes(&world).await[0]).starts_with('1') {
+        true => ["1 x d of crm", "2 x c of shop", "3 w c c"],
+        false => ["1 x c of crm", "2 x d of shop", "3 w c c"],
+    };
+    parted(&world, &expected).await;
+}
+
 /// Killed at every step around the decision, and with the conflict on disk and its entry not: it is
 /// decided once in the end, and told once.
 #[tokio::test]

@@ -116,7 +116,7 @@ impl Arbiter {
                 (change, if whole { Outcome::Lost } else { Outcome::Partly })
             }),
             (_, OnClash::Rename(template)) => {
-                self.renamed(&loser, &unique, template).map(|change| (change, Outcome::Renamed))
+                self.renamed(&loser, rival, &unique, template).map(|change| (change, Outcome::Renamed))
             }
         };
         match what {
@@ -256,11 +256,14 @@ impl Arbiter {
     }
 
     /// `None`: the template makes no other value of it that fits.
-    fn renamed(&self, loser: &Side, unique: &Unique, template: &str) -> Option<Bytes> {
+    fn renamed(&self, loser: &Side, rival: &Rival, unique: &Unique, template: &str) -> Option<Bytes> {
         let (change, field) = (loser.change(), unique.field);
         let layout = &self.layouts[change.entity.index()];
         let row = change.image();
-        let Datum::Value(Value::Text(value)) = row.get(field) else { return None };
+        // Of a key of several fields it may have changed another one alone; in this one they are equal.
+        let there = Changes::new(&rival.row).next().expect("one encoded change");
+        let told = if row.get(field).is_sent() { row } else { there.image() };
+        let Datum::Value(Value::Text(value)) = told.get(field) else { return None };
         let writer = loser.version.and_then(|version| self.topology.systems.get(version.origin().index()))?;
         let schema = self.topology.schema.entity(change.entity);
         let name = rendered(template, value, writer, &key_text(schema, row), unique.chars)?;
@@ -378,9 +381,11 @@ impl Arbiter {
 /// What was journaled, or held, says all of these fields, and what the system has in them.
 fn agrees(told: &Bytes, row: &Change<'_>, fields: u128) -> bool {
     Changes::new(told).next().is_some_and(|told| {
-        let (image, row) = (told.image(), row.image());
         told.op != Op::Delete
-            && bits(fields).all(|field| image.get(field).is_sent() && alike(image.get(field), row.get(field)))
+            && bits(fields).all(|field| {
+                let told = left(&told, field);
+                told.is_sent() && alike(told, row.image().get(field))
+            })
     })
 }
 
