@@ -6,6 +6,9 @@
 //! article   few keys, whatever anybody does to them     all systems hold the same rows
 //! tally     differences alone                           the exact sum of all that was acknowledged
 //! ledger    a row for each transaction, without a key   each once, everywhere
+//! trail     what the journal says was done              each row that was written, once, with its images, and
+//!                                                       what became of it; replayed, it is what the tables hold
+//! marker    seen together with the ledger, all the time exactly the rows of the entries up to it
 //! books     what the agent says it captured             journaled, filtered or rejected: nothing else
 //! ```
 //!
@@ -14,109 +17,26 @@
 
 #![allow(clippy::print_stdout)] // seeds are printed
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+mod account;
+mod watch;
+mod write;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use self::account::{Account, Acknowledged, Quiet};
+use self::watch::{Watch, Watching};
+use self::write::{Done, Planned, Random, TALLIES, write};
 use super::support::books::Books;
-use super::support::servers::{Kind, Session};
+use super::support::servers::Kind;
 use super::support::soak;
+use super::support::trail::operations;
 use super::support::world::{Builder, Entity, Type, World};
 
-const KEYS: u64 = 4;
-const TALLIES: u64 = 2;
-
-/// splitmix64: small, seeded, and the same everywhere.
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// One transaction, and what it means if it is acknowledged.
-struct Planned {
-    statements: Vec<String>,
-    number: u64,
-    /// By tally.
-    added: [i64; TALLIES as usize],
-    pause: Duration,
-}
-
-fn plan(random: &mut Random, number: u64) -> Planned {
-    let mut planned = Planned {
-        statements: vec![format!("INSERT INTO ledger (n) VALUES ({number})")],
-        number,
-        added: [0; TALLIES as usize],
-        pause: Duration::from_millis(random.below(6)),
-    };
-    for _ in 0..1 + random.below(3) {
-        let (key, value) = (random.below(KEYS), random.below(1000));
-        let text = match random.below(10) {
-            0..2 => format!(
-                "INSERT INTO article (id, name, place, pieces, best) VALUES ({key}, 'i{value}', 'p', {value}, 0)"
-            ),
-            2..4 => format!("UPDATE article SET name = 'n{value}' WHERE id = {key}"),
-            4 => format!("UPDATE article SET place = 'p{value}', best = {value} WHERE id = {key}"),
-            5 => format!("UPDATE article SET pieces = pieces - {} WHERE id = {key}", value % 7),
-            6 => format!("DELETE FROM article WHERE id = {key}"),
-            7 => format!("UPDATE article SET id = {} WHERE id = {key}", (key + 1) % KEYS),
-            _ => {
-                let (tally, difference) = (random.below(TALLIES), random.below(201) as i64 - 100);
-                planned.added[tally as usize] += difference;
-                format!(
-                    "UPDATE tally SET pieces = pieces + ({difference}), worth = worth + ({difference}.25) WHERE id = {tally}"
-                )
-            }
-        };
-        planned.statements.push(text);
-    }
-    planned
-}
-
-/// What became of plans.
-#[derive(Default)]
-struct Written {
-    acknowledged: Vec<Planned>,
-    /// The connection broke at its commit: the ledger tells.
-    unknown: Option<Planned>,
-}
-
-/// Writes one plan after the other, as long as there is a server.
-async fn write(mut session: Session, plans: Vec<Planned>) -> Written {
-    let mut written = Written::default();
-    for planned in plans {
-        tokio::time::sleep(planned.pause).await;
-        if session.try_execute("BEGIN").await.is_err() {
-            return written;
-        }
-        let mut refused = false;
-        for statement in &planned.statements {
-            // A key that is there, a deadlock: the transaction is given up.
-            refused = session.try_execute(statement).await.is_err();
-            if refused {
-                break;
-            }
-        }
-        let done = !refused && session.try_execute("COMMIT").await.is_ok();
-        if done {
-            written.acknowledged.push(planned);
-        } else if session.try_execute("ROLLBACK").await.is_err() {
-            written.unknown = Some(planned);
-            return written;
-        }
-    }
-    written
-}
+/// The trail is read after so many schedules.
+const TRAIL_EVERY: usize = 10;
+/// By how much a commit may be told to be earlier than it was: MariaDB tells whole seconds.
+const CLOCK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -138,6 +58,13 @@ struct History {
     kills: u64,
     /// Its servers are its own: they may die.
     private: bool,
+    account: Account,
+    /// Since the trail was read.
+    since: SystemTime,
+    acknowledged: BTreeMap<u64, Acknowledged>,
+    quiets: Vec<Quiet>,
+    watches: Vec<Watch>,
+    looks: usize,
 }
 
 impl History {
@@ -158,19 +85,43 @@ impl History {
         let builder = World::of(systems).entity(tally).entity(article).entity(ledger);
         let own = |builder: Builder, name: &str| if private { builder.private(name) } else { builder };
         let world = systems.iter().fold(builder, |builder, (name, _)| own(builder.proxied(name), name)).start().await;
-        let rows: Vec<String> = (0..TALLIES).map(|id| format!("({id}, 0, 0)")).collect();
-        let first = &world.systems[0].db;
-        first.execute(&format!("INSERT INTO tally (id, pieces, worth) VALUES {}", rows.join(", "))).await;
-        world.quiet().await;
-        History { world, numbers: BTreeSet::new(), sums: [0; TALLIES as usize], next: 0, kills: 0, private }
+        for system in &world.systems {
+            system.db.show_marker().await;
+        }
+        let partial = options.iter().any(|line| line.starts_with("merge") || *line == r#"scope = "field""#);
+        let mut history = History {
+            world,
+            numbers: BTreeSet::new(),
+            sums: [0; TALLIES as usize],
+            next: 0,
+            kills: 0,
+            private,
+            account: Account::of(partial),
+            since: SystemTime::now(),
+            acknowledged: BTreeMap::new(),
+            quiets: Vec::new(),
+            watches: Vec::new(),
+            looks: 0,
+        };
+        let (first, session) = (history.number(), history.world.systems[0].db.session().await);
+        for done in write(session, vec![Planned::first(first)]).await.acknowledged {
+            history.acknowledged(0, done, 0);
+        }
+        history.world.quiet().await;
+        history
     }
 
     async fn schedule(&mut self, seed: u64) {
         let mut random = Random(seed);
         let count = self.world.systems.len();
+        let first = self.next + 1;
+        let system = |at: usize| &self.world.systems[at];
+        let watching: Vec<Watching> =
+            (0..count).map(|at| Watching::new(&system(at).db, &system(at).name, first, seed)).collect();
         let mut writers = Vec::new();
         for system in 0..count {
-            let plans: Vec<Planned> = (0..3 + random.below(8)).map(|_| plan(&mut random, self.number())).collect();
+            let count = 3 + random.below(8);
+            let plans: Vec<Planned> = (0..count).map(|_| Planned::random(&mut random, self.number())).collect();
             let session = self.world.systems[system].db.session().await;
             writers.push(tokio::spawn(write(session, plans)));
         }
@@ -185,25 +136,30 @@ impl History {
         tokio::time::sleep(Duration::from_millis(random.below(15))).await;
         self.strike(fault).await;
         let mut unknown = Vec::new();
-        for writer in writers {
+        for (system, writer) in writers.into_iter().enumerate() {
             let written = writer.await.expect("a writer ends");
-            written.acknowledged.iter().for_each(|planned| self.acknowledged(planned));
-            unknown.extend(written.unknown);
+            written.acknowledged.into_iter().for_each(|done| self.acknowledged(system, done, seed));
+            unknown.extend(written.unknown.map(|done| (system, done)));
         }
         self.heal(fault).await;
         self.world.quiet().await;
-        for planned in unknown {
-            let query = format!("SELECT count(*) FROM ledger WHERE n = {}", planned.number);
+        for (system, done) in unknown {
+            let query = format!("SELECT count(*) FROM ledger WHERE n = {}", done.planned.number);
             if self.world.systems[0].db.value(&query).await.as_deref() == Some("1") {
-                self.acknowledged(&planned);
+                self.acknowledged(system, done, seed);
             }
+        }
+        for watching in watching {
+            self.watches.push(watching.stop().await);
         }
         self.check(seed).await;
     }
 
-    fn acknowledged(&mut self, planned: &Planned) {
+    fn acknowledged(&mut self, system: usize, Done { planned, effects }: Done, seed: u64) {
         self.numbers.insert(planned.number);
         self.sums.iter_mut().zip(planned.added).for_each(|(sum, added)| *sum += added);
+        let system = self.world.systems[system].name.clone();
+        self.acknowledged.insert(planned.number, Acknowledged { system, effects, seed });
     }
 
     fn number(&mut self) -> u64 {
@@ -247,11 +203,11 @@ impl History {
         }
     }
 
-    async fn check(&self, seed: u64) {
+    async fn check(&mut self, seed: u64) {
         let first = &self.world.systems[0].name;
-        for row in self.world.rows("tally", first).await {
-            let id: usize = row[0].as_deref().unwrap().parse().unwrap();
-            let found: i64 = row[1].as_deref().unwrap().parse().unwrap();
+        let tally = self.world.by_key("tally", first).await;
+        for (id, row) in &tally {
+            let (id, found): (usize, i64) = (id.parse().unwrap(), row["pieces"].as_deref().unwrap().parse().unwrap());
             assert_eq!(found, self.sums[id], "seed {seed}: tally {id} is not the sum of what was acknowledged");
         }
         let mut ledger = Vec::new();
@@ -261,17 +217,37 @@ impl History {
         ledger.sort_unstable();
         let expected: Vec<u64> = self.numbers.iter().copied().collect();
         assert_eq!(ledger, expected, "seed {seed}: not each acknowledged transaction once");
+        let article = self.world.by_key("article", first).await;
+        let head = self.world.agent.status().await.unwrap()["journal"]["head"].as_u64().unwrap();
+        self.quiets.push(Quiet { head, seed, tables: vec![("tally", tally), ("article", article)] });
+        if self.quiets.len() == TRAIL_EVERY {
+            self.check_trail().await;
+        }
     }
 
-    async fn end(self, schedules: u64) {
+    /// What was acknowledged and seen since the last time, against what the agent says that it did.
+    async fn check_trail(&mut self) {
+        let since = humantime::format_rfc3339_micros(self.since - CLOCK).to_string();
+        self.since = SystemTime::now();
+        let told = operations(&self.world.agent.run(&["audit", "--since", &since]).await);
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        let written = self.account.take(&told, acknowledged, &std::mem::take(&mut self.quiets));
+        self.looks += self.watches.drain(..).map(|watch| watch.check(&written)).sum::<usize>();
+    }
+
+    async fn end(mut self, schedules: u64) {
+        self.check_trail().await;
         let names: Vec<String> = self.world.systems.iter().map(|system| system.name.clone()).collect();
         let books = Books::read(&self.world.agent).await;
         books.assert_balanced(&names.iter().map(String::as_str).collect::<Vec<_>>());
         println!(
-            "{schedules} schedules, {} transactions acknowledged, {} kills, {} conflicts since the last",
+            "{schedules} schedules, {} transactions acknowledged, {} kills, {} conflicts since the last; {:?} in the \
+             trail; {} different looks at markers",
             self.numbers.len(),
             self.kills,
-            books.get("entity_conflicts_total", "article")
+            books.get("entity_conflicts_total", "article"),
+            self.account.counts,
+            self.looks,
         );
     }
 }

@@ -1,13 +1,13 @@
 //! Who changed a record, when, and why it looks like this: history, from the running agent and from its
 //! journal alone; fields that nobody is to see; and how fast a key is found.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::support::quarantine::{settled, until_held};
 use super::support::servers::{Db, Kind};
+use super::support::trail::{Replayed, operations};
 use super::support::world::{Entity, Type, World};
 use super::support::{SOON, eventually, soak};
 
@@ -129,29 +129,6 @@ async fn a_sensitive_field_that_nobody_binds_is_a_mistake_in_the_file() {
     assert_eq!(output.status.code(), Some(2), "{said}");
 }
 
-/// What the operations come to, by key: the fields of each row.
-fn replayed(lines: &str) -> BTreeMap<String, BTreeMap<String, Value>> {
-    let mut rows: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
-    for line in lines.lines() {
-        let operation: Value = serde_json::from_str(line).unwrap();
-        let Some(decision) = operation["decision"].as_str() else { continue }; // begins, ends
-        let instead = operation.get("instead").filter(|instead| !instead.is_null());
-        if instead.is_none() && matches!(decision, "rejected" | "drift") || operation["how"] == "retried" {
-            continue;
-        }
-        let what = instead.unwrap_or(&operation);
-        let key = operation["key"].as_str().unwrap().to_owned();
-        match what["after"].as_object() {
-            Some(after) => {
-                let row = rows.entry(key).or_default();
-                row.extend(after.iter().map(|(field, value)| (field.clone(), value.clone())));
-            }
-            None => drop(rows.remove(&key)),
-        }
-    }
-    rows
-}
-
 /// As an application does that its server takes for the one to give way in a deadlock.
 async fn patiently(db: &Db, sql: &str) {
     let gave_way = |error: &String| ["(40001)", "(40P01)", "1020 (HY000)"].iter().any(|code| error.contains(code));
@@ -191,16 +168,11 @@ async fn the_audit_trail_replays_to_the_final_tables_and_one_flipped_byte_in_it_
     world.quiet().await;
     let head = world.agent.status().await.unwrap()["journal"]["head"].as_u64().unwrap();
 
-    let fields = |row: &Vec<Option<String>>| {
-        let values = ["id", "name", "n"].iter().zip(row);
-        values.map(|(field, value)| ((*field).to_owned(), serde_json::json!(value))).collect::<BTreeMap<_, _>>()
-    };
-    let rows = world.rows("item", "crm").await;
-    let expected: BTreeMap<String, BTreeMap<String, Value>> =
-        rows.iter().map(|row| (row[0].clone().unwrap(), fields(row))).collect();
+    let expected = world.by_key("item", "crm").await;
+    let replayed = |lines: &str| Replayed::of(&operations(lines)).table("item");
     let written = world.agent.run(&["audit"]).await;
-    let operations = written.lines().count();
-    assert!(operations > rounds * 300, "{operations}");
+    let count = written.lines().count();
+    assert!(count > rounds * 300, "{count}");
     assert_eq!(replayed(&written), expected);
     let inserts = world.agent.run(&["audit", "--op", "insert", "--system", "shop", "--format", "csv"]).await;
     assert_eq!(inserts.lines().count(), 1 + rounds * 100);
@@ -216,7 +188,7 @@ async fn the_audit_trail_replays_to_the_final_tables_and_one_flipped_byte_in_it_
     })
     .await;
     let text = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(text.lines().count(), operations + 1);
+    assert_eq!(text.lines().count(), count + 1);
     assert_eq!(replayed(&text), expected);
     assert!(world.agent.run(&["audit", "--check"]).await.contains("nothing was altered"));
     world.agent.stop().await;
@@ -226,7 +198,7 @@ async fn the_audit_trail_replays_to_the_final_tables_and_one_flipped_byte_in_it_
     std::fs::write(&file, bytes).unwrap();
     let altered = world.agent.command(&["audit", "--check"]).await;
     assert_eq!(altered.status.code(), Some(1), "{}", String::from_utf8_lossy(&altered.stdout));
-    eprintln!("{operations} operations replayed");
+    eprintln!("{count} operations replayed");
 }
 
 /// Ten million changes in the long run, as one agent's journal and index hold them; cold: the index is

@@ -9,6 +9,7 @@
 //! - [`books`]: the counters that the port tells;
 //! - [`browser`]: Chromium, for what people see;
 //! - [`certificates`]: authorities and certificates, and servers that show them;
+//! - [`trail`]: the audit trail, and what it comes to;
 //! - [`traffic`]: writers that remember what was acknowledged, and check what became of it;
 //! - [`ways`]: every way in which the agent connects, tried alike;
 //! - [`world`]: systems, entities and an agent together, compared value by value.
@@ -29,6 +30,7 @@ pub mod receiver;
 pub mod recorded;
 pub mod servers;
 pub mod traffic;
+pub mod trail;
 pub mod ways;
 pub mod world;
 

@@ -255,6 +255,25 @@ impl Session {
         }
     }
 
+    /// One statement; how many rows it wrote. Those that it left as they were count in PostgreSQL alone, which
+    /// writes them all the same.
+    pub async fn try_write(&mut self, sql: &str) -> Result<u64, String> {
+        match self {
+            Session::Postgres(client) => {
+                let messages = client.simple_query(sql).await.map_err(|e| deep(&e))?;
+                let written = messages.iter().find_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+                    _ => None,
+                });
+                Ok(written.expect("a statement is completed"))
+            }
+            Session::Mysql(conn) => {
+                conn.query_drop(sql).await.map_err(|e| e.to_string())?;
+                Ok(conn.affected_rows())
+            }
+        }
+    }
+
     #[track_caller]
     pub fn execute(&mut self, sql: &str) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -489,6 +508,18 @@ pub fn grants(kind: Kind, database: &str, marker: &str, owner: &str, agent: &str
 }
 
 impl Db {
+    /// The application may look at the marker, once `setup` has made it.
+    pub async fn show_marker(&self) {
+        let (application, marker) = (&self.application, &self.marker);
+        let grants = match self.kind.is_postgres() {
+            true => format!(
+                "GRANT USAGE ON SCHEMA {marker} TO {application}; GRANT SELECT ON {marker}.marker TO {application}"
+            ),
+            false => format!("GRANT SELECT ON {marker}.* TO {application}@'%'"),
+        };
+        self.admin().await.execute(&grants).await;
+    }
+
     /// While `setup` runs, the agent's role is a member of the owner's (PostgreSQL): only owners
     /// publish tables and set their replica identity.
     pub async fn lend_ownership(&self, lend: bool) {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::agent::Agent;
 use super::proxy::Proxy;
 use super::servers::{Db, Kind, PASSWORD, Rows, Server};
+use super::trail::Table;
 use super::{eventually, unique};
 
 /// How a field is stored: the natural column type of each engine.
@@ -546,6 +547,17 @@ impl World {
         async move {
             let rows = self.entity(entity).rows(self.system(system)).await;
             rows.unwrap_or_else(|error| panic!("{place}: {entity} in {system}: {error}"))
+        }
+    }
+
+    /// The same rows by key (of one field), as the agent shows them: field by field.
+    #[track_caller]
+    pub fn by_key(&self, entity: &str, system: &str) -> impl Future<Output = Table> {
+        let rows = self.rows(entity, system);
+        async move {
+            let fields = &self.entity(entity).fields;
+            let image = |row: Vec<_>| fields.iter().map(|(name, _)| name.clone()).zip(row).collect();
+            rows.await.into_iter().map(|row| (row[0].clone().unwrap(), image(row))).collect()
         }
     }
 
