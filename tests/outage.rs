@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::books::Books;
 use crate::support::proxy::Side;
 use crate::support::servers::{Kind, Session};
 use crate::support::world::{Entity, Type, World};
@@ -18,9 +19,10 @@ fn outage() -> Duration {
 }
 
 /// One that the agent reaches through a proxy, on a server of its own; the others are shared.
-async fn world(private: &str) -> World {
+async fn world(private: &str, option: &str) -> World {
     World::of(&THREE)
         .private(private)
+        .system_option(private, option)
         .proxied(private)
         .entity(Entity::new("account").key("id", Type::Int).field("value", Type::Int).renamed())
         // No key: what is applied twice is there twice.
@@ -117,7 +119,11 @@ struct Trial {
 
 impl Trial {
     async fn start(system: &'static str) -> Trial {
-        let world = world(system).await;
+        Self::with(system, "").await
+    }
+
+    async fn with(system: &'static str, option: &str) -> Trial {
+        let world = world(system, option).await;
         let writers = (1..).zip(THREE).map(|(number, (name, _))| Writer::start(&world, name, number)).collect();
         let trial = Trial { world, system, writers };
         trial.goes_on().await;
@@ -267,12 +273,23 @@ impl Trial {
         let ledger = self.world.rows("ledger", self.system).await;
         assert_eq!(ledger.len() as u64, written);
         assert_eq!(self.world.rows("account", self.system).await.len() as u64, written);
+        Books::read(&self.world.agent).await.assert_balanced(&THREE.map(|(name, _)| name));
     }
 }
 
 #[tokio::test]
 async fn postgresql_in_every_kind_of_trouble() {
     Trial::start("crm").await.every_kind_of_trouble().await;
+}
+
+/// What a crash takes back there is applied again, and counted once.
+#[tokio::test]
+async fn postgresql_crashes_where_commits_wait_for_no_disk() {
+    let mut trial = Trial::with("crm", "synchronous_commit = false").await;
+    for _ in 0..4 {
+        trial.crash().await;
+    }
+    trial.end().await;
 }
 
 #[tokio::test]

@@ -144,7 +144,10 @@ impl Applying {
         let (system, spec) = (self.config.system(self.system), self.spec());
         let connect = system.connect.clone();
         match system.engine {
-            Engine::Postgres => self.apply(PgTarget::new(connect, spec).unshown(self.unshown.clone()), stop).await,
+            Engine::Postgres => {
+                let target = PgTarget::new(connect, spec).synchronous(system.synchronous_commit);
+                self.apply(target.unshown(self.unshown.clone()), stop).await
+            }
             Engine::Mysql => {
                 let target = MyTarget::new(connect, spec);
                 self.apply(Proving { target, config: self.config.clone(), system: self.system }, stop).await

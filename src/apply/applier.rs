@@ -174,6 +174,14 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 }
                 Event::Done
             }
+            Action::Gather(time) => {
+                tokio::select! {
+                    changed = self.durable.changed() => drop(changed),
+                    () = tokio::time::sleep(time) => {}
+                    () = stop.cancelled() => {}
+                }
+                Event::Done
+            }
             Action::Pause(time) => {
                 tokio::select! {
                     () = tokio::time::sleep(time) => {}

@@ -38,6 +38,11 @@ use crate::position::Seq;
 use crate::schema::Translation;
 use crate::value::{Datum, Row};
 
+/// A batch of so many transactions and changes is a part of a flood: it waits for more.
+const GATHERED_ENTRIES: usize = 8;
+const GATHERED_CHANGES: u64 = 500;
+const GATHERED_FOR: Duration = Duration::from_millis(20);
+
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A batch is closed when it has this many changes or bytes; a larger entry is one alone.
@@ -65,6 +70,8 @@ pub enum Action {
     Fetch,
     /// Until the journal has grown: `Done`.
     Wait,
+    /// The same, but not longer: `Done`.
+    Gather(Duration),
     /// Before the next try: `Done`.
     Pause(Duration),
     /// `Done`.
@@ -178,6 +185,8 @@ enum State {
     Seeking,
     Reading,
     Waiting,
+    /// For more to join what is in hand.
+    Gathering(Duration),
     Beginning,
     Chunk,
     Writing,
@@ -213,6 +222,8 @@ struct Work {
     entries: Vec<Entry>,
     bytes: usize,
     changes: u64,
+    /// When more is waited for no longer.
+    gathered_until: Option<Micros>,
     replay: bool,
     /// Where in a spooled entry: chunks begun, changes passed, decisions passed.
     begun: bool,
@@ -356,7 +367,14 @@ impl Steps {
     pub fn next(&mut self, random: f64) -> Action {
         match &mut self.state {
             State::Stopped(error) => Action::Stop(error.take()),
-            State::Paused(_) | State::Opening | State::Seeking | State::Reading | State::Waiting if self.finishing => {
+            State::Paused(_)
+            | State::Opening
+            | State::Seeking
+            | State::Reading
+            | State::Waiting
+            | State::Gathering(_)
+                if self.finishing =>
+            {
                 self.state = State::Stopped(None);
                 Action::Stop(None)
             }
@@ -365,6 +383,7 @@ impl Steps {
             State::Seeking => Action::Seek(self.passed + 1),
             State::Reading => Action::Fetch,
             State::Waiting => Action::Wait,
+            State::Gathering(time) => Action::Gather(*time),
             State::Beginning => Action::Begin(self.next_marker()),
             State::Chunk => {
                 let spool = self.work.spool().expect("only spooled entries come in chunks").clone();
@@ -387,8 +406,8 @@ impl Steps {
             (_, Event::Failed(error)) => self.failed(error, now),
             (State::Opening, Event::Opened(opened)) => self.opened(*opened),
             (State::Paused(_), Event::Done) => self.state = State::Opening,
-            (State::Seeking | State::Waiting, Event::Done) => self.state = State::Reading,
-            (State::Reading, Event::Fetched(record)) => self.fetched(record),
+            (State::Seeking | State::Waiting | State::Gathering(_), Event::Done) => self.state = State::Reading,
+            (State::Reading, Event::Fetched(record)) => self.fetched(record, now),
             (State::Beginning, Event::Done) => self.begun(now),
             (State::Chunk, Event::Chunk(chunk)) => self.chunk(chunk, now),
             (State::Writing, Event::Rows(rows)) => self.checked(&rows, now),
@@ -462,6 +481,10 @@ impl Steps {
         if !self.work.entries.is_empty() && marker.seq >= self.work.to() {
             self.count();
         }
+        if marker.seq < self.passed {
+            // A crash took back what had been counted as applied: it is addressed here once more.
+            self.known = self.known.max(self.passed);
+        }
         self.keys = Keys::opened(&self.routes, held, marker.seq);
         self.work = Work::default();
         self.stashed = None;
@@ -471,13 +494,13 @@ impl Steps {
         self.state = State::Seeking;
     }
 
-    fn fetched(&mut self, record: Option<Record>) {
+    fn fetched(&mut self, record: Option<Record>, now: Micros) {
         match record {
             None if self.work.entries.is_empty() => {
                 self.attempt = 0;
                 self.state = State::Waiting;
             }
-            None => self.state = State::Beginning,
+            None => self.state = self.gather(now),
             Some(Record::Entry(entry)) => self.take(entry),
             Some(Record::Quarantine(quarantined))
                 if *quarantined.system == *self.routes.name && quarantined.held_seq > self.read =>
@@ -488,6 +511,17 @@ impl Steps {
                 self.keys.given_up(key_hash, by);
             }
             Some(_) => {}
+        }
+    }
+
+    /// Where changes come in masses, more of them fold onto each other in one transaction, and what it costs by
+    /// itself is shared by more.
+    fn gather(&mut self, now: Micros) -> State {
+        let many = self.work.entries.len() >= GATHERED_ENTRIES && self.work.changes >= GATHERED_CHANGES;
+        let until = *self.work.gathered_until.get_or_insert(now + GATHERED_FOR.as_micros() as Micros);
+        match Duration::from_micros(u64::try_from(until - now).unwrap_or(0)) {
+            left if many && !left.is_zero() => State::Gathering(left.min(GATHERED_FOR)),
+            _ => State::Beginning,
         }
     }
 

@@ -87,6 +87,9 @@ pub struct SystemConfig {
     pub marker: TableName,
     /// MySQL, MariaDB: changes are taken from a log that a crash of the server may shorten.
     pub allow_unsafe_binlog: bool,
+    /// PostgreSQL: a commit of ours waits for the server's disk. Where it does not, a crash of the server
+    /// takes back what the journal still has.
+    pub synchronous_commit: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -73,6 +73,7 @@ pub(super) struct RawSystem {
     pub password_env: Option<At<String>>,
     pub marker: Option<At<String>>,
     pub allow_unsafe_binlog: Option<At<bool>>,
+    pub synchronous_commit: Option<At<bool>>,
 }
 
 impl std::fmt::Debug for RawSystem {
@@ -123,7 +124,10 @@ pub(super) const KEYS: [(&str, &[&str]); 12] = [
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
     ("audit", &["dir", "retention"]),
-    ("system", &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog"]),
+    (
+        "system",
+        &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog", "synchronous_commit"],
+    ),
     (
         "entity",
         &[
@@ -281,6 +285,7 @@ impl<'t> Reader<'t> {
             password_env: self.string(section, "password_env"),
             marker: self.string(section, "marker"),
             allow_unsafe_binlog: self.boolean(section, "allow_unsafe_binlog"),
+            synchronous_commit: self.boolean(section, "synchronous_commit"),
         }
     }
 

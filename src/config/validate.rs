@@ -258,10 +258,17 @@ fn system<'a>(
     {
         reader.error(at.line, &place, "allow_unsafe_binlog is for MySQL and MariaDB: leave it out");
     }
+    if let Some(at) = &raw.synchronous_commit
+        && engine == Engine::Mysql
+    {
+        reader.error(at.line, &place, "synchronous_commit is for PostgreSQL: leave it out");
+    }
+    let synchronous_commit = raw.synchronous_commit.as_ref().is_none_or(|at| at.value);
     let allow_unsafe_binlog = raw.allow_unsafe_binlog.as_ref().is_some_and(|at| at.value);
     let own = raw.marker.as_ref().and_then(|at| marker_name(at, &place, reader));
     let marker = own.unwrap_or_else(|| marker.clone());
-    Some(SystemConfig { name: Arc::from(name?.value.as_str()), engine, connect, marker, allow_unsafe_binlog })
+    let name = Arc::from(name?.value.as_str());
+    Some(SystemConfig { name, engine, connect, marker, allow_unsafe_binlog, synchronous_commit })
 }
 
 fn entities(

@@ -44,7 +44,7 @@ status = { column = "st", values = { active = "A", closed = "C" } }
 "#;
 
 /// What is typed for what; the message holds the last, which is the way out.
-const MISTAKES: [(&str, &str, &str); 30] = [
+const MISTAKES: [(&str, &str, &str); 31] = [
     ("data_dir =", "datadir =", "nearest: \"data_dir\""),
     ("id = \"hq\"", "id = \"Head Quarters\"", "a-z, 0-9 and _"),
     ("\"127.0.0.1:8642\"", "\"localhost\"", "such as \"127.0.0.1:8642\""),
@@ -64,6 +64,7 @@ const MISTAKES: [(&str, &str, &str); 30] = [
     ("/etc/anechoic/shop\"", "/etc/anechoic/shop\"\npassword_env = \"X\"", "password_file and password_env"),
     ("name = \"crm\"\n", "name = \"crm\"\nallow_unsafe_binlog = true\n", "leave it out"),
     ("name = \"shop\"\n", "name = \"shop\"\nallow_unsafe_binlog = \"yes\"\n", "true or false"),
+    ("name = \"shop\"\n", "name = \"shop\"\nsynchronous_commit = false\n", "leave it out"),
     ("key = [\"id\"]", "key = \"id\"", "a list of strings"),
     ("key = [\"id\"]", "key = [\"ident\"]", "do not name the key field \"ident\""),
     ("\"authority\"", "\"autority\"", "nearest: \"authority\""),

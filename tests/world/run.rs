@@ -689,7 +689,7 @@ impl World {
                 Event::Done
             }
             // It is over at once.
-            Action::Pause(_) => Event::Done,
+            Action::Pause(_) | Action::Gather(_) => Event::Done,
             Action::Fetch if applier.at < self.log.dropped => Event::Failed(Error::retry("dropped")),
             Action::Fetch => match self.log.records.get(applier.at).filter(|_| applier.at < self.log.durable) {
                 Some(record) => {

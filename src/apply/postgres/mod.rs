@@ -79,6 +79,7 @@ pub struct PgTarget {
     connect: ConnectConfig,
     spec: TargetSpec,
     lock_patience: Duration,
+    synchronous: bool,
     /// Where the log's reader need not be sent what is written.
     unshown: Option<Unshown>,
     session: Option<Session>,
@@ -87,7 +88,15 @@ pub struct PgTarget {
 impl PgTarget {
     pub fn new(connect: ConnectConfig, spec: TargetSpec) -> Self {
         let lock_patience = failpoint::lock_patience(LOCK_PATIENCE);
-        PgTarget { connect, spec, lock_patience, unshown: None, session: None }
+        PgTarget { connect, spec, lock_patience, synchronous: true, unshown: None, session: None }
+    }
+
+    /// Whether commits wait for the server's disk. What a crash takes back is above every marker that the log
+    /// has shown, because that is read from the disk; so the journal still has it, and the marker says so.
+    #[must_use]
+    pub fn synchronous(mut self, synchronous: bool) -> Self {
+        self.synchronous = synchronous;
+        self
     }
 
     /// The reader of the system's log need not be sent what is written.
@@ -201,6 +210,9 @@ impl Target for PgTarget {
         let client = crate::connect::postgres::connect(&self.connect, &application).await?;
         let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
         client.batch_execute(SESSION).await.map_err(failed)?;
+        if !self.synchronous {
+            client.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
+        }
         let _ = client.batch_execute(WATCH_CLIENT).await;
         marker::lock(&client, &self.spec, self.lock_patience).await?;
         let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;

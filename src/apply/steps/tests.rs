@@ -212,6 +212,28 @@ fn an_entry_of_our_own_or_rejected_needs_no_marker() {
     }
 }
 
+#[test]
+fn what_comes_in_masses_waits_for_more_and_not_for_long() {
+    let few: Vec<Record> = (6..12).map(|seq| entry(seq, &[(seq as i64, 1)])).collect();
+    let changes: Vec<(i64, i64)> = (0..100).map(|key| (key, 1)).collect();
+    let many: Vec<Record> = (6..16).map(|seq| entry(seq, &changes)).collect();
+
+    let mut steps = reading(None, Limits::default(), few);
+    steps.event(Event::Fetched(None), 1_000_000);
+    assert!(matches!(steps.next(0.0), Action::Begin(_)), "a few are written at once");
+
+    let mut steps = reading(None, Limits::default(), many);
+    steps.event(Event::Fetched(None), 1_000_000);
+    assert!(matches!(steps.next(0.0), Action::Gather(time) if time == GATHERED_FOR));
+    steps.event(Event::Done, 1_005_000);
+    steps.event(Event::Fetched(Some(entry(16, &changes))), 1_005_000);
+    steps.event(Event::Fetched(None), 1_005_000);
+    assert!(matches!(steps.next(0.0), Action::Gather(time) if time == Duration::from_millis(15)));
+    steps.event(Event::Done, 1_020_000);
+    steps.event(Event::Fetched(None), 1_020_000);
+    assert!(matches!(steps.next(0.0), Action::Begin(marker) if marker.seq == 16));
+}
+
 /// The commit was cut; the marker says that it had happened.
 #[test]
 fn an_unknown_commit_is_told_by_the_marker() {
