@@ -249,7 +249,8 @@ fn certificate_refused(why: &CertificateError, config: &ConnectConfig, place: &s
     match why {
         Why::UnknownIssuer | Why::UnknownRevocationStatus => (
             format!("the certificate of {place} is signed by no authority {trusted}"),
-            "name the PEM file of the authority that signed it as sslrootcert in the url".to_owned(),
+            "name the PEM file of the authority that signed it at the end of the url: &sslrootcert=/etc/anechoic/ca.pem"
+                .to_owned(),
         ),
         Why::Expired | Why::ExpiredContext { .. } => {
             let when = match why {

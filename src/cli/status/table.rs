@@ -30,7 +30,9 @@ pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[
     }
     for load in report.loads.iter().filter(|load| load.state != "done") {
         let of = load.error.clone().unwrap_or_else(|| format!("{} rows read", load.read));
-        let _ = writeln!(text, "load of {} from {}: {}, {of}", load.entity, load.from, load.state);
+        // Not known before every system has been looked at.
+        let from = if load.from.is_empty() { String::new() } else { format!(" from {}", load.from) };
+        let _ = writeln!(text, "load of {}{from}: {}, {of}", load.entity, load.state);
     }
     for verdict in report.verification.iter().flat_map(|verification| &verification.entities) {
         text += &verified(verdict);
@@ -172,6 +174,7 @@ fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::http::status::tests::{NOW, example};
+    use crate::load::LoadProgress;
     use crate::status::State;
 
     #[test]
@@ -195,6 +198,21 @@ mod tests {
 
         assert!(drawn.contains("9360 (120/s)") && drawn.contains("5242 (6/s)"), "{drawn}");
         assert!(drawn.contains("shop: paused by a person; anechoic resume shop"), "{drawn}");
+    }
+
+    #[test]
+    fn a_load_says_whose_rows_it_copies_once_that_is_known() {
+        let status = example();
+        let drawn = |from: &str| {
+            let mut load =
+                LoadProgress { entity: "contact".into(), state: "waiting".into(), ..LoadProgress::default() };
+            load.from = from.into();
+            *status.loads.lock().unwrap() = vec![load];
+            draw(&Report::of(&status, NOW), None, &[])
+        };
+
+        assert!(drawn("").contains("load of contact: waiting, 0 rows read\n"), "{}", drawn(""));
+        assert!(drawn("crm").contains("load of contact from crm: waiting, 0 rows read\n"), "{}", drawn("crm"));
     }
 
     #[test]
