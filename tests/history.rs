@@ -63,6 +63,7 @@ struct History {
     since: SystemTime,
     acknowledged: BTreeMap<u64, Acknowledged>,
     quiets: Vec<Quiet>,
+    watching: Vec<Watching>,
     watches: Vec<Watch>,
     looks: usize,
 }
@@ -88,6 +89,7 @@ impl History {
         for system in &world.systems {
             system.db.show_marker().await;
         }
+        let watching = world.systems.iter().map(|system| Watching::new(&system.db, &system.name)).collect();
         let partial = options.iter().any(|line| line.starts_with("merge") || *line == r#"scope = "field""#);
         let mut history = History {
             world,
@@ -100,6 +102,7 @@ impl History {
             since: SystemTime::now(),
             acknowledged: BTreeMap::new(),
             quiets: Vec::new(),
+            watching,
             watches: Vec::new(),
             looks: 0,
         };
@@ -115,9 +118,7 @@ impl History {
         let mut random = Random(seed);
         let count = self.world.systems.len();
         let first = self.next + 1;
-        let system = |at: usize| &self.world.systems[at];
-        let watching: Vec<Watching> =
-            (0..count).map(|at| Watching::new(&system(at).db, &system(at).name, first, seed)).collect();
+        self.watching.iter().for_each(|watching| watching.begin(first));
         let mut writers = Vec::new();
         for system in 0..count {
             let count = 3 + random.below(8);
@@ -149,9 +150,7 @@ impl History {
                 self.acknowledged(system, done, seed);
             }
         }
-        for watching in watching {
-            self.watches.push(watching.stop().await);
-        }
+        self.watches.extend(self.watching.iter().map(|watching| watching.end(seed)));
         self.check(seed).await;
     }
 

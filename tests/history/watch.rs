@@ -3,10 +3,11 @@
 //! of, the audit trail tells afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::account::Written;
 use crate::support::servers::{Db, Rows, Session};
@@ -23,6 +24,7 @@ struct Look {
     numbers: BTreeSet<u64>,
 }
 
+/// What was seen of one system in one schedule.
 pub struct Watch {
     looks: Vec<Look>,
     system: String,
@@ -30,47 +32,62 @@ pub struct Watch {
     seed: u64,
 }
 
-/// One that is looking.
+/// One that is looking at a system, for as long as it lives.
 pub struct Watching {
-    stop: CancellationToken,
-    looking: JoinHandle<Watch>,
+    system: String,
+    /// From which transaction on; those before are everywhere.
+    first: Arc<AtomicU64>,
+    looks: Arc<Mutex<Vec<Look>>>,
+    _stop: DropGuard,
 }
 
 impl Watching {
-    /// Looks at transactions from number `first` on; those before are everywhere.
-    pub fn new(db: &Db, system: &str, first: u64, seed: u64) -> Watching {
+    pub fn new(db: &Db, system: &str) -> Watching {
         let stop = CancellationToken::new();
+        let watching = Watching {
+            system: system.to_owned(),
+            first: Arc::default(),
+            looks: Arc::default(),
+            _stop: stop.clone().drop_guard(),
+        };
         let (server, user, name) = (db.server.clone(), db.application.clone(), db.name.clone());
-        let (stopped, system) = (stop.clone(), system.to_owned());
-        // One statement, one snapshot.
-        let query = format!(
-            "SELECT 0, seq, part FROM {}.marker UNION ALL SELECT 1, n, 0 FROM ledger WHERE n >= {first}",
-            db.marker
-        );
-        let looking = tokio::spawn(async move {
-            let (mut session, mut looks) = (None, Vec::new());
-            while !stopped.is_cancelled() {
+        let (marker, first, looks) = (db.marker.clone(), watching.first.clone(), watching.looks.clone());
+        tokio::spawn(async move {
+            let mut session = None;
+            while !stop.is_cancelled() {
                 if session.is_none() {
                     session = Session::open_as(&server, &user, server.port, Some(&name)).await.ok();
                 }
                 // A server that died is looked at again when it lives.
                 if let Some(open) = &mut session {
-                    match open.try_rows(&query).await {
-                        Ok(rows) => remember(&mut looks, &rows),
+                    match open.try_rows(&look(&marker, first.load(Ordering::Relaxed))).await {
+                        Ok(rows) => remember(&mut looks.lock().unwrap(), &rows),
                         Err(_) => session = None,
                     }
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            Watch { looks, system, first, seed }
         });
-        Watching { stop, looking }
+        watching
     }
 
-    pub async fn stop(self) -> Watch {
-        self.stop.cancel();
-        self.looking.await.expect("who looks does not panic")
+    /// From here on at transactions from `first` on.
+    pub fn begin(&self, first: u64) {
+        self.first.store(first, Ordering::Relaxed);
+        self.looks.lock().unwrap().clear();
     }
+
+    /// What was seen since it began.
+    pub fn end(&self, seed: u64) -> Watch {
+        let looks = std::mem::take(&mut *self.looks.lock().unwrap());
+        assert!(!looks.is_empty(), "nobody looks at {}", self.system);
+        Watch { looks, system: self.system.clone(), first: self.first.load(Ordering::Relaxed), seed }
+    }
+}
+
+/// One statement, one snapshot.
+fn look(marker: &str, first: u64) -> String {
+    format!("SELECT 0, seq, part FROM {marker}.marker UNION ALL SELECT 1, n, 0 FROM ledger WHERE n >= {first}")
 }
 
 fn remember(looks: &mut Vec<Look>, rows: &Rows) {
