@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::servers::{Kind, PASSWORD};
 use crate::support::world::{Entity, Type, World};
@@ -53,12 +54,13 @@ async fn the_package_is_installed_run_upgraded_removed_and_purged() {
         system.db.lend_ownership(true).await;
     }
 
-    let output = tokio::process::Command::new("unshare")
+    let life = tokio::process::Command::new("unshare")
         .args(["--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "sh", LIFE])
         .args([root.to_str().unwrap(), &old, &new, config_file.to_str().unwrap(), PASSWORD])
-        .output()
-        .await
-        .unwrap_or_else(|error| panic!("unshare: {error}; apt-get install util-linux"));
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(180), life).await.expect("it hangs");
+    let output = output.unwrap_or_else(|error| panic!("unshare: {error}; apt-get install util-linux"));
 
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(

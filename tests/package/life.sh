@@ -45,7 +45,7 @@ mkdir -p /run/systemd/system
 cat >/bin/systemctl.new <<'SYSTEMCTL'
 #!/bin/sh
 echo "$*" >>/run/asked
-running() { [ -s /run/agent.pid ] && kill -0 "$(cat /run/agent.pid)" 2>/dev/null; }
+running() { [ -s /run/agent.pid ] && readlink "/proc/$(cat /run/agent.pid)/exe" >/dev/null; } # and is no zombie
 of() { sed -n "s/^$1=+\{0,1\}//p" /usr/lib/systemd/system/anechoic.service; }
 start() {
   rm -rf /run/credentials; mkdir /run/credentials
@@ -116,7 +116,7 @@ is /etc/anechoic '755 root:root'
 asked '--system daemon-reload'
 asked 'try-restart anechoic.service'
 there $link
-kill -0 "$before" 2>/dev/null && fail 'the old one still runs'
+! readlink "/proc/$before/exe" || fail 'the old one still runs'
 anechoic wait --timeout 60s || fail 'not in step after the upgrade'
 anechoic history contact 7 | grep -q Ada || fail 'the journal is another one'
 
@@ -133,7 +133,7 @@ ln -s $unit $link
 package --remove anechoic
 asked 'stop anechoic.service'
 asked '--system daemon-reload'
-[ ! -d "/proc/$(cat /run/agent.pid)" ] || fail 'it still runs'
+! readlink "/proc/$(cat /run/agent.pid)/exe" || fail 'it still runs'
 gone /usr/bin/anechoic; gone $unit
 same $conf /conf.before; there /etc/anechoic/passwords/all; there /var/lib/anechoic
 package -i /new.deb
