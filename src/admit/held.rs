@@ -153,6 +153,10 @@ impl Holds {
         };
         let last = *hold.last();
         if hold.quarantined.last_seq >= quarantined.last_seq && last.held_seq <= quarantined.held_seq {
+            // A start is told of the last record first: what the ones before it carried counts, too.
+            if last.held_seq == quarantined.held_seq {
+                hold.last().slots |= slots;
+            }
             return false;
         }
         if hold.retry().is_some_and(|retry| quarantined.held_seq > retry) {
