@@ -44,7 +44,11 @@ async fn change_password(db: &Db, password: &str) {
 }
 
 async fn get_in(ways: &Ways, config: &ConnectConfig, what: &str) {
-    for (way, result) in ways.try_all(config).await {
+    for (way, mut result) in ways.try_all(config).await {
+        if result.is_err() && way == "session" {
+            // mysql_common cuts a random nonce that ends with a zero: one login of ed25519 in 256 is refused.
+            result = ways.session(config).await;
+        }
         result.unwrap_or_else(|error| panic!("{what}: {way}: {}", error.full()));
     }
 }

@@ -47,6 +47,9 @@ pub struct Wire {
     pub version: String,
 }
 
+/// Bytes that MariaDB's newer plugins have signed.
+const RANDOM_NONCE: usize = 32;
+
 impl Wire {
     /// Connects and logs in, with the settings read anew.
     pub async fn connect(config: &ConnectConfig) -> Result<Wire> {
@@ -135,6 +138,11 @@ impl Wire {
                     let switch: AuthSwitchRequest<'_> =
                         ParseBuf(&packet).parse(()).map_err(|error| unexpected("logging in").because(error))?;
                     (plugin, nonce) = (switch.auth_plugin().into_owned(), switch.plugin_data().to_vec());
+                    let random = matches!(plugin, AuthPlugin::Ed25519 | AuthPlugin::MariadbParsec { .. });
+                    if random && nonce.len() == RANDOM_NONCE - 1 {
+                        // Its last byte was zero, which the crate takes for the end of a text.
+                        nonce.push(0);
+                    }
                     let proof = match &plugin {
                         // As it is: to a server that has proved itself, or through the kernel alone.
                         AuthPlugin::MysqlClearPassword if !(self.private && proven(config)) => {
