@@ -98,3 +98,39 @@ async fn whoever_writes_there_later_has_seen_what_was_there() {
         assert_eq!(books.get("entity_conflicts_total", "contact"), 0);
     }
 }
+
+/// Its rows are compared before anything is written there.
+#[tokio::test]
+async fn a_mere_target_whose_slot_is_gone_is_brought_back() {
+    let entity = contact().option_in("shop", r#"role = "target""#);
+    let mut world = World::of(&SYSTEMS).entity(entity).start().await;
+    world["crm"].execute("INSERT INTO contact VALUES (1, 'first'), (2, 'second')").await;
+    world.quiet().await;
+    world.agent.stop().await;
+    let slots =
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+    world["shop"].admin().await.rows(slots).await;
+    world["crm"].execute("UPDATE contact SET name = 'meanwhile' WHERE id = 2").await;
+    world.agent.start();
+    let stopped = |status: &serde_json::Value| match status["systems"][2]["state"] == "stopped" {
+        true => Ok(()),
+        false => Err(format!("{}", status["systems"][2])),
+    };
+    world.agent.until(Duration::from_secs(60), stopped).await;
+
+    // the server's log goes on meanwhile
+    let mut other = world["shop"].session().await;
+    other.execute("CREATE TABLE unbound (n int)").await;
+    let busy = tokio::spawn(async move {
+        loop {
+            other.execute("INSERT INTO unbound VALUES (1)").await;
+        }
+    });
+    world.agent.run(&["load", "--resync", "shop"]).await;
+    world["crm"].execute("UPDATE contact SET name = 'later' WHERE id = 1").await;
+    world.quiet().await;
+
+    busy.abort();
+    let rows = world["shop"].rows("SELECT name FROM contact ORDER BY id").await.concat();
+    assert_eq!(rows, [Some("later".to_owned()), Some("meanwhile".to_owned())]);
+}

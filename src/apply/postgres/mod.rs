@@ -308,6 +308,9 @@ impl Target for PgTarget {
             return Ok(());
         }
         let session = self.session()?;
+        if session.next.is_some() {
+            return Ok(()); // within a transaction that is given up
+        }
         let patience = session.patience();
         patience.over(session.show()).await
     }
