@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub use self::secret::password;
 use crate::config::{ConnectConfig, TlsMode};
@@ -41,10 +41,24 @@ pub(crate) fn socket(config: &ConnectConfig) -> Option<String> {
     })
 }
 
+/// What a connection mostly receives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receives {
+    Answers,
+    /// A log, in a great many small pieces.
+    Log,
+}
+
+/// Of a log's pieces from a server on this machine the kernel keeps few for us: while they wait,
+/// it puts those that follow together on the server's side, which costs the server much less than
+/// a packet for each (see `capture::postgres::gather`). In bytes; the kernel doubles it.
+const NEAR_BUFFER: u32 = 32 << 10;
+const WIDE_BUFFER: usize = 128 << 10;
+
 /// TCP with what a connection needs that may lie idle for days: a peer that vanished without
 /// a word is noticed within about a minute.
-pub(crate) async fn tcp(config: &ConnectConfig) -> Result<TcpStream> {
-    let stream = tokio::time::timeout(config.connect_timeout, any_address(config))
+pub(crate) async fn tcp(config: &ConnectConfig, receives: Receives) -> Result<TcpStream> {
+    let stream = tokio::time::timeout(config.connect_timeout, any_address(config, receives))
         .await
         .map_err(|_| late(config))?
         .map_err(|error| unreachable(config, error))?;
@@ -62,18 +76,47 @@ pub(crate) async fn tcp(config: &ConnectConfig) -> Result<TcpStream> {
 
 /// The first of the host's addresses that answers. One that swallows packets (an IPv6 address
 /// without a route) does not use up the time of the others.
-async fn any_address(config: &ConnectConfig) -> std::io::Result<TcpStream> {
+async fn any_address(config: &ConnectConfig, receives: Receives) -> std::io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((&*config.host, config.port)).await?.collect();
     let share = config.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        match tokio::time::timeout(share, connect(address, receives)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address} does not answer")),
         }
     }
     Err(last)
+}
+
+async fn connect(address: SocketAddr, receives: Receives) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if receives == Receives::Log && is_here(address) {
+        socket.set_recv_buffer_size(NEAR_BUFFER)?;
+    }
+    socket.connect(address).await
+}
+
+/// With TLS the log's pieces come in records, and only the runtime reads them: there a small
+/// buffer would be in the way.
+pub(crate) fn widen(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    match socket.recv_buffer_size()? <= 2 * NEAR_BUFFER as usize {
+        true => socket.set_recv_buffer_size(WIDE_BUFFER),
+        false => Ok(()),
+    }
+}
+
+/// Whether the address is one of this machine's: what goes there comes from the same address.
+pub(crate) fn is_here(address: SocketAddr) -> bool {
+    let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let from = || {
+        let probe = std::net::UdpSocket::bind(any)?;
+        probe.connect(address)?; // nothing is sent
+        probe.local_addr()
+    };
+    from().is_ok_and(|from| from.ip() == address.ip())
 }
 
 pub(crate) fn unreachable(config: &ConnectConfig, error: std::io::Error) -> Error {
@@ -180,7 +223,31 @@ mod tests {
         let mut config = at("localhost", TlsMode::Disable); // ::1 comes first, where there is one
         config.port = listener.local_addr().unwrap().port();
 
-        tcp(&config).await.unwrap();
+        tcp(&config, Receives::Answers).await.unwrap();
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_known() {
+        assert!(is_here("127.0.0.1:5432".parse().unwrap()));
+        assert!(!is_here("192.0.2.1:5432".parse().unwrap()), "set aside for documentation");
+    }
+
+    /// Only then has the connection the buffer that keeps little.
+    #[tokio::test]
+    async fn a_log_from_this_machine_is_kept_on_the_servers_side() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = at("127.0.0.1", TlsMode::Disable);
+        config.port = listener.local_addr().unwrap().port();
+        let room = |stream: &TcpStream| socket2::SockRef::from(stream).recv_buffer_size().unwrap();
+
+        let log = tcp(&config, Receives::Log).await.unwrap();
+        assert_eq!(room(&log), 2 * NEAR_BUFFER as usize);
+        widen(&log).unwrap();
+        assert_eq!(room(&log), 2 * WIDE_BUFFER, "inside TLS");
+        let answers = tcp(&config, Receives::Answers).await.unwrap();
+        let before = room(&answers);
+        widen(&answers).unwrap();
+        assert_eq!(room(&answers), before);
     }
 
     #[tokio::test]
@@ -189,7 +256,7 @@ mod tests {
         let mut config = at("127.0.0.1", TlsMode::Disable);
         config.port = port;
 
-        let error = tcp(&config).await.unwrap_err();
+        let error = tcp(&config, Receives::Answers).await.unwrap_err();
 
         assert!(error.full().contains(&format!("cannot connect to 127.0.0.1:{port}")), "{}", error.full());
         assert!(error.hint.contains("does it listen there"), "{}", error.hint);

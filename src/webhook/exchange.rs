@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Address, Failure, header};
 use crate::config::{ConnectConfig, PasswordSource, TlsConfig, TlsMode};
-use crate::connect::{tcp, tls_stream};
+use crate::connect::{Receives, tcp, tls_stream};
 use crate::error::Error;
 
 /// An answer is not looked at; more of it than this costs the connection.
@@ -75,7 +75,9 @@ async fn connect(
         tls: TlsConfig { ca_file: ca_file.cloned(), ..TlsConfig::new(TlsMode::VerifyFull) },
         connect_timeout: timeout,
     };
-    let stream = tcp(&config).await.map_err(|error| error.hint("is the receiver running, and can it be reached?"))?;
+    let stream = tcp(&config, Receives::Answers)
+        .await
+        .map_err(|error| error.hint("is the receiver running, and can it be reached?"))?;
     if !address.tls {
         return handshake(stream, address).await;
     }

@@ -68,7 +68,7 @@ impl Wire {
             let packet = wire.reply().await?.map_err(|error| not_connected(error, config))?;
             return wire.log_in(config, password, &parse_greeting(&packet)?, false).await;
         }
-        let mut socket = crate::connect::tcp(config).await?;
+        let mut socket = crate::connect::tcp(config, crate::connect::Receives::Answers).await?;
         let packet = first_packet(&mut socket).await?.map_err(|error| not_connected(error, config))?;
         let greeting = parse_greeting(&packet)?;
         let able = greeting.capabilities().contains(CapabilityFlags::CLIENT_SSL);

@@ -24,7 +24,7 @@ pub mod transaction;
 use std::time::Duration;
 
 use tokio::io::ReadHalf;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use self::slot::{
     Retained, application_name, create_position, current_position, identity, log_end, marker_published,
@@ -181,8 +181,12 @@ impl PgCapture {
             if sink.full() || delivered && now >= entered + BUSY {
                 return Ok(());
             }
-            let mut received = self.input.read_ready(&mut self.reader).await?;
+            if let Some(end) = self.gather.pause(now) {
+                sleep_until(end).await;
+            }
+            let mut received = self.input.read_ready(&mut self.reader, &self.gather).await?;
             if received.is_none() {
+                self.gather.drained(Instant::now());
                 if delivered {
                     return Ok(());
                 }

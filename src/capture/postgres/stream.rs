@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, Write
 
 use super::gather::Gather;
 use crate::config::ConnectConfig;
-use crate::connect;
 use crate::connect::postgres::{Login, Stream, TEXT_SETTINGS, log_in, server_error};
+use crate::connect::{self, Receives};
 use crate::error::{Error, Recovery, Result};
 
 /// A large transaction stays in the server's memory up to this size instead of going through
@@ -43,7 +43,7 @@ impl Session {
         let options = format!("{TEXT_SETTINGS} {OPTIONS}");
         let parameters =
             [("replication", "database"), ("application_name", application_name), ("options", options.as_str())];
-        let Login { stream, inbox } = log_in(config, &parameters).await?;
+        let Login { stream, inbox } = log_in(config, &parameters, Receives::Log).await?;
         let mut session = Session { stream, inbox };
         let begun = async {
             loop {
@@ -102,7 +102,7 @@ impl Session {
                     self.fill().await?;
                 }
                 let input = Input::new(&self.inbox[size..]);
-                let gather = Gather::new(self.stream.tcp());
+                let gather = Gather::new(&self.stream);
                 let (reader, writer) = tokio::io::split(self.stream);
                 return Ok((reader, writer, input, gather));
             }
@@ -243,9 +243,14 @@ impl Input {
     }
 
     /// Reads what there is without waiting: the number of bytes, or `None` where nothing is.
-    pub async fn read_ready(&mut self, reader: &mut ReadHalf<Stream>) -> Result<Option<usize>> {
+    pub async fn read_ready(&mut self, reader: &mut ReadHalf<Stream>, gather: &Gather) -> Result<Option<usize>> {
         self.room()?;
         let free = &mut self.buffer[self.end..];
+        match gather.read(free) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Some(read) => return self.received(read).map(Some),
+            None => {}
+        }
         let read = poll_fn(|cx| {
             let mut free = ReadBuf::new(free);
             match Pin::new(&mut *reader).poll_read(cx, &mut free) {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::server_error;
 use super::stream::{Stream, open};
 use crate::config::ConnectConfig;
-use crate::connect;
+use crate::connect::{self, Receives};
 use crate::error::{Error, Recovery, Result};
 
 /// A stream whose login is done; what the server sent behind it is in `inbox`.
@@ -28,8 +28,8 @@ pub(crate) struct Login {
 }
 
 /// Connects and logs in; `parameters` are those of the startup message, beside user and database.
-pub(crate) async fn log_in(config: &ConnectConfig, parameters: &[(&str, &str)]) -> Result<Login> {
-    let stream = open(config).await?;
+pub(crate) async fn log_in(config: &ConnectConfig, parameters: &[(&str, &str)], receives: Receives) -> Result<Login> {
+    let stream = open(config, receives).await?;
     let mut login = Login { stream, inbox: BytesMut::with_capacity(16 * 1024) };
     let what =
         || format!("logging in to database {:?} on {} as {:?}", config.database, connect::place(config), config.user);
@@ -61,7 +61,7 @@ impl Login {
             match self.receive().await? {
                 Message::AuthenticationOk => return Ok(()),
                 Message::AuthenticationCleartextPassword => {
-                    if matches!(self.stream, Stream::Tcp(_)) {
+                    if matches!(self.stream, Stream::Tcp(_) | Stream::Near(_)) {
                         return Err(Error::stop(
                             "the server asks for the password in clear text over a connection without TLS",
                             "use scram-sha-256 in pg_hba.conf, or sslmode=verify-full in the url",

@@ -6,6 +6,7 @@
 //! it would send a password in clear text to whoever asks for it.
 
 mod login;
+mod near;
 mod stream;
 
 use tokio_postgres::config::SslMode;
@@ -33,7 +34,9 @@ const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_
 /// A session for SQL. Its connection task ends with the client.
 pub async fn connect(config: &ConnectConfig, application_name: &str) -> Result<Client> {
     let options = format!("{TEXT_SETTINGS} {SEARCH_PATH}");
-    let login = log_in(config, &[("application_name", application_name), ("options", &options)]).await?;
+    let login =
+        log_in(config, &[("application_name", application_name), ("options", &options)], super::Receives::Answers)
+            .await?;
     let begin = async {
         let mut session = tokio_postgres::Config::new();
         session.user(&config.user).ssl_mode(SslMode::Disable);

@@ -5,6 +5,7 @@
 //! Protocol: PostgreSQL manual, "Frontend/Backend Protocol", SSL session encryption.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,12 +13,13 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::near::Near;
 use crate::config::{ConnectConfig, TlsMode};
-use crate::connect;
+use crate::connect::{self, Receives};
 use crate::error::{Error, Result};
 
 /// A socket to the server, TLS done where wanted and possible.
-pub(super) async fn open(config: &ConnectConfig) -> Result<Stream> {
+pub(super) async fn open(config: &ConnectConfig, receives: Receives) -> Result<Stream> {
     if let Some(directory) = connect::socket(config) {
         let path = format!("{}/.s.PGSQL.{}", directory.trim_end_matches('/'), config.port);
         let connecting = tokio::time::timeout(config.connect_timeout, UnixStream::connect(&path));
@@ -27,19 +29,27 @@ pub(super) async fn open(config: &ConnectConfig) -> Result<Stream> {
             .map_err(|error| connect::unreachable(config, error))?;
         return Ok(Stream::Unix(stream));
     }
-    let mut stream = connect::tcp(config).await?;
+    let mut stream = connect::tcp(config, receives).await?;
     if config.tls.mode == TlsMode::Disable {
-        return Ok(Stream::Tcp(stream));
+        return plain(stream, receives);
     }
     let offered = tokio::time::timeout(config.connect_timeout, request_tls(&mut stream));
     let offered = offered.await.map_err(|_| connect::late(config))?;
     if offered.map_err(|error| error.context(format!("asking {} for TLS", connect::place(config))))? {
+        connect::widen(&stream)?;
         let stream = connect::tls_stream(config, stream).await?;
         Ok(Stream::Tls(Box::new(stream)))
     } else if config.tls.mode == TlsMode::Prefer {
-        Ok(Stream::Tcp(stream))
+        plain(stream, receives)
     } else {
         Err(connect::no_tls(config, "set ssl = on on the server"))
+    }
+}
+
+fn plain(stream: TcpStream, receives: Receives) -> Result<Stream> {
+    match receives == Receives::Log && connect::is_here(stream.peer_addr()?) {
+        true => Ok(Stream::Near(Near::new(stream)?)),
+        false => Ok(Stream::Tcp(stream)),
     }
 }
 
@@ -58,17 +68,19 @@ async fn request_tls(stream: &mut TcpStream) -> Result<bool> {
 /// A stream to a server, whatever it runs over.
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    /// A log from this machine, without TLS.
+    Near(Near),
     Unix(UnixStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// The socket that the bytes go through; `None` for a unix socket.
-    pub(crate) fn tcp(&self) -> Option<BorrowedFd<'_>> {
+    /// The socket that the bytes go through, where the runtime watches it and it is TCP.
+    pub(crate) fn watched(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Stream::Tcp(stream) => Some(stream.as_fd()),
             Stream::Tls(stream) => Some(stream.get_ref().0.as_fd()),
-            Stream::Unix(_) => None,
+            Stream::Near(_) | Stream::Unix(_) => None,
         }
     }
 
@@ -84,6 +96,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Near(stream) => stream.poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -94,6 +107,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Near(stream) => stream.poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
@@ -102,6 +116,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Near(_) => Poll::Ready(Ok(())),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -110,6 +125,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Near(stream) => Poll::Ready(stream.socket().shutdown(Shutdown::Write)),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
