@@ -1,5 +1,5 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build deb demo test lint soak types outcomes bench bench-load bench-stages
+.PHONY: build deb demo test lint soak types outcomes bench bench-growth bench-load bench-stages
 
 build:
 	cargo build --release
@@ -28,6 +28,10 @@ soak:
 # Changes beside the databases' own replication, on servers of its own; see benches/pipeline.
 bench:
 	cargo bench --bench pipeline
+
+# Throughput and memory by number of tables, systems, changes and by width; writes GROWTH.md.
+bench-growth:
+	cargo bench --bench growth
 
 # Loads two million rows beside COPY and LOAD DATA, on servers of its own; see benches/load.rs.
 bench-load:
