@@ -262,6 +262,25 @@ async fn a_kill_before_or_after_a_request_neither_loses_nor_reorders_what_is_tol
     eprintln!("{} requests under {} ids", requests.len(), ids.len());
 }
 
+/// 8,000 rows in 80 transactions, more than a journal of 2 MiB holds.
+async fn flood(world: &World) {
+    let crm = world.table("order", "crm");
+    for from in (0..8000).step_by(100) {
+        let note = "(SELECT string_agg(md5(random()::text || i || n), '') FROM generate_series(1, 30) AS p(i))";
+        let sql =
+            format!("INSERT INTO {crm} SELECT n, 0, {note}, NULL FROM generate_series({from}, {}) AS s(n)", from + 99);
+        world["crm"].execute(&sql).await;
+    }
+    world.quiet().await;
+}
+
+fn lost(status: &Value) -> Result<(), String> {
+    match status["notifications"][0]["lost"].as_u64() {
+        Some(1..) => Ok(()),
+        _ => Err(status["notifications"][0].to_string()),
+    }
+}
+
 /// A journal that may not grow drops what nobody was told of. That is said at once, in the log and as an
 /// alert, and what is left is told.
 #[tokio::test]
@@ -278,18 +297,8 @@ async fn what_a_full_journal_drops_untold_is_counted_and_said() {
     );
     let mut world = World::of(&TWO).entity(order()).toml(&toml).start().await;
     let crm = world.table("order", "crm");
-    for from in (0..8000).step_by(100) {
-        let note = "(SELECT string_agg(md5(random()::text || i || n), '') FROM generate_series(1, 30) AS p(i))";
-        let sql =
-            format!("INSERT INTO {crm} SELECT n, 0, {note}, NULL FROM generate_series({from}, {}) AS s(n)", from + 99);
-        world["crm"].execute(&sql).await;
-    }
-    world.quiet().await;
+    flood(&world).await;
 
-    let lost = |status: &Value| match status["notifications"][0]["lost"].as_u64() {
-        Some(1..) => Ok(()),
-        _ => Err(status["notifications"][0].to_string()),
-    };
     let said = world.agent.until(Duration::from_secs(90), lost).await;
     eventually(SOON, async || alerts.requests().first().map(drop).ok_or("nobody was told".into())).await;
     receiver.up().await;
@@ -323,6 +332,27 @@ async fn what_a_full_journal_drops_untold_is_counted_and_said() {
         other => Err(format!("{other:?}")),
     };
     world.agent.until(SOON, kept).await;
+}
+
+/// It asks for five minutes of patience, and gets them; what goes meanwhile is said nevertheless.
+#[tokio::test]
+async fn what_is_dropped_while_a_receiver_asks_for_patience_is_said_at_once() {
+    let mut receiver = Receiver::new(1);
+    receiver.up().await;
+    receiver.always(429);
+    let toml = format!(
+        "[journal]\nmax_size = \"2MiB\"\n\n[[notify]]\nentity = \"order\"\nwebhook = {:?}\nbatch = 20\n",
+        receiver.url("/")
+    );
+    let world = World::of(&TWO).entity(order()).toml(&toml).start().await;
+    let crm = world.table("order", "crm");
+    world["crm"].execute(&format!("INSERT INTO {crm} VALUES (-1, 7, 'first', NULL)")).await;
+    eventually(SOON, async || receiver.requests().first().map(drop).ok_or("nobody was told".into())).await;
+
+    flood(&world).await;
+
+    world.agent.until(SOON, lost).await;
+    assert_eq!(receiver.requests().len(), 1, "it is asked again before its time");
 }
 
 /// What a receiver took without our hearing of it, it must know again: not as the first part of something

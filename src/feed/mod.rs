@@ -41,6 +41,8 @@ use crate::webhook::{Failure, Patience, Webhook};
 const AHEAD: usize = 2;
 /// A place where there was nothing to tell is noted no more often.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Whether the journal still has what is to be told, while a receiver is waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AFTER_ERROR: Duration = Duration::from_secs(30);
 
 /// What is told, and how.
@@ -219,12 +221,26 @@ impl Feed {
                 return true;
             };
             self.failed(&failure, patience.attempts);
-            // Whoever is away for so long is told of this one yet; what had to go behind it is said now.
+            let pause = patience.pause(&failure, rand::random());
+            if !self.wait(pause, journal, stop).await {
+                return false;
+            }
+        }
+    }
+
+    /// Whoever is away for so long is told of this one yet; what had to go behind it is said soon,
+    /// however much patience the receiver asks for. False: told to stop.
+    async fn wait(&mut self, pause: Duration, journal: &Journal, stop: &CancellationToken) -> bool {
+        let end = Instant::now() + pause;
+        loop {
             if self.place.until.unwrap_or(self.place.from).seq < journal.oldest() {
                 self.mind_the_gap(journal).await;
             }
-            let pause = patience.pause(&failure, rand::random());
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(left.min(LOOK_EVERY))).await.is_none() {
                 return false;
             }
         }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, Mac};
@@ -17,6 +18,9 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::free_port;
+
+/// What it asks for, in seconds, with 429.
+const PATIENCE: &str = "300";
 
 /// A request, and what was answered.
 #[derive(Debug, Clone)]
@@ -123,7 +127,7 @@ impl Receiver {
     }
 }
 
-async fn take(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn take(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: Bytes) -> (StatusCode, HeaderMap) {
     let trouble = inner.trouble.load(Ordering::SeqCst);
     let dice = inner.random.lock().unwrap().random_range(0..100);
     let (answer, taken) = match inner.always.load(Ordering::SeqCst) {
@@ -136,5 +140,9 @@ async fn take(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, bod
         headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     let (path, headers) = (uri.to_string(), headers.collect());
     inner.requests.lock().unwrap().push(Request { path, headers, body: body.to_vec(), answer, taken });
-    StatusCode::from_u16(answer).unwrap()
+    let mut asks = HeaderMap::new();
+    if answer == 429 {
+        asks.insert(RETRY_AFTER, HeaderValue::from_static(PATIENCE));
+    }
+    (StatusCode::from_u16(answer).unwrap(), asks)
 }
