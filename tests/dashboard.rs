@@ -65,6 +65,22 @@ fn cell(record: &str, column: usize) -> String {
     )
 }
 
+/// What people see, as they may see it: by day, by night, and on a phone.
+async fn look(browser: &mut Browser, state: &str) {
+    for (scheme, size, device) in
+        [("light", DESK, "desk"), ("dark", DESK, "desk-dark"), ("light", PHONE, "phone"), ("dark", PHONE, "phone-dark")]
+    {
+        browser.size(size).await;
+        browser.scheme(scheme).await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // a picture of what is laid out anew
+        assert!(!browser.scrolls_sideways().await, "{state}, {device}");
+        browser.screenshot(&format!("{state}-{device}")).await;
+    }
+    browser.size(DESK).await;
+    let nameless = browser.nameless().await;
+    assert!(nameless.is_empty(), "{state}: {nameless:?}");
+}
+
 const VERDICT: &str = "document.getElementById('verdict').textContent";
 const SHOWN: &str = "document.body.innerText";
 
@@ -82,18 +98,7 @@ async fn it_loads_by_itself_and_follows_what_happens() {
     browser.until("document.querySelector('[data-window=hour]').ariaPressed === 'true'").await;
     assert_eq!(browser.value(&cell("contact", 1)).await, json!("2"));
 
-    for (scheme, size, name) in
-        [("light", DESK, "light"), ("dark", DESK, "dark"), ("light", PHONE, "phone"), ("dark", PHONE, "phone-dark")]
-    {
-        browser.size(size).await;
-        browser.scheme(scheme).await;
-        tokio::time::sleep(Duration::from_millis(100)).await; // a picture of what is laid out anew
-        assert!(!browser.scrolls_sideways().await, "{name}");
-        browser.screenshot(name).await;
-    }
-    browser.size(DESK).await;
-    let nameless = browser.nameless().await;
-    assert!(nameless.is_empty(), "{nameless:?}");
+    look(&mut browser, "rest").await;
 
     // A button that does what it says, first of all ask for the token.
     browser.press("Pause shop").await;
@@ -119,6 +124,54 @@ async fn it_loads_by_itself_and_follows_what_happens() {
     browser.until(&format!("{VERDICT} === 'connection lost'")).await;
     world.agent.start();
     browser.until(&format!("{VERDICT} === 'in step'")).await;
+}
+
+/// Two systems write all the time; then one of them is away, and what the others write waits for it.
+#[tokio::test]
+async fn what_flows_is_seen_to_flow_and_a_system_that_is_away_is_named_with_its_error() {
+    let world = start().await;
+    let mut browser = open(&world).await;
+    browser.until(&format!("{VERDICT} === 'in step'")).await;
+    let trouble = "!document.getElementById('trouble').hidden";
+
+    let writing = async {
+        for first in (1000..).step_by(50) {
+            let rows: Vec<String> = (first..first + 50).map(|id| format!("({id}, 1)")).collect();
+            let numbers = format!("generate_series({first}, {first} + 49) AS s(n)");
+            world["crm"].execute(&format!("INSERT INTO contact SELECT n, 'Ada', NULL FROM {numbers}")).await;
+            world["erp"].execute(&format!("INSERT INTO `order` VALUES {}", rows.join(", "))).await;
+        }
+    };
+    let looking = async {
+        let flows = |system: usize, lane: &str| {
+            format!(
+                "document.querySelectorAll('.lanes')[{system}].querySelector('.{lane}').classList.contains('flows')"
+            )
+        };
+        let all = [flows(0, "from"), flows(0, "to"), flows(1, "to"), flows(2, "from"), flows(2, "to")].join(" && ");
+        browser.until(&format!("{all} && !({})", flows(1, "from"))).await;
+        let rate = "document.querySelectorAll('.lanes')[1].querySelector('.to b').textContent";
+        browser.until(&format!("/^[1-9][0-9,.]*\\/s$/.test({rate})")).await;
+        tokio::time::sleep(Duration::from_secs(8)).await; // a curve, not a point
+        look(&mut browser, "load").await;
+        assert_eq!(browser.value(trouble).await, json!(false));
+
+        world.proxy("shop").refuse();
+        browser.until(&format!("{trouble} && {SHOWN}.includes('shop is trying again')")).await;
+        browser.until(&format!("{VERDICT} === 'shop trying again' && /[0-9]+ entries, .* late/.test({SHOWN})")).await;
+        let named = "document.querySelector('#trouble span').textContent";
+        assert!(!browser.value(named).await.as_str().unwrap().is_empty(), "nobody says why");
+        assert!(browser.value(&flows(2, "to")).await == json!(true), "one that is away holds up the others");
+        look(&mut browser, "down").await;
+    };
+    tokio::select! {
+        () = writing => unreachable!(),
+        () = looking => {}
+    }
+
+    world.proxy("shop").pass();
+    browser.until(&format!("{VERDICT} === 'in step' && !({trouble})")).await;
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
 #[tokio::test]
@@ -168,7 +221,7 @@ async fn what_waits_for_a_person_is_shown_without_values_and_decided_with_the_to
         serde_json::from_str(&world.agent.run(&["conflicts", "list", "--open", "--json"]).await).unwrap();
     browser.press(&format!("Values of conflict {}", open[0]["id"].as_str().unwrap())).await;
     browser.until(&format!("{SHOWN}.includes('→ of shop') && {SHOWN}.includes('→ of crm')")).await;
-    browser.screenshot("decide").await;
+    look(&mut browser, "conflicts").await;
     browser.press("Take shop's version of contact 1").await;
     browser.until("document.getElementById('ask').open").await;
     browser.press("Take shop").await;

@@ -120,10 +120,12 @@ function judge(report, ready) {
   const stopped = report.systems.filter(system => system.state === 'stopped');
   const waiting = sum(report.entities, entity => entity.waiting), held = sum(report.entities, entity => entity.quarantined);
   const paused = report.systems.filter(system => system.paused);
+  const trying = report.systems.filter(system => system.state === 'retrying');
   const behind = report.systems.filter(system => system.apply && system.apply.pending > 0 && system.apply.lag_seconds > 5);
   if (stopped.length) verdict('bad', `${list(stopped.map(s => s.name))} stopped`);
   else if (report.journal.error) verdict('bad', 'the journal cannot be written');
   else if (paused.length) verdict('warn', `${list(paused.map(s => s.name))} paused`);
+  else if (trying.length) verdict('warn', `${list(trying.map(s => s.name))} trying again`);
   else if (!ready.ready) verdict('warn', 'not ready');
   else if (behind.length) verdict('warn', `${list(behind.map(s => s.name))} behind`);
   else if (waiting || held) verdict('warn', 'in step, except for what waits below');
