@@ -1,9 +1,13 @@
 //! What nobody asked for is said nowhere: passwords and the values of rows, in logs at their most
 //! talkative, on the port, in errors and in what commands print.
 
-use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
 
-use super::support::agent::write_secret;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::support::agent::{http_request, write_secret};
 use super::support::quarantine::{list, settled};
 use super::support::receiver::Receiver;
 use super::support::servers::{Kind, PASSWORD};
@@ -30,12 +34,55 @@ fn row(id: u64) -> String {
     format!("({id}, 'planted name {id}', 'planted{id}@example.com', '1999-09-09', 'planted phone {id}')")
 }
 
+/// What the port tells within a moment of whoever listens.
+async fn events(port: u16) -> String {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut told = Vec::new();
+    let listening = async { while stream.read_buf(&mut told).await.unwrap() > 0 {} };
+    let _ = tokio::time::timeout(Duration::from_secs(3), listening).await;
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+/// Values are shown to whoever asks for them, but for those that are sensitive.
+async fn asked_for(world: &World, audit: &Path) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    let conflicts: Value = serde_json::from_str(&world.agent.run(&["conflicts", "list", "--json"]).await).unwrap();
+    let conflict = conflicts[0]["id"].as_str().unwrap();
+    for command in [
+        &["history", "contact", "110"][..],
+        &["history", "contact", "110", "--json"],
+        &["audit"],
+        &["audit", "--format", "csv"],
+        &["quarantine", "--values"],
+        &["conflicts", "show", conflict],
+        &["undo", "--system", "crm", "--since", "1h", "--skip-changed", "--dry-run", "--json"],
+    ] {
+        shown.push((command.join(" "), world.agent.run(command).await));
+    }
+    for path in ["/quarantine?values=true".to_owned(), format!("/conflicts/{conflict}")] {
+        let (code, values) =
+            http_request(world.agent.port, "GET", &path, Some("Bearer planted token"), "").await.unwrap();
+        assert_eq!(code, 200, "{path}: {values}");
+        shown.push((path, values));
+    }
+    let written = async || {
+        let file = std::fs::read_dir(audit).map_err(|error| error.to_string())?.next().ok_or("no file")?;
+        let text = std::fs::read_to_string(file.unwrap().path()).map_err(|error| error.to_string())?;
+        if text.contains("planted by shop") { Ok(text) } else { Err("not all is written".to_owned()) }
+    };
+    shown.push(("the audit file".to_owned(), eventually(SOON, written).await));
+    shown
+}
+
 #[tokio::test]
 async fn neither_passwords_nor_values_are_said_by_anybody() {
     let log = tempfile::tempdir().unwrap();
     let file = log.path().join("anechoic.log");
     let secret = log.path().join("secret");
     write_secret(&secret, "planted secret");
+    let (token, audit) = (log.path().join("token"), log.path().join("audit"));
+    write_secret(&token, "planted token");
     let mut receiver = Receiver::new(1);
     let keys = format!("secret_file = {secret:?}\nheaders = {{ Authorization = \"planted\" }}");
     let alert = format!(
@@ -53,9 +100,12 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         .ddl("erp", "ALTER TABLE contact ADD CONSTRAINT named CHECK (name NOT LIKE '%forbidden%')")
         .ddl("crm", "CREATE UNIQUE INDEX one_email ON contact (email)")
         .ddl("erp", "CREATE UNIQUE INDEX one_email ON contact (email)")
-        .toml(&(alert + &notify))
+        .toml(&format!("{alert}{notify}[audit]\ndir = {audit:?}\n"))
         .build()
         .await;
+    let config = std::fs::read_to_string(world.agent.config()).unwrap();
+    let config = config.replacen("[agent]\n", &format!("[agent]\ntoken_file = {token:?}\n"), 1);
+    std::fs::write(world.agent.config(), config).unwrap();
     world.setup().await;
     // the drivers', too
     world.agent.set_env("RUST_LOG", "trace");
@@ -123,9 +173,17 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
     world.agent.run(&["load", "contact", "--dry-run"]).await;
 
     let mut said = String::new();
-    for path in ["/", "/live", "/ready", "/metrics", "/status"] {
+    for path in ["/", "/live", "/ready", "/metrics", "/status", "/quarantine", "/conflicts"] {
         said += &world.agent.get(path).await.unwrap().1;
     }
+    for (method, path) in [("GET", "/quarantine?values=true"), ("POST", "/quarantine/retry"), ("POST", "/reload")] {
+        let (code, refused) = http_request(world.agent.port, method, path, Some("Bearer guess"), "").await.unwrap();
+        assert_eq!(code, 401, "{path}: {refused}");
+        said += &refused;
+    }
+    let events = events(world.agent.port).await;
+    assert!(events.contains("event: state") && events.contains("contact"), "{events}");
+    said += &events;
     for command in [
         &["status"][..],
         &["status", "--json"],
@@ -138,6 +196,7 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
         let output = world.agent.command(command).await;
         said += &(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr));
     }
+    let masked = asked_for(&world, &audit).await;
     // a password that is refused
     world.agent.set_env("ANECHOIC_TEST_PASSWORD", "planted password");
     let output = world.agent.command(&["check"]).await;
@@ -145,6 +204,12 @@ async fn neither_passwords_nor_values_are_said_by_anybody() {
     world.agent.stop().await;
     let logged = std::fs::read_to_string(&file).unwrap();
 
+    for (what, text) in masked {
+        assert!(text.contains("planted"), "{what} shows no values: {text}");
+        assert!(text.contains("(masked)"), "{what} masks nothing: {text}");
+        let line = text.lines().find(|line| line.contains("planted phone"));
+        assert_eq!(line, None, "{what} shows what is sensitive");
+    }
     let lines: Vec<Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(
         lines.iter().any(|line| line["level"] == "TRACE") && logged.contains("conflict"),
