@@ -41,6 +41,7 @@ mod outage;
 mod package;
 mod person;
 mod policies;
+mod port;
 mod quarantine;
 mod reload;
 mod replicate;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anechoic::config::{ClientCertificate, ConnectConfig, TlsConfig, TlsMode};
+use anechoic::config::{CertificateFiles, ConnectConfig, TlsConfig, TlsMode};
 use anechoic::error::Recovery;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -150,9 +150,9 @@ async fn a_client_certificate_is_shown_to_a_server_that_asks_for_it() {
             }
         })
         .await;
-        config.tls.client = Some(ClientCertificate { certificate: certificate.clone(), key: key.clone() });
+        config.tls.client = Some(CertificateFiles { certificate: certificate.clone(), key: key.clone() });
         expect(&ways, &config, Ok(())).await.unwrap();
-        config.tls.client = Some(ClientCertificate { certificate: certificate.clone(), key: "/no/such.key".into() });
+        config.tls.client = Some(CertificateFiles { certificate: certificate.clone(), key: "/no/such.key".into() });
         for (way, result) in ways.try_all(&config).await {
             let said = result.unwrap_err().full();
             assert!(said.contains("/no/such.key") && said.contains("sslkey"), "{way}: {said}");

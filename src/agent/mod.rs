@@ -41,7 +41,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::admit::{Arbiter, DiskStore, Topology};
 use crate::alert;
@@ -93,6 +93,7 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     // Both stay over a change of the file: who comes meanwhile waits.
     let socket = Arc::new(Socket::bind(&config.agent.data_dir)?);
     let port = http::bind(&config).await?;
+    let certificate = port.certificate();
     let shown = tokio::sync::watch::Sender::new(Status::new(&config));
     let token = config.agent.token_file.is_some();
     let served =
@@ -131,6 +132,11 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
         }
         config = Arc::new(next);
         mask::set(&config);
+        if let (Some(certificate), Some(files)) = (&certificate, &config.agent.tls)
+            && let Err(error) = certificate.renew(files)
+        {
+            error!(error = %error.full(), "the port keeps the certificate that it had");
+        }
         operator = setup::operator(&config)?;
         shown.send_replace(Status::new(&config));
     };

@@ -97,6 +97,7 @@ fn fixed(running: &Config, next: &Config) -> Result<()> {
         ("data_dir", old.data_dir == new.data_dir),
         ("listen", old.listen == new.listen),
         ("token_file", old.token_file == new.token_file),
+        ("tls_cert", old.tls.is_some() == new.tls.is_some()),
     ];
     match kept.iter().find(|(_, kept)| !kept) {
         None => Ok(()),

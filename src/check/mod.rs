@@ -8,6 +8,7 @@
 //! survey (one system)    reach · missing · postgres · mysql: settings, rights, marker
 //! together (all of them) normalize::resolve: types and keys · cascades · clocks · numbering ·
 //!                        neighbours · sensitive
+//! port                   the files that it needs
 //! ```
 
 mod answers;
@@ -19,6 +20,7 @@ pub mod mysql;
 pub mod needs;
 mod neighbours;
 mod numbering;
+mod port;
 pub mod postgres;
 pub mod privileges;
 pub mod reach;
@@ -118,6 +120,7 @@ pub async fn preflight(config: &Config, decided: &Decided) -> Preflight {
         }
     }
     findings.extend(shared_markers(config).await);
+    findings.extend(port::findings(config));
     let catalogs = catalogs(config, &surveys);
     findings.extend(fit(config, &surveys, &catalogs, decided));
     findings.extend(together(config, &surveys, &catalogs));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::{ClientCertificate, ConnectConfig, Engine, PasswordSource, TlsConfig, TlsMode, nearest};
+use super::{CertificateFiles, ConnectConfig, Engine, PasswordSource, TlsConfig, TlsMode, nearest};
 
 const PARAMETERS: [&str; 10] = [
     "sslmode",
@@ -62,7 +62,7 @@ pub(super) fn parse(url: &str) -> Result<(Engine, ConnectConfig), String> {
         }
     }
     connect.tls.client = match client {
-        (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+        (Some(certificate), Some(key)) => Some(CertificateFiles { certificate, key }),
         (None, None) => None,
         (Some(_), None) => return Err("has sslcert without sslkey".into()),
         (None, Some(_)) => return Err("has sslkey without sslcert".into()),

@@ -44,7 +44,12 @@ pub struct AgentConfig {
     pub id: String,
     pub data_dir: PathBuf,
     pub listen: std::net::SocketAddr,
+    /// Always there where other machines can reach the port.
     pub token_file: Option<PathBuf>,
+    /// What the port shows to who connects; `None`: it speaks no TLS, and only this machine can
+    /// reach it, or `insecure` says that this is wanted.
+    pub tls: Option<CertificateFiles>,
+    pub insecure: bool,
     /// `/ready` fails above this lag. Default 60 s.
     pub max_lag: Duration,
 }
@@ -142,7 +147,7 @@ pub struct TlsConfig {
     /// Name to verify instead of the host's.
     pub server_name: Option<String>,
     /// Shown to a server that asks for it.
-    pub client: Option<ClientCertificate>,
+    pub client: Option<CertificateFiles>,
 }
 
 impl TlsConfig {
@@ -152,9 +157,9 @@ impl TlsConfig {
     }
 }
 
-/// PEM files, read again at each connect.
+/// PEM files, read again at each connect; those of the port at each reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientCertificate {
+pub struct CertificateFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }

@@ -40,6 +40,9 @@ pub(super) struct RawAgent {
     pub data_dir: Option<At<String>>,
     pub listen: Option<At<String>>,
     pub token_file: Option<At<String>>,
+    pub tls_cert: Option<At<String>>,
+    pub tls_key: Option<At<String>>,
+    pub insecure: Option<At<bool>>,
     pub marker: Option<At<String>>,
     pub max_lag: Option<At<String>>,
 }
@@ -120,7 +123,7 @@ pub(super) struct RawColumn {
 /// and what `config/reference.toml` has to show.
 pub(super) const KEYS: [(&str, &[&str]); 12] = [
     ("", &["agent", "journal", "verify", "audit", "system", "entity", "alert", "notify"]),
-    ("agent", &["id", "data_dir", "listen", "token_file", "marker", "max_lag"]),
+    ("agent", &["id", "data_dir", "listen", "token_file", "tls_cert", "tls_key", "insecure", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
     ("verify", &["every", "max_rate"]),
     ("audit", &["dir", "retention"]),
@@ -254,6 +257,9 @@ impl<'t> Reader<'t> {
             data_dir: self.string(section, "data_dir"),
             listen: self.string(section, "listen"),
             token_file: self.string(section, "token_file"),
+            tls_cert: self.string(section, "tls_cert"),
+            tls_key: self.string(section, "tls_key"),
+            insecure: self.boolean(section, "insecure"),
             marker: self.string(section, "marker"),
             max_lag: self.string(section, "max_lag"),
         }

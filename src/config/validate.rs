@@ -14,8 +14,8 @@ use super::raw::{
     At, RawAgent, RawAudit, RawBinding, RawColumn, RawConfig, RawEntity, RawJournal, RawSystem, RawVerify, Reader,
 };
 use super::{
-    AgentConfig, AuditConfig, BindingConfig, ColumnConfig, Config, Engine, EntityConfig, JournalConfig, LoadPolicy,
-    PasswordSource, SystemConfig, VerifyConfig, address, nearest, table_name, units,
+    AgentConfig, AuditConfig, BindingConfig, CertificateFiles, ColumnConfig, Config, Engine, EntityConfig,
+    JournalConfig, LoadPolicy, PasswordSource, SystemConfig, VerifyConfig, address, nearest, table_name, units,
 };
 use crate::catalog::TableName;
 use crate::normalize::binding::Role;
@@ -75,13 +75,56 @@ fn agent(raw: &RawAgent, reader: &mut Reader<'_>) -> Option<AgentConfig> {
             SocketAddr::from(([127, 0, 0, 1], 8642))
         }),
     };
+    port(raw, listen, reader);
+    let file = |given: &Option<At<String>>| given.as_ref().map(|at| PathBuf::from(&at.value));
     Some(AgentConfig {
         id: id.value.clone(),
         data_dir: raw.data_dir.as_ref().map_or_else(|| "/var/lib/anechoic".into(), |at| PathBuf::from(&at.value)),
         listen,
-        token_file: raw.token_file.as_ref().map(|at| PathBuf::from(&at.value)),
+        token_file: file(&raw.token_file),
+        tls: file(&raw.tls_cert)
+            .zip(file(&raw.tls_key))
+            .map(|(certificate, key)| CertificateFiles { certificate, key }),
+        insecure: is_insecure(raw),
         max_lag: duration(&raw.max_lag, "max_lag", Duration::from_secs(60), PLACE, reader),
     })
+}
+
+/// What other machines can reach asks for a token, and sends nothing in the clear unless that is said.
+fn port(raw: &RawAgent, listen: SocketAddr, reader: &mut Reader<'_>) {
+    const PLACE: &str = "[agent]";
+    for (given, missing, example) in
+        [(&raw.tls_cert, &raw.tls_key, "tls_key"), (&raw.tls_key, &raw.tls_cert, "tls_cert")]
+    {
+        if let (Some(at), None) = (given, missing) {
+            let message = format!("a certificate is two files: {example} = \"FILE.pem\" is missing beside this one");
+            reader.error(at.line, PLACE, message);
+        }
+    }
+    if listen.ip().is_loopback() {
+        return;
+    }
+    let line = raw.listen.as_ref().map_or(raw.line, |at| at.line);
+    if raw.token_file.is_none() {
+        let message = format!(
+            "listen {listen} can be reached by other machines, and there is no token; \
+             token_file = \"/etc/anechoic/passwords/token\", or listen = \"127.0.0.1:{}\"",
+            listen.port()
+        );
+        reader.error(line, PLACE, message);
+    }
+    if raw.tls_cert.is_none() && raw.tls_key.is_none() && !is_insecure(raw) {
+        let message = format!(
+            "listen {listen} can be reached by other machines, and what they are sent would not be encrypted; \
+             tls_cert and tls_key, or listen = \"127.0.0.1:{}\" behind a proxy, or insecure = true",
+            listen.port()
+        );
+        reader.error(line, PLACE, message);
+    }
+}
+
+fn is_insecure(raw: &RawAgent) -> bool {
+    raw.insecure.as_ref().is_some_and(|at| at.value)
 }
 
 /// Of all systems that do not name their own.

@@ -62,6 +62,12 @@ pub(crate) async fn tcp(config: &ConnectConfig, receives: Receives) -> Result<Tc
         .await
         .map_err(|_| late(config))?
         .map_err(|error| unreachable(config, error))?;
+    watch_over(&stream)?;
+    Ok(stream)
+}
+
+/// Answers at once, and notices within about a minute that the peer is gone, or takes nothing.
+pub(crate) fn watch_over(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
@@ -71,7 +77,7 @@ pub(crate) async fn tcp(config: &ConnectConfig, receives: Receives) -> Result<Tc
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
-    Ok(stream)
+    Ok(())
 }
 
 /// The first of the host's addresses that answers. One that swallows packets (an IPv6 address

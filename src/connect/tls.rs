@@ -25,7 +25,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::Digest;
 
-use crate::config::{ConnectConfig, TlsConfig, TlsMode};
+use crate::config::{CertificateFiles, ConnectConfig, TlsConfig, TlsMode};
 use crate::error::{Error, Result};
 
 /// The client side of a session in the given mode. Trust comes from `ca_file`, else from the
@@ -55,17 +55,21 @@ pub fn client_config(tls: &TlsConfig) -> Result<Arc<ClientConfig>> {
 }
 
 /// What we prove ourselves with, where the server asks for a certificate.
-pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 pub(super) fn identity(tls: &TlsConfig) -> Result<Option<Identity>> {
-    let Some(client) = &tls.client else { return Ok(None) };
-    let chain = certificates(&client.certificate, "sslcert")?;
-    let key = PrivateKeyDer::from_pem_file(super::secret::readable(&client.key)).map_err(|error| {
-        Error::retry(format!("cannot read the private key in {}", client.key.display()))
-            .hint("sslkey must be a PEM file with an unencrypted key that the agent's user can read")
+    tls.client.as_ref().map(|client| pair(client, "sslcert", "sslkey")).transpose()
+}
+
+/// What the files hold, which are called like that where they are named.
+pub(crate) fn pair(files: &CertificateFiles, certificate: &str, key: &str) -> Result<Identity> {
+    let chain = certificates(&files.certificate, certificate)?;
+    let key = PrivateKeyDer::from_pem_file(super::secret::readable(&files.key)).map_err(|error| {
+        Error::retry(format!("cannot read the private key in {}", files.key.display()))
+            .hint(format!("{key} must be a PEM file with an unencrypted key that the agent's user can read"))
             .because(std::io::Error::other(error.to_string()))
     })?;
-    Ok(Some((chain, key)))
+    Ok((chain, key))
 }
 
 /// The authorities of the file, else the machine's.
@@ -87,7 +91,7 @@ fn certificates(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'stat
         Error::retry(format!("{what} in {}", path.display()))
             .hint(format!("{parameter} must be a PEM file with certificates that the agent's user can read"))
     };
-    let certificates = CertificateDer::pem_file_iter(path)
+    let certificates = CertificateDer::pem_file_iter(super::secret::readable(path))
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
         .map_err(|error| wrong("cannot read the certificates").because(std::io::Error::other(error.to_string())))?;
     if certificates.is_empty() {

@@ -20,40 +20,48 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::body::{Bytes, HttpBody, to_bytes};
+use axum::extract::{Path, Query, Request as Asked, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::{Router, body::Bytes};
-use serde::{Deserialize, Serialize};
+use axum::{Extension, Router};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use super::{Answer, Client, HeldSpec, Request};
 use crate::audit::conflicts::ListSpec;
 use crate::audit::resolve::Choice;
-use crate::config::{Config, PasswordSource};
+use crate::config::{AgentConfig, Config, PasswordSource};
 use crate::connect::secret;
 use crate::error::{Error, Result};
+use crate::http::{Connection, Refusal, Token};
 use crate::load::LoadSpec;
 
 /// A guess costs as much.
 const WRONG_TOKEN_TAKES: Duration = Duration::from_millis(500);
 /// An agent that makes its flows anew answers a little later.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// More than any row that a person writes.
+const BODY_MAX: usize = 2 << 20;
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 const CONFLICTS_SHOWN: usize = 50;
 const CONFLICTS_MAX: usize = 1000;
 
 struct Bridge {
     data_dir: PathBuf,
     token_file: Option<PathBuf>,
+    /// The one that is being answered.
+    wrong_tokens: Mutex<()>,
 }
 
 /// Routes beside those that tell how the agent is.
 pub fn routes(config: &Config) -> Router {
-    let bridge = Bridge { data_dir: config.agent.data_dir.clone(), token_file: config.agent.token_file.clone() };
-    Router::new()
-        .route("/quarantine", get(quarantine))
-        .route("/conflicts", get(conflicts))
+    let AgentConfig { data_dir, token_file, .. } = config.agent.clone();
+    let bridge = Arc::new(Bridge { data_dir, token_file, wrong_tokens: Mutex::default() });
+    let with_token = Router::new()
         .route("/conflicts/{id}", get(conflict))
         .route("/conflicts/{id}/resolve", post(resolve))
         .route("/quarantine/retry", post(retry))
@@ -62,32 +70,15 @@ pub fn routes(config: &Config) -> Router {
         .route("/systems/{name}/resume", post(resume))
         .route("/entities/{name}/load", post(load))
         .route("/reload", post(reload))
-        .with_state(Arc::new(bridge))
+        .route_layer(from_fn_with_state(bridge.clone(), authorized));
+    Router::new()
+        .route("/quarantine", get(quarantine))
+        .route("/conflicts", get(conflicts))
+        .merge(with_token)
+        .with_state(bridge)
 }
 
 type Shared = State<Arc<Bridge>>;
-
-/// What a request comes to instead of an answer.
-struct Refusal(StatusCode, Error);
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Refusal(StatusCode::CONFLICT, error)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Said {
-            error: String,
-            #[serde(skip_serializing_if = "String::is_empty")]
-            hint: String,
-        }
-        let Refusal(code, Error { message, hint, .. }) = self;
-        (code, Json(Said { error: message, hint })).into_response()
-    }
-}
 
 type Answered = std::result::Result<Response, Refusal>;
 
@@ -113,7 +104,7 @@ impl Bridge {
         }
     }
 
-    async fn authorize(&self, headers: &HeaderMap) -> std::result::Result<(), Refusal> {
+    async fn authorize(&self, headers: &HeaderMap, from: &Connection) -> std::result::Result<(), Refusal> {
         let Some(file) = &self.token_file else {
             let error = Error::stop(
                 "nothing can be changed here: there is no token",
@@ -123,18 +114,45 @@ impl Bridge {
         };
         let expected = token(file).map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        // Hashes take as long to compare wherever they differ.
-        if Sha256::digest(given.trim()) == Sha256::digest(&expected) {
-            return Ok(());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().trim();
+        if !given.is_empty() {
+            // Hashes take as long to compare wherever they differ.
+            match from.token(Sha256::digest(given) == Sha256::digest(&expected)) {
+                Token::Right => return Ok(()),
+                Token::Ignored => return Err(Refusal::too_many("too many wrong tokens from this address")),
+                Token::Wrong => {}
+            }
+            // One after the other: many at once are not faster, and the log is not filled by them.
+            let _turn = self.wrong_tokens.lock().await;
+            tokio::time::sleep(WRONG_TOKEN_TAKES).await;
+            tracing::warn!(from = %from.address(), "a request with a wrong token was refused");
         }
         let hint = "send it as Authorization: Bearer TOKEN";
-        if !given.is_empty() {
-            tokio::time::sleep(WRONG_TOKEN_TAKES).await;
-            tracing::warn!("a request with a wrong token was refused");
-        }
         Err(Refusal(StatusCode::UNAUTHORIZED, Error::stop("the token is missing or wrong", hint)))
     }
+}
+
+/// Before anything of the request is read that could be large, or slow to come.
+async fn authorized(
+    State(bridge): Shared,
+    Extension(from): Extension<Arc<Connection>>,
+    request: Asked,
+    next: Next,
+) -> Answered {
+    bridge.authorize(request.headers(), &from).await?;
+    let (parts, body) = request.into_parts();
+    let too_large = || Refusal(StatusCode::PAYLOAD_TOO_LARGE, Error::stop("the request is larger than 2 MiB", ""));
+    // Where it says so beforehand, nobody waits for it.
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_large());
+    }
+    let Ok(body) = tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await else {
+        let error = Error::stop(format!("the request has not arrived whole within {BODY_WITHIN:?}"), "");
+        return Err(Refusal(StatusCode::REQUEST_TIMEOUT, error));
+    };
+    // Who broke it off does not read the answer.
+    let body = body.map_err(|_| too_large())?;
+    Ok(next.run(Asked::from_parts(parts, body.into())).await)
 }
 
 fn token(file: &std::path::Path) -> Result<String> {
@@ -156,9 +174,14 @@ struct Values {
     values: bool,
 }
 
-async fn quarantine(State(bridge): Shared, Query(asked): Query<Values>, headers: HeaderMap) -> Answered {
+async fn quarantine(
+    State(bridge): Shared,
+    Extension(from): Extension<Arc<Connection>>,
+    Query(asked): Query<Values>,
+    headers: HeaderMap,
+) -> Answered {
     if asked.values {
-        bridge.authorize(&headers).await?;
+        bridge.authorize(&headers, &from).await?;
     }
     let Answer::Quarantine { mut held } = bridge.ask(Request::Quarantine).await? else { return Err(unexpected()) };
     if !asked.values {
@@ -184,8 +207,7 @@ async fn conflicts(State(bridge): Shared, Query(asked): Query<Listed>) -> Answer
     }
 }
 
-async fn conflict(State(bridge): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn conflict(State(bridge): Shared, Path(id): Path<String>) -> Answered {
     match bridge.ask(Request::Conflict { id }).await? {
         Answer::Conflict(shown) => Ok(Json(shown).into_response()),
         _ => Err(unexpected()),
@@ -200,8 +222,7 @@ struct Decision {
     set: BTreeMap<String, Option<String>>,
 }
 
-async fn resolve(State(bridge): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn resolve(State(bridge): Shared, Path(id): Path<String>, body: Bytes) -> Answered {
     let Decision { take, set } = read(&body)?;
     match bridge.ask(Request::Resolve(Choice { id, take, set: set.into_iter().collect() })).await? {
         Answer::Resolved(resolved) => Ok(Json(resolved).into_response()),
@@ -217,21 +238,18 @@ struct Refresh {
     only_missing: bool,
 }
 
-async fn load(State(bridge): Shared, Path(name): Path<String>, headers: HeaderMap, body: Bytes) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn load(State(bridge): Shared, Path(name): Path<String>, body: Bytes) -> Answered {
     let Refresh { from, only_missing } = read(&body)?;
     let spec = LoadSpec { entities: vec![name], from, only_missing, ..LoadSpec::default() };
     bridge.tell(Request::Load(spec)).await
 }
 
-async fn retry(State(bridge): Shared, headers: HeaderMap, body: Bytes) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn retry(State(bridge): Shared, body: Bytes) -> Answered {
     let request = Request::Retry(read(&body)?);
     bridge.tell(request).await
 }
 
-async fn give_up(State(bridge): Shared, headers: HeaderMap, body: Bytes) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn give_up(State(bridge): Shared, body: Bytes) -> Answered {
     let spec: HeldSpec = read(&body)?;
     if spec == HeldSpec::default() {
         let error = Error::stop("what is to be given up is not named", "name system, entity and key, or some of them");
@@ -240,18 +258,15 @@ async fn give_up(State(bridge): Shared, headers: HeaderMap, body: Bytes) -> Answ
     bridge.tell(Request::Drop(spec)).await
 }
 
-async fn pause(State(bridge): Shared, Path(system): Path<String>, headers: HeaderMap) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn pause(State(bridge): Shared, Path(system): Path<String>) -> Answered {
     bridge.tell(Request::Pause { system }).await
 }
 
-async fn resume(State(bridge): Shared, Path(system): Path<String>, headers: HeaderMap) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn resume(State(bridge): Shared, Path(system): Path<String>) -> Answered {
     bridge.tell(Request::Resume { system }).await
 }
 
-async fn reload(State(bridge): Shared, headers: HeaderMap) -> Answered {
-    bridge.authorize(&headers).await?;
+async fn reload(State(bridge): Shared) -> Answered {
     bridge.tell(Request::Reload).await
 }
 

@@ -1,25 +1,44 @@
 //! The port: whether the agent is well, what it does, and its numbers. Read-only, and no row
 //! values: everything here comes from [`Status`]'s counters, so a stuck stage cannot hang it.
+//!
+//! ```text
+//! accept ── connections, TLS (certificate) ──▶ guard ── every answer's headers ──▶ routes
+//!                 └────────── limits ────────────┘                    here, and control::port
+//! ```
 
+mod accept;
+mod certificate;
 mod dashboard;
+mod guard;
 pub mod health;
+mod limits;
 mod live;
 pub mod metrics;
+mod refusal;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use axum::{Router, serve as serve_http};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use self::accept::Patience;
+pub use self::certificate::Certificate;
+use self::limits::Limits;
+pub use self::limits::{Connection, Token};
 use self::live::Live;
+pub use self::refusal::Refusal;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::status::{Status, now};
@@ -37,13 +56,35 @@ impl Port {
     }
 }
 
-/// Takes the port of the configuration, so that a port in use is known before anything starts.
-pub async fn bind(config: &Config) -> Result<TcpListener> {
+/// Taken, and nobody is answered yet.
+pub struct Door {
+    listener: TcpListener,
+    certificate: Option<Certificate>,
+    /// Only this machine reaches it, and nothing proves its name.
+    local_names: bool,
+    limits: Arc<Limits>,
+    patience: Patience,
+}
+
+/// Takes the port of the configuration, so that a port in use, or a certificate that cannot be used, is known before
+/// anything starts.
+pub async fn bind(config: &Config) -> Result<Door> {
     let listen = config.agent.listen;
-    if !listen.ip().is_loopback() {
-        tracing::warn!(%listen, "the port is open to other machines: names of systems and entities, counters and errors can be read there");
+    let certificate = config.agent.tls.as_ref().map(Certificate::read).transpose()?;
+    let local = listen.ip().is_loopback();
+    if !local && certificate.is_none() {
+        warn!(%listen, "insecure = true: other machines reach the port without TLS, and whoever is on the way reads along, the token, too");
     }
-    TcpListener::bind(listen).await.map_err(|error| cannot_listen(listen, error))
+    let listener = TcpListener::bind(listen).await.map_err(|error| cannot_listen(listen, error))?;
+    let local_names = local && certificate.is_none();
+    Ok(Door { listener, certificate, local_names, limits: Arc::default(), patience: Patience::default() })
+}
+
+impl Door {
+    /// To be renewed; `None`: the port speaks no TLS.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.certificate.clone()
+    }
 }
 
 fn cannot_listen(listen: SocketAddr, error: std::io::Error) -> Error {
@@ -57,17 +98,16 @@ fn cannot_listen(listen: SocketAddr, error: std::io::Error) -> Error {
 /// Answers until `stop`. `control` are the routes of what can be asked of the agent; `token`:
 /// whether something can be changed there.
 pub async fn serve(
-    listener: TcpListener,
+    door: Door,
     shown: watch::Receiver<Arc<Status>>,
     control: Router,
     token: bool,
     stop: CancellationToken,
-) -> Result<()> {
+) {
     let live = Live::start(shown.clone(), token, stop.clone());
-    serve_http(listener, router(Port { shown, live }).merge(control))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await?;
-    Ok(())
+    let Door { listener, certificate, local_names, limits, patience } = door;
+    let guarded = router(Port { shown, live }).merge(control).layer(from_fn_with_state(local_names, guard::guard));
+    accept::accept(listener, certificate, limits, patience, guarded, stop).await;
 }
 
 fn router(port: Port) -> Router {
@@ -96,43 +136,4 @@ async fn metrics(State(port): State<Port>) -> Response {
 
 async fn report(State(port): State<Port>) -> Json<status::Report> {
     Json(status::Report::of(&port.status(), now()))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    use super::*;
-    use crate::status::State as Phase;
-
-    async fn get(address: SocketAddr, path: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn the_port_answers_while_a_system_is_stopped_and_says_which() {
-        let status = status::tests::example();
-        *status.systems[0].capture.state.lock().unwrap() = Phase::Stopped("slot is gone".into());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let server =
-            tokio::spawn(serve(listener, watch::Sender::new(status).subscribe(), Router::new(), false, stop.clone()));
-
-        let (live, ready) = (get(address, "/live").await, get(address, "/ready").await);
-        let (metrics, page) = (get(address, "/metrics").await, get(address, "/").await);
-        stop.cancel();
-
-        assert!(live.starts_with("HTTP/1.1 200"));
-        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("slot is gone"), "{ready}");
-        assert!(metrics.contains("anechoic_ready 0\n"));
-        assert!(page.contains("<title>anechoic</title>") && page.contains("content-security-policy"), "{page}");
-        server.await.unwrap().unwrap();
-    }
 }

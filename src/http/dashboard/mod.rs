@@ -28,11 +28,6 @@ fn source(text: &str) -> String {
 
 pub async fn page() -> Response {
     let (page, policy) = &*PAGE;
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, policy.as_str()),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let headers = [(header::CONTENT_SECURITY_POLICY, policy.as_str()), (header::CACHE_CONTROL, "no-cache")];
     (headers, Html(page.as_str())).into_response()
 }
