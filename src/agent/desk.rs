@@ -424,6 +424,7 @@ impl Desk {
                 let records = self.arbiter.tick(now());
                 self.append(records)?;
                 self.ticked = true;
+                self.status.journal_bytes.set(self.archive.journal.bytes());
                 self.retain()
             }
         }

@@ -555,3 +555,21 @@ fn a_large_index_comes_back_from_its_checkpoint() {
     assert!(came.covered.is_some() && slots > 400_000, "{slots}");
     assert_eq!(came.state.differs(&whole), None);
 }
+
+/// Whoever looks sees what the journal takes, not what it took when it last dropped something.
+#[test]
+fn the_journals_size_is_told_with_each_tick() {
+    let place = Place::new();
+    let mut feed = Feed::new(&place, seeded());
+    let told = |feed: &mut Feed| {
+        feed.desk.take(Message::Tick).unwrap();
+        feed.desk.status.journal_bytes.get()
+    };
+    let before = told(&mut feed);
+    feed.steps(400);
+    feed.desk.commit().unwrap();
+
+    let after = told(&mut feed);
+    assert!(after > before, "{before} ─▶ {after}");
+    assert_eq!(after, feed.desk.archive.journal.bytes());
+}
