@@ -4,8 +4,12 @@
 mod file;
 
 use std::any::Any;
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::task::Poll;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -48,6 +52,9 @@ pub fn start(format: LogFormat, file: Option<&Path>, default: &str) -> std::io::
 /// asks for it.
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        if CAUGHT.get() {
+            return;
+        }
         let message = message(panic.payload(), std::env::var_os("ANECHOIC_PANIC_TEXT").is_some());
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
@@ -68,6 +75,24 @@ pub fn end_on_panic() {
         }
         std::process::abort();
     }));
+}
+
+thread_local! {
+    /// Whether what runs in this thread just now is `caught`.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// `None` where the future panics: only for code of others that is known to do so on what a
+/// server may send, and of which nothing is used any more afterwards.
+pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| {
+        CAUGHT.set(true);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        CAUGHT.set(false);
+        polled.map_or(Poll::Ready(None), |poll| poll.map(Some))
+    })
+    .await
 }
 
 fn message(payload: &dyn Any, asked: bool) -> &str {
@@ -191,6 +216,21 @@ pub mod metric {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_a_panic_of_what_is_caught_is_let_pass() {
+        let waits = async {
+            tokio::task::yield_now().await;
+            CAUGHT.get()
+        };
+        assert_eq!(caught(waits).await, Some(true));
+        let panics = async {
+            tokio::task::yield_now().await;
+            "planted".parse::<u8>().unwrap()
+        };
+        assert_eq!(caught(panics).await, None);
+        assert!(!CAUGHT.get(), "whatever comes now ends the process");
+    }
 
     #[test]
     fn a_panic_says_what_the_code_says_and_nothing_that_was_put_together() {

@@ -13,6 +13,7 @@ use super::tls;
 
 use crate::config::{ConnectConfig, TlsConfig, TlsMode};
 use crate::error::{Error, Result};
+use crate::telemetry::caught;
 
 /// Which of the two families a server belongs to; told by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,8 @@ async fn open(config: &ConnectConfig) -> Result<Conn> {
         // proved itself, or through the kernel alone.
         let proven = matches!(config.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && tls.is_some();
         let clear = proven || super::socket(config).is_some();
-        let mut conn = Conn::new(opts.clone().ssl_opts(tls).enable_cleartext_plugin(clear)).await?;
+        let login = Conn::new(opts.clone().ssl_opts(tls).enable_cleartext_plugin(clear));
+        let mut conn = caught(login).await.unwrap_or(Err(Driver(DriverError::InvalidParsecSalt)))?;
         conn.query_drop(SESSION).await?;
         Ok::<Conn, mysql_async::Error>(conn)
     };
@@ -77,6 +79,9 @@ async fn open(config: &ConnectConfig) -> Result<Conn> {
             Err(error) if config.tls.mode == TlsMode::VerifyCa && tls::only_the_name_is_wrong(&error) => {
                 attempt(tls.map(|tls| tls.with_danger_tls_hostname_override(Some(ANY_NAME)))).await
             }
+            // mysql_common cuts a random nonce of MariaDB's parsec that ends with a zero, and the crate
+            // panics over it: one login in 256. The next has another nonce.
+            Err(Driver(DriverError::InvalidParsecSalt)) => attempt(tls).await,
             other => other,
         }
     };

@@ -325,7 +325,9 @@ function drawCases() {
   const box = $('lists');
   keyed(box, cases.length ? cases : [{}], item => item.held ? `q ${item.held.system} ${item.held.entity} ${item.held.key}` : item.conflict ? 'c ' + item.conflict.id : '', item => {
     if (!item.held && !item.conflict) return el('p', { class: 'none' }, 'None. Every change so far was written or superseded.');
-    return el('article', { class: 'case' }, el('span', { class: 'key' }), el('span', { class: 'why' }), el('span', { class: 'acts' }));
+    const { held, conflict } = item;
+    const name = held ? `${held.entity} ${held.key}, in quarantine at ${held.system}` : `${conflict.entity} ${conflict.key ?? ''}, ${conflict.system} against ${conflict.against}`;
+    return el('article', { class: 'case', 'aria-label': name }, el('span', { class: 'key' }), el('span', { class: 'why' }), el('span', { class: 'acts' }));
   }, (node, item) => {
     if (item.held) heldCase(node, item.held);
     else if (item.conflict) conflictCase(node, item.conflict);
