@@ -106,7 +106,7 @@ async fn every_alert_arrives_in_order_whatever_happens_to_receiver_and_agent() {
         alerts(&world, |alert| alert["name"] != "ops" || alert["firing"].as_u64() > Some(0)).await;
         let unreachable = || async {
             let told = format!("{:?}", incidents(&receiver.taken("/ops?token=planted")));
-            let count = told.matches("firing unreachable").count() as u64;
+            let count = told.matches("firing unreachable > 1s shop").count() as u64;
             if count == round + 1 { Ok(()) } else { Err(told) }
         };
         eventually(SOON, unreachable).await;
@@ -126,6 +126,8 @@ async fn every_alert_arrives_in_order_whatever_happens_to_receiver_and_agent() {
         assert_eq!(ends.strip_prefix("resolved "), Some(what), "{incident}");
         *told.entry(what.to_owned()).or_default() += 1;
     }
+    // On a busy machine another start may take that long, too.
+    told.remove("unreachable > 1s crm-");
     let expected = ["conflict -contact", "quarantine -contact", "unreachable > 1s shop-"];
     let expected: BTreeMap<String, u64> = expected.map(|what| (what.to_owned(), rounds)).into();
     assert_eq!(told, expected, "each once: neither lost nor made anew by a restart");

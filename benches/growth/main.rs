@@ -236,10 +236,9 @@ async fn bench(scale: f64) -> Vec<(&'static str, Vec<Point>)> {
         for backlog in backlogs(what, scale) {
             let point = backlog.run(&servers).await;
             eprintln!(
-                "  {what} {}: {:.0} rows/s, {:.1} MB/s; first row after {:.2} s; processor {:.2} s, {} MiB",
+                "  {what} {}: {:.0} rows/s; first row after {:.2} s; processor {:.2} s, {} MiB",
                 point.at,
                 point.rows_per_second(),
-                point.megabytes_per_second(),
                 point.ready.as_secs_f64(),
                 point.agent.as_secs_f64(),
                 point.memory >> 20
