@@ -267,6 +267,16 @@ async fn adds(world: &World, system: &str, rest: Duration, stop: Arc<AtomicBool>
 /// One field of a row is written without a pause, from before its load to after it, and the log tells
 /// that field alone: what the load needs of the rest stands in the log's old images.
 async fn a_row_that_is_written_without_a_pause(source: Kind, option: &str, rest_of_the_other: Option<Duration>) {
+    for _ in 0..5 {
+        if is_written_while_it_is_read(source, option, rest_of_the_other).await {
+            return;
+        }
+    }
+    panic!("the row was never written while it was read");
+}
+
+/// On a busy machine its writer may have had no turn just then; the rest holds all the same.
+async fn is_written_while_it_is_read(source: Kind, option: &str, rest_of_the_other: Option<Duration>) -> bool {
     let rows = 2_000;
     let mut world =
         World::of(&[("crm", source), ("shop", Kind::Mariadb)]).entity(contact().option(option)).build().await;
@@ -288,7 +298,7 @@ async fn a_row_that_is_written_without_a_pause(source: Kind, option: &str, rest_
     world.agent.wait_quiet().await;
 
     world.compare().await.unwrap();
-    assert!(load["lost"].as_u64().unwrap() >= 1, "the row was not written while it was read: {load:#}");
+    load["lost"].as_u64().unwrap() >= 1
 }
 
 #[tokio::test]
