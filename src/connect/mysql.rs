@@ -66,8 +66,14 @@ async fn open(config: &ConnectConfig) -> Result<Conn> {
         // proved itself, or through the kernel alone.
         let proven = matches!(config.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && tls.is_some();
         let clear = proven || super::socket(config).is_some();
-        let login = Conn::new(opts.clone().ssl_opts(tls).enable_cleartext_plugin(clear));
-        let mut conn = caught(login).await.unwrap_or(Err(Driver(DriverError::InvalidParsecSalt)))?;
+        let opts: mysql_async::Opts = opts.clone().ssl_opts(tls).enable_cleartext_plugin(clear).into();
+        // mysql_common cuts a random nonce of MariaDB's parsec that ends with a zero, and the crate
+        // panics over it: one login in 256. The next has another nonce.
+        let login = match caught(Conn::new(opts.clone())).await {
+            None => caught(Conn::new(opts)).await.unwrap_or(Err(Driver(DriverError::InvalidParsecSalt))),
+            Some(login) => login,
+        };
+        let mut conn = login?;
         conn.query_drop(SESSION).await?;
         Ok::<Conn, mysql_async::Error>(conn)
     };
@@ -79,9 +85,6 @@ async fn open(config: &ConnectConfig) -> Result<Conn> {
             Err(error) if config.tls.mode == TlsMode::VerifyCa && tls::only_the_name_is_wrong(&error) => {
                 attempt(tls.map(|tls| tls.with_danger_tls_hostname_override(Some(ANY_NAME)))).await
             }
-            // mysql_common cuts a random nonce of MariaDB's parsec that ends with a zero, and the crate
-            // panics over it: one login in 256. The next has another nonce.
-            Err(Driver(DriverError::InvalidParsecSalt)) => attempt(tls).await,
             other => other,
         }
     };

@@ -178,13 +178,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_near_is_left_alone_for_a_while() {
         let (mut sender, receiver) = pair().await;
+        sender.write_all(&[7; 5000]).await.unwrap();
+        receiver.readable().await.unwrap();
         let near = Arc::new(receiver.into_std().unwrap());
         let mut gather = Gather { near: Some(near), ..Gather::over(None) };
         let start = gather.since;
 
-        sender.write_all(&[7; 5000]).await.unwrap();
         let mut room = [0; 9000];
-        tokio::time::sleep(Duration::from_millis(5)).await;
         let read = gather.read(&mut room).unwrap().unwrap();
         gather.received(read);
         assert_eq!(read, 5000);
