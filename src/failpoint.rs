@@ -81,6 +81,12 @@ pub fn lock_patience(given: std::time::Duration) -> std::time::Duration {
     given
 }
 
+/// After how many changes a batch is full: the given number, or `ANECHOIC_BATCH_CHANGES`.
+pub fn batch_changes(given: u64) -> u64 {
+    let wanted = || std::env::var("ANECHOIC_BATCH_CHANGES").ok()?.parse().ok();
+    if cfg!(feature = "failpoints") { wanted().unwrap_or(given) } else { given }
+}
+
 /// How much is journaled between two checkpoints of the index, at least: the given bytes, or
 /// `ANECHOIC_CHECKPOINT_EVERY` of them.
 pub fn checkpoint_every(given: u64) -> u64 {

@@ -85,6 +85,7 @@ fn spec(db: &Db, instance: u64) -> TargetSpec {
         agent: "hq".into(),
         system: "crm".into(),
         lane: 0,
+        lanes: 1,
         marker: TableName { schema: db.marker.clone(), name: "marker".into() },
         journal: 7,
         instance,

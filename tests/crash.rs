@@ -14,8 +14,15 @@ use super::support::{seeded, soak};
 
 const PAUSE: Duration = Duration::from_millis(4);
 
+/// Over three connections to each system, with batches that soon are full.
 async fn world(other: (&str, Kind)) -> World {
-    let world = entities(World::of(&[("crm", Kind::Postgres17), other])).start().await;
+    let apply = "apply = { connections = 3 }";
+    let systems = World::of(&[("crm", Kind::Postgres17), other]);
+    let mut world = entities(systems.system_option("crm", apply).system_option(other.0, apply)).build().await;
+    world.agent.set_env("ANECHOIC_BATCH_CHANGES", "4");
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
     open_accounts(&world).await;
     world
 }

@@ -18,6 +18,7 @@ mod checkpoint;
 mod clash;
 mod commit;
 mod conflict;
+mod connections;
 mod crash;
 mod dashboard;
 mod decide;

@@ -38,6 +38,10 @@ impl Way {
             systems.push(("erp", self.to.kind));
         }
         let mut builder = World::of(&systems).on("crm", &self.from).on("shop", &self.to);
+        if let Ok(connections) = std::env::var("ANECHOIC_BENCH_CONNECTIONS") {
+            let apply = format!("apply = {{ connections = {connections} }}");
+            builder = systems.iter().fold(builder, |builder, (system, _)| builder.system_option(system, &apply));
+        }
         if workload == Workload::FanOut {
             builder = builder.on("erp", &self.to);
         }

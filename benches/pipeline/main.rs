@@ -18,6 +18,7 @@
 //! | `ANECHOIC_BENCH_SCALE` | 1: the full sizes; 0.01 for a trial |
 //! | `ANECHOIC_BENCH_ONLY` | all: `W1 W2` |
 //! | `ANECHOIC_BENCH_WAYS` | all that a workload is made for: `pg17-pg17 mysql-pg17` |
+//! | `ANECHOIC_BENCH_CONNECTIONS` | as without: over so many the agent writes to each system |
 //! | `ANECHOIC_TEST_BINARY` | the agent of this build |
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // prints figures; a bench that cannot go on panics
 

@@ -339,7 +339,11 @@ impl Agent {
             let placing = Placing { config, system, status, journal, before, mark, placed: placed.clone() };
             tasks.spawn(placing.run(stop.clone()).instrument(info_span!("resync", system = %name)));
         }
-        let hides = |system| config.system(system).engine == Engine::Postgres && model.is_only_written(system);
+        // Of several connections the one that shows the marker is not the one that has moved it.
+        let hides = |system| {
+            let there = config.system(system);
+            there.engine == Engine::Postgres && there.connections == 1 && model.is_only_written(system)
+        };
         let unshown: Vec<Option<Unshown>> =
             config.system_ids().map(|system| hides(system).then(Unshown::default)).collect();
         for system in config.system_ids().filter(|system| receives(&model, *system) && !absent(system)) {

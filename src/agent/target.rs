@@ -13,6 +13,7 @@ use super::gate::{self, Gate, Lever};
 use super::watch::{Half, Notice};
 use crate::apply::applier::Applier;
 use crate::apply::batch::Routes;
+use crate::apply::lanes::Lanes;
 use crate::apply::mysql::MyTarget;
 use crate::apply::postgres::PgTarget;
 use crate::apply::steps::Limits;
@@ -21,6 +22,7 @@ use crate::capture::mysql::prove_marker;
 use crate::change::{ResyncMark, ResyncState};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::journal::Journal;
 use crate::marker::{Marker, Unshown};
 use crate::normalize::binding::Binding;
@@ -142,15 +144,23 @@ impl Applying {
     /// One run of the applier.
     async fn applied(&self, stop: &CancellationToken) -> Result<()> {
         let (system, spec) = (self.config.system(self.system), self.spec());
-        let connect = system.connect.clone();
+        let (connect, connections) = (system.connect.clone(), system.connections);
         match system.engine {
             Engine::Postgres => {
-                let target = PgTarget::new(connect, spec).synchronous(system.synchronous_commit);
-                self.apply(target.unshown(self.unshown.clone()), stop).await
+                let (synchronous, unshown) = (system.synchronous_commit, self.unshown.clone());
+                let make = move |lane| {
+                    let target = PgTarget::new(connect.clone(), TargetSpec { lane, ..spec.clone() });
+                    target.synchronous(synchronous).unshown(unshown.clone())
+                };
+                self.apply(Lanes::new(connections, make), stop).await
             }
             Engine::Mysql => {
-                let target = MyTarget::new(connect, spec);
-                self.apply(Proving { target, config: self.config.clone(), system: self.system }, stop).await
+                let (config, system) = (self.config.clone(), self.system);
+                let make = move |lane| {
+                    let target = MyTarget::new(connect.clone(), TargetSpec { lane, ..spec.clone() });
+                    Proving { target, config: config.clone(), system }
+                };
+                self.apply(Lanes::new(connections, make), stop).await
             }
         }
     }
@@ -161,18 +171,21 @@ impl Applying {
             agent: self.config.agent.id.clone(),
             system: system.name.clone(),
             lane: 0,
+            lanes: system.connections as u32,
             marker: system.marker.clone(),
             journal: self.journal.id(),
             instance: instance(),
         }
     }
 
-    async fn apply(&self, target: impl Target, stop: &CancellationToken) -> Result<()> {
+    async fn apply(&self, lanes: Lanes<impl Target + 'static>, stop: &CancellationToken) -> Result<()> {
         let bindings = &self.model.bindings[self.system.index()];
         let name = self.config.system(self.system).name.clone();
         let routes = Routes::new(self.system, name, self.model.schema.clone(), bindings);
         let (journal, desk, status) = (self.journal.clone(), self.desk.clone(), self.status.clone());
-        Applier::new(target, routes, Limits::default(), journal, desk, status).known(self.known).run(stop.clone()).await
+        let changes = failpoint::batch_changes(Limits::default().changes);
+        let limits = Limits { changes, ..Limits::default() };
+        Applier::new(lanes, routes, limits, journal, desk, status).known(self.known).run(stop.clone()).await
     }
 }
 
@@ -216,6 +229,14 @@ impl Target for Proving {
         marker.ok_or_else(|| Error::retry("the marker was not written"))
     }
 
+    fn rows(&self) -> Vec<Marker> {
+        self.target.rows()
+    }
+
+    async fn join(&mut self, rows: Vec<Marker>) -> Result<()> {
+        self.target.join(rows).await
+    }
+
     async fn begin(&mut self, next: &Marker) -> Result<()> {
         self.target.begin(next).await
     }
@@ -234,6 +255,10 @@ impl Target for Proving {
 
     async fn holder(&mut self, binding: &Binding, columns: &[usize], values: Row<'_>) -> Result<Option<Vec<u8>>> {
         self.target.holder(binding, columns, values).await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.target.flush().await
     }
 
     async fn commit(&mut self) -> Result<()> {

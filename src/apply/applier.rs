@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use crate::admit::{HeldKey, Rival};
 use crate::apply::Target;
 use crate::apply::batch::Routes;
+use crate::apply::lanes::{Flight, Lanes, SHOW_EVERY};
 use crate::apply::steps::{Action, Event, Limits, Opened, Steps};
 use crate::change::Quarantined;
 use crate::error::{Error, Recovery, Result};
@@ -23,10 +24,8 @@ use crate::status::{self, ApplyStatus, State, Status};
 /// Another agent's lock, what is in flight, and the marker's proof have deadlines of their own
 /// and take less; an answer that never comes has none.
 const OPEN_PATIENCE: Duration = Duration::from_secs(150);
-/// Where the log's reader is not sent what is written, it is shown the marker so often while there is
-/// something to write …
-const SHOW_EVERY: Duration = Duration::from_millis(500);
-/// … and when for so long there was nothing.
+/// Where the log's reader is not sent what is written, it is shown the marker when for so long there was
+/// nothing to write.
 const SHOW_WHEN_IDLE: Duration = Duration::from_millis(20);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -52,10 +51,9 @@ pub struct Holding {
 }
 
 /// One target's applier. `M` is what the arbiter's channel carries.
-#[derive(Debug)]
 pub struct Applier<T, M> {
     system: SystemId,
-    target: T,
+    lanes: Lanes<T>,
     steps: Steps,
     journal: Journal,
     arbiter: mpsc::Sender<M>,
@@ -66,9 +64,9 @@ pub struct Applier<T, M> {
     durable: watch::Receiver<Seq>,
 }
 
-impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
+impl<T: Target + 'static, M: From<Ask> + Send> Applier<T, M> {
     pub fn new(
-        target: T,
+        lanes: Lanes<T>,
         routes: Routes,
         limits: Limits,
         journal: Journal,
@@ -76,9 +74,10 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
         status: Arc<Status>,
     ) -> Self {
         let durable = journal.durable();
+        let limits = Limits { connections: lanes.connections(), ..limits };
         Applier {
             system: routes.system,
-            target,
+            lanes,
             steps: Steps::new(routes, limits),
             journal,
             arbiter,
@@ -117,7 +116,9 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 Action::Stop(None) => return Ok(()),
                 Action::Stop(Some(error)) => {
                     // Whatever it stands for, its log goes on; what fails here is shown when it is opened again.
-                    let _ = tokio::time::timeout(LEAVE_PATIENCE, self.target.show()).await;
+                    if let Some(target) = self.lanes.idle() {
+                        let _ = tokio::time::timeout(LEAVE_PATIENCE, target.show()).await;
+                    }
                     self.set_state(State::of(&error));
                     return Err(error);
                 }
@@ -161,7 +162,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 }
             }
             Action::Wait => {
-                let hidden = self.target.hidden().is_some();
+                let hidden = self.lanes.first().hidden().is_some();
                 let waited = tokio::select! {
                     changed = self.durable.changed() => Some(changed.is_err()),
                     () = stop.cancelled() => Some(false),
@@ -170,7 +171,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 match waited {
                     Some(true) => self.steps.finish(),
                     Some(false) => {}
-                    None => self.target.show().await?,
+                    None => self.lanes.first().show().await?,
                 }
                 Event::Done
             }
@@ -189,7 +190,12 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
                 }
                 Event::Done
             }
-            Action::Begin(marker) => done(self.target.begin(&marker).await)?,
+            Action::Submit(marker) => {
+                self.lanes.submit(Flight { marker, groups: self.steps.take_groups() });
+                Event::Done
+            }
+            Action::Land => done(self.lanes.land().await)?,
+            Action::Begin(marker) => done(self.lanes.first().begin(&marker).await)?,
             Action::Chunk { spool, first } => {
                 if first {
                     self.chunks = Some(self.journal.spool_chunks(&spool)?);
@@ -199,19 +205,19 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             }
             Action::Read => {
                 let rows = self.steps.group().rows();
-                Event::Rows(self.target.read(&self.steps.group().binding, &rows).await?)
+                Event::Rows(self.lanes.first().read(&self.steps.group().binding, &rows).await?)
             }
             Action::Write { alone } => {
                 let rows = self.steps.group().rows();
                 let rows = self.steps.table_rows(&rows);
                 done(match alone {
-                    true => self.target.write_alone(&rows).await,
-                    false => self.target.write(&rows).await,
+                    true => self.lanes.first().write_alone(&rows).await,
+                    false => self.lanes.first().write(&rows).await,
                 })?
             }
             Action::Holder => {
                 let (binding, columns, values) = self.steps.sought();
-                Event::Holder(self.target.holder(&binding, columns, values).await?)
+                Event::Holder(self.lanes.first().holder(&binding, columns, values).await?)
             }
             Action::Quarantine(records, rivals) => {
                 for record in &records {
@@ -223,14 +229,15 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
             }
             Action::Commit => {
                 failpoint::pass("before-target-commit");
-                let committed = done(self.target.commit().await)?;
+                let target = self.lanes.first();
+                let committed = done(target.commit().await)?;
                 failpoint::pass("after-target-commit");
-                if self.target.hidden().is_some_and(|since| since > SHOW_EVERY) {
-                    self.target.show().await?;
+                if target.hidden().is_some_and(|since| since > SHOW_EVERY) {
+                    target.show().await?;
                 }
                 committed
             }
-            Action::Rollback => done(self.target.rollback().await)?,
+            Action::Rollback => done(self.lanes.first().rollback().await)?,
             Action::Stop(_) => unreachable!("handled by the caller"),
         })
     }
@@ -254,7 +261,7 @@ impl<T: Target, M: From<Ask> + Send> Applier<T, M> {
 
     async fn open(&mut self) -> Result<Event> {
         self.set_state(State::Connecting);
-        let opened = tokio::time::timeout(OPEN_PATIENCE, self.target.open()).await;
+        let opened = tokio::time::timeout(OPEN_PATIENCE, self.lanes.open()).await;
         let marker =
             opened.map_err(|_| Error::retry(format!("the target was not open within {OPEN_PATIENCE:?}")))??;
         let (reply, answer) = oneshot::channel();

@@ -151,7 +151,7 @@ struct Merged {
 
 /// Keys are hashes already.
 #[derive(Debug, Default, Clone, Copy)]
-struct Hashed(u64);
+pub struct Hashed(u64);
 
 impl Hasher for Hashed {
     fn finish(&self) -> u64 {
@@ -167,11 +167,14 @@ impl Hasher for Hashed {
     }
 }
 
+/// Hashes of keys, each with its place in the batch.
+pub type KeySet = HashMap<u128, usize, BuildHasherDefault<Hashed>>;
+
 /// Changes of whole entries (or of one chunk), coalesced.
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<Merged>,
-    by_key: HashMap<u128, usize, BuildHasherDefault<Hashed>>,
+    by_key: KeySet,
     /// Changes taken in; those that a later one made unnecessary.
     pub changes: u64,
     pub coalesced: u64,
@@ -224,6 +227,11 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The keys that it writes, when no more changes are added.
+    pub fn take_keys(&mut self) -> KeySet {
+        std::mem::take(&mut self.by_key)
     }
 
     /// The entity of each row that is left, and whether it is to be gone.

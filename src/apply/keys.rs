@@ -189,6 +189,11 @@ impl Keys {
         self.pending.values().cloned().collect()
     }
 
+    /// Nothing of this target transaction must be synced, or is freed by it.
+    pub fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.free.is_empty()
+    }
+
     pub fn synced(&mut self) {
         self.held.extend(self.pending.drain());
     }

@@ -9,6 +9,7 @@ pub mod batch;
 mod filter;
 mod guess;
 mod keys;
+pub mod lanes;
 mod patience;
 pub mod steps;
 
@@ -28,8 +29,9 @@ pub struct TargetSpec {
     pub agent: String,
     /// Name of the system that is written to.
     pub system: Arc<str>,
-    /// Which applying connection this is; 0 where there is one.
+    /// Which applying connection this is, of how many. Each has a row of its own.
     pub lane: u32,
+    pub lanes: u32,
     pub marker: TableName,
     /// Identity of our journal: what a marker row that has to be created is given.
     pub journal: u128,
@@ -67,6 +69,24 @@ fn fenced(marker: &TableName, expected: &Marker) -> Error {
     .code(FENCED)
 }
 
+fn not_connected() -> Error {
+    Error::retry("not connected")
+}
+
+/// The marker that says how far the agent is. Commits are in journal order whichever lane they come from.
+fn highest(spec: &TargetSpec, rows: &[Marker]) -> Result<Marker> {
+    rows.iter().max_by_key(|row| (row.seq, row.part)).cloned().ok_or_else(|| gone(spec))
+}
+
+/// The row of the own lane.
+fn own(spec: &TargetSpec, rows: &[Marker]) -> Result<Marker> {
+    rows.iter().find(|row| row.lane == spec.lane).cloned().ok_or_else(|| gone(spec))
+}
+
+fn gone(spec: &TargetSpec) -> Error {
+    Error::retry(format!("the row of the agent in {} was removed while it was being read", spec.marker))
+}
+
 /// What becomes of the rows of one [`TableRows`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Write {
@@ -101,8 +121,15 @@ pub struct TableRows<'a> {
 pub trait Target: Send {
     /// Connects afresh, takes the agent's session lock (60 s, then refuses naming the holder),
     /// raises the epoch on all rows of the agent (which waits for what is in flight), and
-    /// returns the marker as it stands then. Creates the row where there is none (seq 0).
+    /// returns the marker as it stands then: the highest of these rows. Creates those of
+    /// its lanes that are not there (seq 0).
     fn open(&mut self) -> impl Future<Output = Result<Marker>> + Send;
+
+    /// The agent's rows as they stood when it was opened.
+    fn rows(&self) -> Vec<Marker>;
+
+    /// Connects afresh, beside a connection that was opened, has the lock, and left these rows.
+    fn join(&mut self, rows: Vec<Marker>) -> impl Future<Output = Result<()>> + Send;
 
     /// Begins a transaction with the marker as first statement: a compare-and-set from the
     /// current seq and epoch to `next`, which fails where another agent has moved it.
@@ -131,6 +158,9 @@ pub trait Target: Send {
         columns: &[usize],
         values: Row<'_>,
     ) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send;
+
+    /// Sends what was held back, and waits until all of it is written. Errors as those of `write`.
+    fn flush(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// Sends what was held back, and commits. `Quarantine`: a row of the batch was refused and
     /// nothing was committed (`rollback`, then replay). `Retry`: the outcome may be unknown;

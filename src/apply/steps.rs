@@ -6,8 +6,12 @@
 //!  ▲               │ caught up                │ data error
 //!  │               ▼                          ▼
 //! pause ◀─ retry   wait                  rollback ─▶ begin ─▶ write alone … ─▶ quarantine …
+//!
+//! a full batch:  fetch ─▶ submit ─▶ fetch ─▶ … ─▶ land (the oldest one's commit) ─▶ …
 //! ```
 //!
+//! - A full batch is written while the next one is prepared, on a connection of its own where the target
+//!   has several: [`flights`].
 //! - *Exactly once*: it always goes on at the marker that `open` returns, whatever became of
 //!   the last commit.
 //! - *Whole*: a batch joins whole entries; a spooled one streams through one transaction.
@@ -24,7 +28,7 @@ use bytes::Bytes;
 
 use crate::admit::{HeldKey, Rival};
 use crate::apply::TableRows;
-use crate::apply::batch::{Batch, Group, Routes, settled};
+use crate::apply::batch::{Batch, Group, KeySet, Routes, settled};
 use crate::apply::filter::{self, Checked};
 use crate::apply::keys::{At, Keys, Refusal, Route};
 use crate::change::{
@@ -37,6 +41,8 @@ use crate::normalize::binding::Binding;
 use crate::position::Seq;
 use crate::schema::Translation;
 use crate::value::{Datum, Row};
+
+mod flights;
 
 /// A batch of so many transactions and changes is a part of a flood: it waits for more.
 const GATHERED_ENTRIES: usize = 8;
@@ -51,11 +57,13 @@ pub struct Limits {
     /// More refusals than `refused` among the last `window` changes stop the system.
     pub refused: usize,
     pub window: u64,
+    /// So many batches are under way at once.
+    pub connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { changes: 10_000, bytes: 4 << 20, refused: 100, window: 1000 }
+        Limits { changes: 10_000, bytes: 4 << 20, refused: 100, window: 1000, connections: 1 }
     }
 }
 
@@ -74,6 +82,12 @@ pub enum Action {
     Gather(Duration),
     /// Before the next try: `Done`.
     Pause(Duration),
+    /// Hand [`Steps::take_groups`] to a connection that is free, to be written in one transaction with this
+    /// marker, and committed in its turn: `Done`.
+    Submit(Marker),
+    /// The commit of the oldest transaction under way: `Done`. An error with `Recovery::Quarantine`: it
+    /// was refused in its turn, and neither it nor a later one is in the target.
+    Land,
     /// `Done`.
     Begin(Marker),
     /// The next chunk of a spooled body, from its start where `first`: `Chunk`.
@@ -187,6 +201,8 @@ enum State {
     Waiting,
     /// For more to join what is in hand.
     Gathering(Duration),
+    Submitting,
+    Landing,
     Beginning,
     Chunk,
     Writing,
@@ -216,12 +232,20 @@ struct Look {
     keys: VecDeque<Vec<usize>>,
 }
 
-/// The batch in hand: one target transaction.
+/// A batch: one target transaction.
 #[derive(Debug, Default)]
 struct Work {
     entries: Vec<Entry>,
     bytes: usize,
     changes: u64,
+    /// Nothing more joins it.
+    closed: bool,
+    /// Its statements are there.
+    planned: bool,
+    /// Written when nothing else is under way.
+    alone: bool,
+    /// Keys that it writes; only where several batches are written at once.
+    keys: KeySet,
     /// When more is waited for no longer.
     gathered_until: Option<Micros>,
     replay: bool,
@@ -268,7 +292,12 @@ pub struct Steps {
     state: State,
     marker: Option<Marker>,
     keys: Keys,
+    /// The batch in hand.
     work: Work,
+    /// Batches that were submitted, the oldest first.
+    flying: VecDeque<Work>,
+    /// Up to this entry batches are written one by one: one of them was refused.
+    alone_until: Seq,
     /// Read, and too large to join the batch in hand.
     stashed: Option<Entry>,
     /// The last entry that was read.
@@ -297,6 +326,8 @@ impl Steps {
             marker: None,
             keys: Keys::default(),
             work: Work::default(),
+            flying: VecDeque::new(),
+            alone_until: 0,
             stashed: None,
             read: 0,
             passed: 0,
@@ -344,7 +375,8 @@ impl Steps {
 
     /// Commit time of the oldest entry in hand; `None` when there is none.
     pub fn oldest_pending(&self) -> Option<Micros> {
-        self.work.entries.first().or(self.stashed.as_ref()).map(|e| e.committed_at)
+        let hand = self.work.entries.first().or(self.stashed.as_ref());
+        self.flying.front().and_then(|work| work.entries.first()).or(hand).map(|e| e.committed_at)
     }
 
     /// What `Read` and `Write` are about.
@@ -367,11 +399,17 @@ impl Steps {
     pub fn next(&mut self, random: f64) -> Action {
         match &mut self.state {
             State::Stopped(error) => Action::Stop(error.take()),
+            // What is under way ends in its turn.
+            State::Reading | State::Submitting if self.finishing && !self.flying.is_empty() => {
+                self.state = State::Landing;
+                Action::Land
+            }
             State::Paused(_)
             | State::Opening
             | State::Seeking
             | State::Reading
             | State::Waiting
+            | State::Submitting
             | State::Gathering(_)
                 if self.finishing =>
             {
@@ -384,6 +422,8 @@ impl Steps {
             State::Reading => Action::Fetch,
             State::Waiting => Action::Wait,
             State::Gathering(time) => Action::Gather(*time),
+            State::Submitting => Action::Submit(self.next_marker()),
+            State::Landing => Action::Land,
             State::Beginning => Action::Begin(self.next_marker()),
             State::Chunk => {
                 let spool = self.work.spool().expect("only spooled entries come in chunks").clone();
@@ -408,6 +448,8 @@ impl Steps {
             (State::Paused(_), Event::Done) => self.state = State::Opening,
             (State::Seeking | State::Waiting | State::Gathering(_), Event::Done) => self.state = State::Reading,
             (State::Reading, Event::Fetched(record)) => self.fetched(record, now),
+            (State::Submitting, Event::Done) => self.submitted(now),
+            (State::Landing, Event::Done) => self.landed(),
             (State::Beginning, Event::Done) => self.begun(now),
             (State::Chunk, Event::Chunk(chunk)) => self.chunk(chunk, now),
             (State::Writing, Event::Rows(rows)) => self.checked(&rows, now),
@@ -417,7 +459,7 @@ impl Steps {
                 self.keys.synced();
                 self.state = State::Committing;
             }
-            (State::Committing, Event::Done) => self.committed(),
+            (State::Committing, Event::Done) => self.committed(now),
             (State::RollingBack, Event::Done) => {
                 self.keys.rolled_back();
                 self.work = std::mem::take(&mut self.work).again(true);
@@ -441,6 +483,7 @@ impl Steps {
             (State::Writing | State::Committing, Recovery::Quarantine) if !self.work.replay => {
                 self.state = State::RollingBack;
             }
+            (State::Landing, Recovery::Quarantine) => self.grounded(),
             (_, Recovery::Retry) => {
                 self.state = State::Paused(self.attempt);
                 self.attempt += 1;
@@ -477,16 +520,18 @@ impl Steps {
             let error = Error::lost(format!("system {name:?} or the journal is from a backup: {why}"), "compare them");
             return self.stop(error.of_system(name));
         }
-        // A commit whose outcome was unknown: the marker tells.
-        if !self.work.entries.is_empty() && marker.seq >= self.work.to() {
-            self.count();
+        // Commits whose outcome was unknown: the marker tells.
+        self.flying.push_back(std::mem::take(&mut self.work));
+        for mut work in std::mem::take(&mut self.flying) {
+            if !work.entries.is_empty() && marker.seq >= work.to() {
+                self.count(&mut work);
+            }
         }
         if marker.seq < self.passed {
             // A crash took back what had been counted as applied: it is addressed here once more.
             self.known = self.known.max(self.passed);
         }
         self.keys = Keys::opened(&self.routes, held, marker.seq);
-        self.work = Work::default();
         self.stashed = None;
         self.passed = marker.seq.max(from.saturating_sub(1));
         self.read = self.passed;
@@ -496,12 +541,14 @@ impl Steps {
 
     fn fetched(&mut self, record: Option<Record>, now: Micros) {
         match record {
+            // By then there may be more to join what is in hand.
+            None if self.is_aloft() => self.state = State::Landing,
             None if self.work.entries.is_empty() => {
                 self.attempt = 0;
                 self.state = State::Waiting;
             }
             None => self.state = self.gather(now),
-            Some(Record::Entry(entry)) => self.take(entry),
+            Some(Record::Entry(entry)) => self.take(entry, now),
             Some(Record::Quarantine(quarantined))
                 if *quarantined.system == *self.routes.name && quarantined.held_seq > self.read =>
             {
@@ -526,7 +573,7 @@ impl Steps {
     }
 
     /// Joins an entry to the batch in hand, or begins with what is there.
-    fn take(&mut self, entry: Entry) {
+    fn take(&mut self, entry: Entry, now: Micros) {
         debug_assert!(entry.seq > self.read, "the journal is read in order");
         self.read = entry.seq;
         let bytes = match &entry.body {
@@ -538,7 +585,7 @@ impl Steps {
             return self.stop(error);
         }
         if !addressed {
-            if self.work.entries.is_empty() {
+            if self.work.entries.is_empty() && !self.is_aloft() {
                 self.passed = entry.seq;
             }
             return;
@@ -548,14 +595,13 @@ impl Steps {
             || entry.hops > HOPS_JOINED;
         if full && !self.work.entries.is_empty() {
             self.stashed = Some(entry);
-            self.state = State::Beginning;
-            return;
+            return self.close(now);
         }
         self.work.bytes = self.work.bytes.saturating_add(bytes);
         self.work.changes += entry.changes;
         self.work.entries.push(entry);
         if full {
-            self.state = State::Beginning;
+            self.close(now);
         }
     }
 
@@ -625,6 +671,17 @@ impl Steps {
             self.state = State::Chunk;
             return;
         }
+        match self.planned(now) {
+            Err(error) => self.stop(error),
+            Ok(()) => self.write_on(now),
+        }
+    }
+
+    /// Makes the statements of the batch in hand, where they are not there yet.
+    fn planned(&mut self, now: Micros) -> Result<(), Error> {
+        if std::mem::replace(&mut self.work.planned, true) {
+            return Ok(());
+        }
         let entries = std::mem::take(&mut self.work.entries);
         let mut batch = Batch::default();
         for (at, entry) in entries.iter().enumerate() {
@@ -633,10 +690,9 @@ impl Steps {
             self.plan(at, entry, body, &mut index, &mut cursor, &mut batch, now);
         }
         self.work.entries = entries;
-        match self.unreadable.take() {
-            Some(error) => self.stop(error),
-            None => self.send(batch, now),
-        }
+        self.unreadable.take().map_or(Ok(()), Err)?;
+        self.spell(batch);
+        Ok(())
     }
 
     fn chunk(&mut self, chunk: Option<Bytes>, now: Micros) {
@@ -650,7 +706,10 @@ impl Steps {
         self.keys.forget_written();
         match self.unreadable.take() {
             Some(error) => self.stop(error),
-            None => self.send(batch, now),
+            None => {
+                self.spell(batch);
+                self.write_on(now);
+            }
         }
     }
 
@@ -691,14 +750,17 @@ impl Steps {
         }
     }
 
-    fn send(&mut self, batch: Batch, now: Micros) {
+    /// The statements of a batch.
+    fn spell(&mut self, mut batch: Batch) {
         self.work.progress.coalesced += batch.coalesced;
         for (entity, deleted) in batch.entities() {
             self.work.progress.wrote(entity, deleted);
         }
+        if self.limits.connections > 1 {
+            self.work.keys = batch.take_keys();
+        }
         self.work.groups = batch.groups(&self.routes).into();
         self.work.checked = false;
-        self.write_on(now);
     }
 
     /// To the next statement, or past the last one.
@@ -867,9 +929,9 @@ impl Steps {
         };
     }
 
-    /// The batch in hand is in the target.
-    fn count(&mut self) {
-        let Work { entries, progress, .. } = &mut self.work;
+    /// The batch is in the target.
+    fn count(&mut self, work: &mut Work) {
+        let Work { entries, progress, .. } = work;
         progress.commits = 1;
         progress.transactions = entries.len() as u64;
         let live = entries.iter().filter(|entry| matches!(entry.origin, Origin::System(_)));
@@ -877,26 +939,36 @@ impl Steps {
         self.progress.add(progress);
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self, now: Micros) {
         self.keys.committed();
-        self.count();
-        let work = std::mem::take(&mut self.work);
+        let mut work = std::mem::take(&mut self.work);
+        self.count(&mut work);
         self.ordinal += work.progress.addressed;
         self.refusals.extend(std::iter::repeat_n(self.ordinal, work.refused));
         while self.refusals.front().is_some_and(|at| at + self.limits.window <= self.ordinal) {
             self.refusals.pop_front();
         }
         self.attempt = 0;
+        self.move_on(&work);
+        self.state = State::Reading;
+        if !self.take_stashed(now) {
+            self.passed = self.read.max(self.passed);
+        }
+    }
+
+    /// The marker is where the batch ends.
+    fn move_on(&mut self, work: &Work) {
         let next = Marker { seq: work.to(), ..self.marker.take().expect("opened before anything is written") };
         self.passed = next.seq;
         self.marker = Some(next);
-        self.state = State::Reading;
-        if let Some(entry) = self.stashed.take() {
-            self.read = entry.seq - 1;
-            self.take(entry);
-        } else {
-            self.passed = self.read.max(self.passed);
-        }
+    }
+
+    /// Begins a batch with what did not fit into the last one.
+    fn take_stashed(&mut self, now: Micros) -> bool {
+        let Some(entry) = self.stashed.take() else { return false };
+        self.read = entry.seq - 1;
+        self.take(entry, now);
+        true
     }
 }
 

@@ -95,6 +95,8 @@ pub struct SystemConfig {
     /// PostgreSQL: a commit of ours waits for the server's disk. Where it does not, a crash of the server
     /// takes back what the journal still has.
     pub synchronous_commit: bool,
+    /// Over so many connections it is written to.
+    pub connections: usize,
 }
 
 #[derive(Debug, Clone)]

@@ -77,6 +77,7 @@ pub(super) struct RawSystem {
     pub marker: Option<At<String>>,
     pub allow_unsafe_binlog: Option<At<bool>>,
     pub synchronous_commit: Option<At<bool>>,
+    pub connections: Option<At<String>>,
 }
 
 impl std::fmt::Debug for RawSystem {
@@ -121,7 +122,7 @@ pub(super) struct RawColumn {
 
 /// Every key of the file by the table it stands in: what unknown keys are measured against,
 /// and what `config/reference.toml` has to show.
-pub(super) const KEYS: [(&str, &[&str]); 12] = [
+pub(super) const KEYS: [(&str, &[&str]); 13] = [
     ("", &["agent", "journal", "verify", "audit", "system", "entity", "alert", "notify"]),
     ("agent", &["id", "data_dir", "listen", "token_file", "tls_cert", "tls_key", "insecure", "marker", "max_lag"]),
     ("journal", &["retention", "max_size"]),
@@ -129,8 +130,18 @@ pub(super) const KEYS: [(&str, &[&str]); 12] = [
     ("audit", &["dir", "retention"]),
     (
         "system",
-        &["name", "url", "password_file", "password_env", "marker", "allow_unsafe_binlog", "synchronous_commit"],
+        &[
+            "name",
+            "url",
+            "password_file",
+            "password_env",
+            "marker",
+            "allow_unsafe_binlog",
+            "synchronous_commit",
+            "apply",
+        ],
     ),
+    ("system.apply", &["connections"]),
     (
         "entity",
         &[
@@ -283,6 +294,11 @@ impl<'t> Reader<'t> {
 
     fn system(&mut self, section: &Section<'_, '_>) -> RawSystem {
         self.known_keys(section, "system");
+        let apply = self.table(section, "apply", &format!("{}, apply", section.place));
+        let connections = apply.and_then(|apply| {
+            self.known_keys(&apply, "system.apply");
+            self.number(&apply, "connections")
+        });
         RawSystem {
             line: section.line,
             name: self.string(section, "name"),
@@ -292,6 +308,7 @@ impl<'t> Reader<'t> {
             marker: self.string(section, "marker"),
             allow_unsafe_binlog: self.boolean(section, "allow_unsafe_binlog"),
             synchronous_commit: self.boolean(section, "synchronous_commit"),
+            connections,
         }
     }
 

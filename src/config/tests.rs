@@ -14,7 +14,7 @@ fn the_reference_loads_and_shows_every_key() {
                 let line = line.trim_start_matches(['#', ' ']);
                 match table {
                     "" => line.starts_with(&format!("[{key}")) || line.starts_with(&format!("[[{key}")),
-                    "entity.in.columns" | "entity.unique" => line.contains(&format!("{key} = ")),
+                    "system.apply" | "entity.in.columns" | "entity.unique" => line.contains(&format!("{key} = ")),
                     _ => {
                         line.starts_with(&format!("{key} "))
                             || line.starts_with(&format!("[entity.{key}"))

@@ -24,6 +24,7 @@ use crate::normalize::filter::Filter;
 use crate::normalize::format::Format;
 use crate::schema::SystemId;
 
+const CONNECTIONS_MAX: usize = 16;
 const SYSTEMS_MAX: usize = 64;
 /// A row's carried columns are one 128 bit word.
 const COLUMNS_MAX: usize = 128;
@@ -306,12 +307,23 @@ fn system<'a>(
     {
         reader.error(at.line, &place, "synchronous_commit is for PostgreSQL: leave it out");
     }
+    let connections = raw.connections.as_ref().map_or(Some(1), |at| connections(at, &place, reader));
     let synchronous_commit = raw.synchronous_commit.as_ref().is_none_or(|at| at.value);
     let allow_unsafe_binlog = raw.allow_unsafe_binlog.as_ref().is_some_and(|at| at.value);
     let own = raw.marker.as_ref().and_then(|at| marker_name(at, &place, reader));
     let marker = own.unwrap_or_else(|| marker.clone());
     let name = Arc::from(name?.value.as_str());
-    Some(SystemConfig { name, engine, connect, marker, allow_unsafe_binlog, synchronous_commit })
+    let connections = connections?;
+    Some(SystemConfig { name, engine, connect, marker, allow_unsafe_binlog, synchronous_commit, connections })
+}
+
+fn connections(at: &At<String>, place: &str, reader: &mut Reader) -> Option<usize> {
+    let number = at.value.parse().ok().filter(|number| (1..=CONNECTIONS_MAX).contains(number));
+    if number.is_none() {
+        let message = format!("connections {:?} is not a number from 1 to {CONNECTIONS_MAX}", at.value);
+        reader.error(at.line, place, message);
+    }
+    number
 }
 
 fn entities(

@@ -100,6 +100,7 @@ async fn fenced(config: &Config, system: SystemId, journal: &Journal) -> Result<
         agent: config.agent.id.clone(),
         system: there.name.clone(),
         lane: 0,
+        lanes: 1,
         marker: there.marker.clone(),
         journal: journal.id(),
         instance: instance(),
@@ -132,23 +133,45 @@ async fn has_marker(system: &SystemConfig, agent: &str) -> Result<bool> {
     }
 }
 
-/// Makes the marker count this journal's entries, up to its head, or fails where it was moved.
+/// Makes the agent's marker, all its rows, count this journal's entries, up to its head, or fails where
+/// it was moved.
 async fn adopt(config: &Config, system: SystemId, marker: &Marker, journal: u128, head: Seq) -> Result<()> {
     let (there, agent) = (config.system(system), config.agent.id.as_str());
     let set = format!("SET journal = '{journal:032x}', seq = {head}, part = 0, epoch = epoch + 1");
-    let only = format!("epoch = {} AND seq = {} AND lane = 0", marker.epoch, marker.seq);
+    let is = |own: &str| format!("{own} lane = {}", marker.lane);
+    let only = format!("epoch = {} AND seq = {} AND {}", marker.epoch, marker.seq, is(""));
     let moved = match there.engine {
         Engine::Postgres => {
-            let client = crate::connect::postgres::connect(&there.connect, "anechoic resync").await?;
-            let sql = format!("UPDATE {} {set} WHERE {only} AND agent = $1", quoted_table(&there.marker));
-            client.execute(&sql, &[&agent]).await.map_err(|e| crate::connect::postgres::error(&e))?
+            let mut client = crate::connect::postgres::connect(&there.connect, "anechoic resync").await?;
+            let table = quoted_table(&there.marker);
+            let run = async {
+                let run = client.transaction().await?;
+                let moved =
+                    run.execute(&format!("UPDATE {table} {set} WHERE {only} AND agent = $1"), &[&agent]).await?;
+                if moved == 1 {
+                    let others = format!("UPDATE {table} {set} WHERE {} AND agent = $1", is("NOT"));
+                    run.execute(&others, &[&agent]).await?;
+                }
+                run.commit().await?;
+                Ok(moved)
+            };
+            run.await.map_err(|e| crate::connect::postgres::error(&e))?
         }
         Engine::Mysql => {
             let mut conn = crate::connect::mysql::connect(&there.connect).await?;
-            let sql = format!("UPDATE {} {set} WHERE {only} AND agent = ?", backquoted_table(&there.marker));
-            let failed = |e| crate::connect::mysql::failed(e, "writing the marker");
-            conn.exec_drop(sql, (agent,)).await.map_err(failed)?;
-            conn.affected_rows()
+            let table = backquoted_table(&there.marker);
+            let run = async {
+                conn.query_drop("START TRANSACTION").await?;
+                conn.exec_drop(format!("UPDATE {table} {set} WHERE {only} AND agent = ?"), (agent,)).await?;
+                let moved = conn.affected_rows();
+                if moved == 1 {
+                    let others = format!("UPDATE {table} {set} WHERE {} AND agent = ?", is("NOT"));
+                    conn.exec_drop(others, (agent,)).await?;
+                }
+                conn.query_drop("COMMIT").await?;
+                Ok(moved)
+            };
+            run.await.map_err(|e| crate::connect::mysql::failed(e, "writing the marker"))?
         }
     };
     match moved {

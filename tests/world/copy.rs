@@ -76,6 +76,9 @@ impl World {
         };
         let copies = self.arbiter.copied(copied, &self.changed(at, base)).map_err(|e| e.full())?;
         self.arbiter.close_chunk(base);
+        if std::env::var("ANECHOIC_TRACE").is_ok() {
+            println!("chunk at {at} base {base} {rows:?} taken {} lost {:?}", copies.taken, copies.lost);
+        }
         self.tally.copied += copies.taken;
         self.tally.lost += copies.lost.len() as u64;
         // What told all of a row makes another try needless.

@@ -1,11 +1,12 @@
 //! The in-memory systems of the simulation: a few rows, a log, a marker, one transaction of
 //! the agent at a time, and a mood in which they refuse values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use anechoic::apply::Write;
 use anechoic::apply::batch::Group;
+use anechoic::apply::lanes::Flight;
 use anechoic::catalog::{Column, ColumnType, Table, TableName};
 use anechoic::change::Op;
 use anechoic::config::Engine;
@@ -500,6 +501,27 @@ impl System {
             return Written::Done;
         }
         refused
+    }
+
+    /// Writes a transaction in its turn, up to its commit; `None`: it waits for a lock.
+    pub fn land(&mut self, flight: &Flight, late: bool) -> Option<Written> {
+        if flight.groups.iter().any(|group| self.blocks(group)) {
+            return None;
+        }
+        self.begin(&flight.marker);
+        let groups = flight.groups.iter();
+        let refused = groups.map(|group| self.write(group, late)).find(|written| *written != Written::Done);
+        Some(refused.unwrap_or(Written::Done))
+    }
+
+    /// The oldest transaction under way is committed, if it can be, and the agent does not know yet.
+    pub fn land_unasked(&mut self, aloft: &VecDeque<Flight>, keys: usize) {
+        let Some(flight) = aloft.front().filter(|flight| flight.marker.seq > self.marker.seq) else { return };
+        self.open = None;
+        if self.land(flight, false) == Some(Written::Done) {
+            self.commit(keys);
+        }
+        self.open = None;
     }
 
     fn has_duplicates(&self) -> bool {

@@ -1,13 +1,14 @@
 //! Drives the arbiter and the appliers' steps against the model: seeded interleavings,
 //! crashes, restarts, then quiet and the checks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
 use anechoic::admit::checkpoint::{Saved, verify};
 use anechoic::admit::{Admitted, Arbiter, Bugs, ByHand, MemoryStore, Topology};
 use anechoic::apply::batch::Routes;
+use anechoic::apply::lanes::Flight;
 use anechoic::apply::steps::{Action, Event, Limits, Opened, Steps};
 use anechoic::audit::resolve::{self, Choice};
 use anechoic::change::{
@@ -26,7 +27,9 @@ use bytes::Bytes;
 use super::check::ensure;
 use super::copy::Chunk;
 use super::log::{Log, place, undecided};
-use super::model::{CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, Written, bindings, datum, schema};
+use super::model::{
+    CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, Written, bindings, datum, number, schema,
+};
 
 /// What goes wrong on purpose.
 #[derive(Debug, Clone, Copy, Default)]
@@ -104,6 +107,9 @@ pub struct Capture {
 #[derive(Debug)]
 pub struct Applier {
     steps: Steps,
+    /// Transactions under way, the oldest first. None is written before its turn: what a server says of it
+    /// until then counts for nothing.
+    aloft: VecDeque<Flight>,
     /// Next record to read.
     at: usize,
     chunk: usize,
@@ -209,7 +215,8 @@ impl World {
             None => 1 + random.below(4),
         };
         let changes = if sum { 1 } else { 1 + random.below(12) as u64 };
-        let limits = Limits { changes, bytes: 1 << 20, refused: usize::MAX, window: 1000 };
+        let connections = 1 + (seed / 7 % 3) as usize;
+        let limits = Limits { changes, bytes: 1 << 20, refused: usize::MAX, window: 1000, connections };
         let refusals = !only_added && random.percent(50) && unique.as_mut().is_none_or(|random| random.percent(30));
         // Fields that the authority has not would have to come from others.
         let loads = !uneven && !only_added && random.percent(40) && pooled.is_none();
@@ -255,6 +262,7 @@ impl World {
                 Routes::new(id, self.names[i].clone(), self.schema.clone(), &bound).with_bugs(self.planted.bugs);
             (system.role != Role::Source).then(|| Applier {
                 steps: Steps::new(routes, self.limits),
+                aloft: VecDeque::new(),
                 at: 0,
                 chunk: 0,
                 waits: None,
@@ -633,7 +641,10 @@ impl World {
         writer.take_back();
         let mut after = Vec::new();
         let changed = self.rules.write_carried(1, change.before.unwrap(), change.after.unwrap(), &mut after);
-        assert!(changed, "nobody writes what is there");
+        if !changed {
+            assert!(self.planted.echo_of_last_entry, "nobody but us writes what is there");
+            return;
+        }
         writer.push_change(&Change { after: Some(Row(&after)), ..change });
     }
 
@@ -712,11 +723,25 @@ impl World {
                 target.open = None;
                 Event::Failed(Error::retry("cut while committing"))
             }
+            Action::Land if cut => {
+                // No later one is committed before its commit is acknowledged.
+                if self.random.percent(50) {
+                    target.land_unasked(&applier.aloft, self.keys);
+                }
+                applier.aloft.clear();
+                target.open = None;
+                Event::Failed(Error::retry("cut while landing"))
+            }
             _ if cut => {
                 target.open = None;
                 Event::Failed(Error::retry("cut"))
             }
             Action::Open => {
+                // Until the fence.
+                if self.random.percent(50) {
+                    target.land_unasked(&applier.aloft, self.keys);
+                }
+                applier.aloft.clear();
                 let marker = target.open();
                 let id = SystemId(system as u8);
                 let (held, seen, from) = (self.arbiter.held(id), self.arbiter.seen(id), self.arbiter.applies_from(id));
@@ -724,7 +749,50 @@ impl World {
                 applier.waits = Some((self.log.records.len(), Event::Opened(Box::new(opened))));
                 return Ok(());
             }
+            Action::Submit(marker) => {
+                let flight = Flight { marker, groups: applier.steps.take_groups() };
+                ensure!(applier.aloft.len() < self.limits.connections, "no connection of s{system} is free");
+                ensure!(
+                    applier.aloft.iter().all(|other| apart(other, &flight)),
+                    "s{system} writes a key twice at once"
+                );
+                applier.aloft.push_back(flight);
+                // With none before it, it need not wait until it is asked for.
+                if applier.aloft.len() == 1 && target.open.is_none() && self.random.percent(30) {
+                    target.land_unasked(&applier.aloft, self.keys);
+                }
+                Event::Done
+            }
+            Action::Land if target.marker.seq >= applier.aloft.front().map_or(Seq::MAX, |flight| flight.marker.seq) => {
+                applier.aloft.pop_front();
+                Event::Done
+            }
+            Action::Land => {
+                let flight = applier.aloft.front().expect("lands only while one is under way");
+                match target.land(flight, self.random.percent(50)) {
+                    // A lock wait, as below.
+                    None if self.random.percent(50) => return Ok(()),
+                    None => {
+                        target.open = None;
+                        Event::Failed(Error::retry("lock wait timeout"))
+                    }
+                    Some(Written::Done) => {
+                        let event = answer(target.commit(self.keys));
+                        match event {
+                            Event::Done => drop(applier.aloft.pop_front()),
+                            _ => applier.aloft.clear(),
+                        }
+                        event
+                    }
+                    Some(refused) => {
+                        target.open = None;
+                        applier.aloft.clear();
+                        answer(refused)
+                    }
+                }
+            }
             Action::Begin(marker) => {
+                ensure!(applier.aloft.is_empty(), "s{system} writes alone what is not alone");
                 target.begin(&marker);
                 Event::Done
             }
@@ -797,7 +865,11 @@ impl World {
         for (system, applier) in self.systems.iter_mut().zip(&self.appliers) {
             // What was sent may still commit, until the new agent's fence.
             let sent = applier.as_ref().is_some_and(|a| a.steps.is_committing());
-            if sent && system.open.is_some() && self.random.percent(50) {
+            if let Some(applier) = applier.as_ref().filter(|applier| !applier.aloft.is_empty()) {
+                if self.random.percent(50) {
+                    system.land_unasked(&applier.aloft, self.keys);
+                }
+            } else if sent && system.open.is_some() && self.random.percent(50) {
                 system.commit(self.keys);
             }
             system.open = None;
@@ -913,8 +985,9 @@ impl World {
                     if rests && applier.at == self.log.records.len() && self.systems[system].open.is_none() {
                         break;
                     }
-                    busy |= self.systems[system].open.is_some();
                 }
+                // What was written is to come back yet.
+                busy |= self.captures[system].at < self.systems[system].log.len();
             }
             if busy || before != (self.log.records.len(), self.captures.iter().map(|c| c.at).sum()) {
                 continue;
@@ -986,6 +1059,17 @@ impl World {
         self.encode(&mut writer, 7, &Local::Contact { op: Op::Insert, key, before: None, after: Some([None; FIELDS]) });
         Changes::new(&writer.take()).next().unwrap().key_hash
     }
+}
+
+/// Whether no record is written by both.
+fn apart(one: &Flight, other: &Flight) -> bool {
+    let keys = |flight: &Flight| -> HashSet<i64> {
+        let contacts = flight.groups.iter().filter(|group| group.binding.entity == CONTACT);
+        contacts
+            .flat_map(|group| group.rows().iter().filter_map(|row| number(row.get(0))).collect::<Vec<_>>())
+            .collect()
+    };
+    keys(one).is_disjoint(&keys(other))
 }
 
 fn answer(written: Written) -> Event {

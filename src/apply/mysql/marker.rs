@@ -67,24 +67,24 @@ fn quoted(value: &str) -> String {
 }
 
 /// Raises the epoch on all rows of the agent, which waits for whatever is in flight there, and
-/// only then reads the own row; creates it where there is none.
-pub async fn raise_epoch(conn: &mut Conn, spec: &TargetSpec, role: &str) -> Result<Marker> {
+/// only then reads them; creates those of its lanes that are not there.
+pub async fn raise_epoch(conn: &mut Conn, spec: &TargetSpec, role: &str) -> Result<Vec<Marker>> {
     let (table, agent) = (backquoted_table(&spec.marker), quoted(&spec.agent));
     let run = async {
         conn.query_drop("START TRANSACTION READ WRITE").await?;
         conn.query_drop(format!("UPDATE {table} SET epoch=epoch+1, {NOW} WHERE agent={agent}")).await?;
-        conn.query_drop(create(spec)).await?;
-        let row: Option<Row> = conn
-            .query_first(format!(
-                "SELECT journal, epoch, seq, part, origin, txid FROM {table} WHERE agent={agent} AND lane={}",
-                spec.lane
-            ))
+        for lane in 0..spec.lanes {
+            conn.query_drop(create(spec, lane)).await?;
+        }
+        let rows: Vec<Row> = conn
+            .query(format!("SELECT journal, epoch, seq, part, origin, txid, lane FROM {table} WHERE agent={agent}"))
             .await?;
         conn.query_drop("COMMIT").await?;
-        Ok(row)
+        Ok(rows)
     };
-    let row = run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))?;
-    row.and_then(|row| read(spec, row)).ok_or_else(|| {
+    let rows = run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))?;
+    let rows: Option<Vec<Marker>> = rows.into_iter().map(|row| read(spec, row)).collect();
+    rows.ok_or_else(|| {
         Error::lost(
             format!("the marker of agent {:?} in {} cannot be read", spec.agent, spec.marker),
             "the row was written by something else than anechoic: restore it, or",
@@ -99,7 +99,7 @@ pub async fn touch_marker(conn: &mut Conn, spec: &TargetSpec, role: &str) -> Res
     let table = backquoted_table(&spec.marker);
     let run = async {
         conn.query_drop("START TRANSACTION READ WRITE").await?;
-        conn.query_drop(create(spec)).await?;
+        conn.query_drop(create(spec, spec.lane)).await?;
         conn.query_drop(format!("UPDATE {table} SET {NOW} WHERE agent={} AND lane={}", quoted(&spec.agent), spec.lane))
             .await?;
         conn.query_drop("COMMIT").await
@@ -107,14 +107,13 @@ pub async fn touch_marker(conn: &mut Conn, spec: &TargetSpec, role: &str) -> Res
     run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))
 }
 
-fn create(spec: &TargetSpec) -> String {
+fn create(spec: &TargetSpec, lane: u32) -> String {
     let (table, agent) = (backquoted_table(&spec.marker), quoted(&spec.agent));
     format!(
         "INSERT INTO {table} (agent, lane, journal, epoch, seq, part, origin, txid, applied_at, format) \
          SELECT {agent}, {lane}, '{:032x}', 1, 0, 0, '', '', UTC_TIMESTAMP(6), {FORMAT} FROM DUAL \
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE agent={agent} AND lane={lane})",
         spec.journal,
-        lane = spec.lane,
     )
 }
 
@@ -123,7 +122,7 @@ fn read(spec: &TargetSpec, mut row: Row) -> Option<Marker> {
     let mut number = |at| row.take::<i64, _>(at).and_then(|n| u64::try_from(n).ok());
     Some(Marker {
         agent: spec.agent.clone(),
-        lane: spec.lane,
+        lane: u32::try_from(number(6)?).ok()?,
         journal: u128::from_str_radix(&journal, 16).ok()?,
         epoch: number(1)?,
         seq: number(2)?,

@@ -39,7 +39,7 @@ use self::statement::{Facts, Form, Pattern};
 use crate::apply::guess::Guess;
 use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
-use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
+use crate::apply::{TableRows, Target, TargetSpec, Write, fenced, highest, not_connected, own};
 use crate::config::ConnectConfig;
 use crate::connect::mysql::{Flavour, server};
 use crate::error::{Error, Recovery, Result};
@@ -100,7 +100,40 @@ impl MyTarget {
     }
 
     fn session(&mut self) -> Result<&mut Session> {
-        self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
+        self.session.as_mut().ok_or_else(not_connected)
+    }
+
+    /// A connection that is what the rest relies on, and the longest packet that the server takes.
+    async fn connect(&mut self) -> Result<(Conn, Flavour, usize)> {
+        let mut conn = crate::connect::mysql::connect(&self.connect).await?;
+        let (flavour, ..) = server(&mut conn).await?;
+        let packet_max = prepare_session(&mut conn, flavour, &self.spec, &self.connect.user).await?;
+        Ok((conn, flavour, packet_max))
+    }
+
+    /// Begins to write with the agent's rows as they are.
+    fn begin_session(&mut self, conn: Conn, flavour: Flavour, packet_max: usize, rows: Vec<Marker>) -> Result<()> {
+        let current = own(&self.spec, &rows)?;
+        self.session = Some(Session {
+            patience: Arc::new(Patience { connect: self.connect.clone(), id: conn.id() }),
+            line: Line::Free(Box::new(conn)),
+            spec: self.spec.clone(),
+            role: self.connect.user.clone(),
+            flavour,
+            packet_max,
+            rows,
+            current,
+            next: None,
+            facts: HashMap::new(),
+            patterns: HashMap::new(),
+            loadable: HashMap::new(),
+            guesses: HashMap::new(),
+            copied_rows: 0,
+            load_is_off: false,
+            held: Packet::default(),
+            begun: false,
+        });
+        Ok(())
     }
 }
 
@@ -172,6 +205,8 @@ struct Session {
     flavour: Flavour,
     /// Longest packet that the server takes.
     packet_max: usize,
+    /// The agent's rows, as it was opened.
+    rows: Vec<Marker>,
     /// As committed; what the next compare-and-set expects.
     current: Marker,
     /// Of the transaction under way.
@@ -191,30 +226,22 @@ struct Session {
 impl Target for MyTarget {
     async fn open(&mut self) -> Result<Marker> {
         self.session = None;
-        let mut conn = crate::connect::mysql::connect(&self.connect).await?;
-        let (flavour, ..) = server(&mut conn).await?;
-        let packet_max = prepare_session(&mut conn, flavour, &self.spec, &self.connect.user).await?;
+        let (mut conn, flavour, packet_max) = self.connect().await?;
         marker::lock(&mut conn, &self.spec, self.lock_patience).await?;
-        let current = marker::raise_epoch(&mut conn, &self.spec, &self.connect.user).await?;
-        self.session = Some(Session {
-            patience: Arc::new(Patience { connect: self.connect.clone(), id: conn.id() }),
-            line: Line::Free(Box::new(conn)),
-            spec: self.spec.clone(),
-            role: self.connect.user.clone(),
-            flavour,
-            packet_max,
-            current: current.clone(),
-            next: None,
-            facts: HashMap::new(),
-            patterns: HashMap::new(),
-            loadable: HashMap::new(),
-            guesses: HashMap::new(),
-            copied_rows: 0,
-            load_is_off: false,
-            held: Packet::default(),
-            begun: false,
-        });
-        Ok(current)
+        let rows = marker::raise_epoch(&mut conn, &self.spec, &self.connect.user).await?;
+        let highest = highest(&self.spec, &rows)?;
+        self.begin_session(conn, flavour, packet_max, rows)?;
+        Ok(highest)
+    }
+
+    fn rows(&self) -> Vec<Marker> {
+        self.session.as_ref().map_or_else(Vec::new, |session| session.rows.clone())
+    }
+
+    async fn join(&mut self, rows: Vec<Marker>) -> Result<()> {
+        self.session = None;
+        let (conn, flavour, packet_max) = self.connect().await?;
+        self.begin_session(conn, flavour, packet_max, rows)
     }
 
     async fn begin(&mut self, next: &Marker) -> Result<()> {
@@ -250,6 +277,12 @@ impl Target for MyTarget {
         let session = self.session()?;
         let patience = session.patience();
         patience.over(session.holder(binding, columns, values)).await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.flush()).await
     }
 
     async fn commit(&mut self) -> Result<()> {
@@ -301,6 +334,11 @@ impl Session {
         }
         self.over();
         Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.send().await?;
+        self.land().await
     }
 
     async fn rollback(&mut self) -> Result<()> {

@@ -48,10 +48,9 @@ pub fn is_fence(code: &str) -> bool {
 }
 
 /// Raises the epoch on all rows of the agent, which waits for whatever is in flight there, and
-/// only then reads the own row; creates it where there is none.
-pub async fn raise_epoch(client: &Client, spec: &TargetSpec, role: &str) -> Result<Marker> {
+/// only then reads them; creates those of its lanes that are not there.
+pub async fn raise_epoch(client: &Client, spec: &TargetSpec, role: &str) -> Result<Vec<Marker>> {
     let table = quoted_table(&spec.marker);
-    let lane = spec.lane as i32;
     let run = async {
         client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
         client
@@ -63,18 +62,18 @@ pub async fn raise_epoch(client: &Client, spec: &TargetSpec, role: &str) -> Resu
                 &[&spec.agent],
             )
             .await?;
-        create(client, spec, &table).await?;
-        let row = client
-            .query_one(
-                &format!("SELECT journal, epoch, seq, part, origin, txid FROM {table} WHERE agent = $1 AND lane = $2"),
-                &[&spec.agent, &lane],
+        create(client, spec, &table, spec.lanes).await?;
+        let rows = client
+            .query(
+                &format!("SELECT journal, epoch, seq, part, origin, txid, lane FROM {table} WHERE agent = $1"),
+                &[&spec.agent],
             )
             .await?;
         client.batch_execute("COMMIT").await?;
-        Ok(row)
+        Ok(rows)
     };
-    let row = run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))?;
-    read(spec, &row).map_err(|what| unreadable(spec, what))
+    let rows = run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))?;
+    rows.iter().map(|row| read(spec, row).map_err(|what| unreadable(spec, what))).collect()
 }
 
 /// Writes the marker without moving it, so that it can be awaited in the system's own log: the
@@ -83,7 +82,7 @@ pub async fn touch_marker(client: &Client, spec: &TargetSpec, role: &str) -> Res
     let table = quoted_table(&spec.marker);
     let run = async {
         client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-        create(client, spec, &table).await?;
+        create(client, spec, &table, 1).await?;
         client
             .execute(
                 &format!(
@@ -98,19 +97,21 @@ pub async fn touch_marker(client: &Client, spec: &TargetSpec, role: &str) -> Res
     run.await.map_err(|error| setup_hint(classify(error, &spec.marker, role)))
 }
 
-async fn create(client: &Client, spec: &TargetSpec, table: &str) -> Result<u64, tokio_postgres::Error> {
+/// So many lanes from the first one on.
+async fn create(client: &Client, spec: &TargetSpec, table: &str, lanes: u32) -> Result<u64, tokio_postgres::Error> {
     let sql = format!(
         "INSERT INTO {table} (agent, lane, journal, epoch, seq, part, origin, txid, applied_at, format) \
-         VALUES ($1, $2, $3, 1, 0, 0, '', '', clock_timestamp(), {FORMAT}) ON CONFLICT (agent, lane) DO NOTHING"
+         SELECT $1, lane, $3, 1, 0, 0, '', '', clock_timestamp(), {FORMAT} \
+         FROM generate_series(0, $2::integer - 1) lane ON CONFLICT (agent, lane) DO NOTHING"
     );
-    client.execute(&sql, &[&spec.agent, &(spec.lane as i32), &format!("{:032x}", spec.journal)]).await
+    client.execute(&sql, &[&spec.agent, &(lanes as i32), &format!("{:032x}", spec.journal)]).await
 }
 
 fn read(spec: &TargetSpec, row: &Row) -> Result<Marker, &'static str> {
     let number = |at: usize| u64::try_from(row.get::<_, i64>(at)).map_err(|_| "a negative number");
     Ok(Marker {
         agent: spec.agent.clone(),
-        lane: spec.lane,
+        lane: u32::try_from(row.get::<_, i32>(6)).map_err(|_| "a negative lane")?,
         journal: u128::from_str_radix(row.get(0), 16).map_err(|_| "a journal id that is none")?,
         epoch: number(1)?,
         seq: number(2)?,

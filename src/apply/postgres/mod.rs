@@ -41,7 +41,7 @@ use self::value::Array;
 use crate::apply::guess::Guess;
 use crate::apply::patience::{AtWork, answered};
 use crate::apply::sql::{Shape, may_propose};
-use crate::apply::{TableRows, Target, TargetSpec, Write, fenced};
+use crate::apply::{TableRows, Target, TargetSpec, Write, fenced, highest, not_connected, own};
 use crate::config::ConnectConfig;
 use crate::error::{Error, Recovery, Result};
 use crate::failpoint;
@@ -125,7 +125,59 @@ impl PgTarget {
     }
 
     fn session(&mut self) -> Result<&mut Session> {
-        self.session.as_mut().ok_or_else(|| Error::retry("not connected"))
+        self.session.as_mut().ok_or_else(not_connected)
+    }
+
+    /// A connection that is what the rest relies on.
+    async fn connect(&mut self) -> Result<Client> {
+        let application = format!("anechoic/{}/apply", self.spec.agent);
+        let client = crate::connect::postgres::connect(&self.connect, &application).await?;
+        let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
+        client.batch_execute(SESSION).await.map_err(failed)?;
+        if !self.synchronous {
+            client.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
+        }
+        let _ = client.batch_execute(WATCH_CLIENT).await;
+        Ok(client)
+    }
+
+    /// Begins to write with the agent's rows as they are.
+    async fn begin_session(&mut self, client: Client, rows: Vec<Marker>) -> Result<()> {
+        let current = own(&self.spec, &rows)?;
+        let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
+        let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
+        let origin = match &self.unshown {
+            Some(unshown) => {
+                let place = (self.connect.user.as_str(), self.connect.database.as_str());
+                Origin::new(&client, &self.spec, place, unshown, &highest(&self.spec, &rows)?).await
+            }
+            None => None,
+        };
+        self.session = Some(Session {
+            client: Arc::new(client),
+            patience: Arc::new(Patience { connect: self.connect.clone(), pid }),
+            spec: self.spec.clone(),
+            role: self.connect.user.clone(),
+            advance,
+            origin,
+            rows,
+            current,
+            next: None,
+            prepared: HashMap::new(),
+            reads: HashMap::new(),
+            copies: HashMap::new(),
+            guesses: HashMap::new(),
+            copied_rows: 0,
+            arbiters: HashMap::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            flights: VecDeque::new(),
+            begun: false,
+            alone: false,
+            check_at_once: false,
+        });
+        Ok(())
     }
 }
 
@@ -179,6 +231,8 @@ struct Session {
     advance: Statement,
     /// What is written under it is not sent to the log's reader.
     origin: Option<Origin>,
+    /// The agent's rows, as it was opened.
+    rows: Vec<Marker>,
     /// As committed; what the next compare-and-set expects.
     current: Marker,
     /// Of the transaction under way.
@@ -206,48 +260,22 @@ struct Session {
 impl Target for PgTarget {
     async fn open(&mut self) -> Result<Marker> {
         self.session = None;
-        let application = format!("anechoic/{}/apply", self.spec.agent);
-        let client = crate::connect::postgres::connect(&self.connect, &application).await?;
-        let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
-        client.batch_execute(SESSION).await.map_err(failed)?;
-        if !self.synchronous {
-            client.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
-        }
-        let _ = client.batch_execute(WATCH_CLIENT).await;
+        let client = self.connect().await?;
         marker::lock(&client, &self.spec, self.lock_patience).await?;
-        let current = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
-        let advance = client.prepare(&marker::advance(&self.spec.marker)).await.map_err(failed)?;
-        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
-        let origin = match &self.unshown {
-            Some(unshown) => {
-                let place = (self.connect.user.as_str(), self.connect.database.as_str());
-                Origin::new(&client, &self.spec, place, unshown, &current).await
-            }
-            None => None,
-        };
-        self.session = Some(Session {
-            client: Arc::new(client),
-            patience: Arc::new(Patience { connect: self.connect.clone(), pid }),
-            spec: self.spec.clone(),
-            role: self.connect.user.clone(),
-            advance,
-            origin,
-            current: current.clone(),
-            next: None,
-            prepared: HashMap::new(),
-            reads: HashMap::new(),
-            copies: HashMap::new(),
-            guesses: HashMap::new(),
-            copied_rows: 0,
-            arbiters: HashMap::new(),
-            held: Vec::new(),
-            held_bytes: 0,
-            flights: VecDeque::new(),
-            begun: false,
-            alone: false,
-            check_at_once: false,
-        });
-        Ok(current)
+        let rows = marker::raise_epoch(&client, &self.spec, &self.connect.user).await?;
+        let highest = highest(&self.spec, &rows)?;
+        self.begin_session(client, rows).await?;
+        Ok(highest)
+    }
+
+    fn rows(&self) -> Vec<Marker> {
+        self.session.as_ref().map_or_else(Vec::new, |session| session.rows.clone())
+    }
+
+    async fn join(&mut self, rows: Vec<Marker>) -> Result<()> {
+        self.session = None;
+        let client = self.connect().await?;
+        self.begin_session(client, rows).await
     }
 
     async fn begin(&mut self, next: &Marker) -> Result<()> {
@@ -285,6 +313,12 @@ impl Target for PgTarget {
         let session = self.session()?;
         let patience = session.patience();
         patience.over(session.holder(binding, columns, values)).await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let session = self.session()?;
+        let patience = session.patience();
+        patience.over(session.flush()).await
     }
 
     async fn commit(&mut self) -> Result<()> {
@@ -367,6 +401,11 @@ impl Session {
             Err(_) => {}
         }
         result
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.send().await?;
+        self.land().await
     }
 
     async fn rollback(&mut self) -> Result<()> {

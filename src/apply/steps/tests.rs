@@ -159,14 +159,145 @@ fn a_closed_batch_leaves_the_next_entry_for_the_one_after_it() {
     let limits = Limits { changes: 2, ..Limits::default() };
     let mut steps = reading(None, limits, vec![entry(6, &[(1, 10)]), entry(7, &[(1, 11), (2, 20)])]);
 
-    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 6, .. })));
-    for _ in 0..3 {
-        steps.event(Event::Done, 0);
-        steps.next(0.0);
-    }
-
+    assert!(matches!(steps.next(0.0), Action::Submit(Marker { seq: 6, .. })));
+    steps.event(Event::Done, 0);
+    steps.event(Event::Fetched(None), 0);
+    assert!(matches!(steps.next(0.0), Action::Land));
+    steps.event(Event::Done, 0);
     steps.event(Event::Fetched(None), 0);
     assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 7, .. })));
+}
+
+/// Steps that have done all they can with these records before the first of them lands.
+fn aloft(connections: usize, records: Vec<Record>) -> Steps {
+    let limits = Limits { changes: 2, connections, ..Limits::default() };
+    let mut steps = reading(None, limits, Vec::new());
+    let mut records = records.into_iter();
+    loop {
+        match steps.next(0.0) {
+            Action::Fetch => steps.event(Event::Fetched(records.next()), 0),
+            Action::Submit(_) => {
+                assert!(!steps.take_groups().is_empty());
+                steps.event(Event::Done, 0);
+            }
+            Action::Land => return steps,
+            action => panic!("{action:?}"),
+        }
+    }
+}
+
+/// A batch by itself, of keys of its own.
+fn full(seq: Seq) -> Record {
+    let key = seq as i64 * 10;
+    entry(seq, &[(key, 1), (key + 1, 1), (key + 2, 1)])
+}
+
+#[test]
+fn so_many_batches_are_under_way_as_there_are_connections() {
+    for connections in [1, 2, 3] {
+        assert_eq!(aloft(connections, (6..12).map(full).collect()).aloft(), connections);
+    }
+}
+
+#[test]
+fn batches_of_one_key_are_not_under_way_at_once() {
+    let steps = aloft(3, vec![full(6), full(7), entry(8, &[(1, 1), (2, 1), (62, 2)])]);
+
+    assert_eq!(steps.aloft(), 2);
+}
+
+/// With one connection they are not under way at once anyway.
+#[test]
+fn a_batch_of_the_same_key_is_prepared_while_the_last_one_commits() {
+    let mut steps = aloft(1, vec![full(6), entry(7, &[(60, 2), (61, 2), (62, 2)])]);
+
+    steps.event(Event::Done, 0);
+
+    assert!(matches!(steps.next(0.0), Action::Submit(Marker { seq: 7, .. })));
+}
+
+#[test]
+fn a_batch_that_is_not_full_waits_for_more_until_none_is_under_way() {
+    let mut steps = aloft(3, vec![full(6), entry(7, &[(3, 1)])]);
+
+    steps.event(Event::Done, 0);
+    for record in [Some(entry(8, &[(4, 1)])), None] {
+        assert!(matches!(steps.next(0.0), Action::Fetch));
+        steps.event(Event::Fetched(record), 0);
+    }
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 8, .. })));
+}
+
+#[test]
+fn what_was_refused_in_its_turn_is_written_alone_and_the_rest_again() {
+    let mut steps = aloft(3, vec![full(6), full(7), full(8)]);
+    steps.event(Event::Done, 0);
+    assert_eq!(steps.passed(), 6);
+    steps.event(Event::Fetched(None), 0);
+    assert!(matches!(steps.next(0.0), Action::Land));
+
+    steps.event(Event::Failed(Error::data("a check").code("23514")), 0);
+
+    assert!(matches!(steps.next(0.0), Action::Seek(7)));
+    steps.event(Event::Done, 0);
+    let mut again = [full(7), full(8)].into_iter();
+    let mut begun = Vec::new();
+    while steps.passed() < 8 {
+        let event = match steps.next(0.0) {
+            Action::Fetch => Event::Fetched(again.next()),
+            Action::Begin(marker) => {
+                begun.push(("alone", marker.seq));
+                Event::Done
+            }
+            Action::Submit(marker) => {
+                begun.push(("aloft", marker.seq));
+                Event::Done
+            }
+            _ => Event::Done,
+        };
+        steps.event(event, 0);
+    }
+    assert_eq!(begun, [("alone", 7), ("aloft", 8)]);
+    assert_eq!(steps.take_progress().applied, 9);
+}
+
+/// After a lost connection the marker says which of them are in the target; the others are read again.
+#[test]
+fn what_was_under_way_when_the_connection_was_lost_is_counted_by_the_marker() {
+    let mut steps = aloft(3, vec![full(6), full(7), full(8)]);
+
+    steps.event(Event::Failed(Error::retry("cut")), 0);
+    assert!(matches!(steps.next(0.0), Action::Pause(_)));
+    steps.event(Event::Done, 0);
+    assert!(matches!(steps.next(0.0), Action::Open));
+    steps.event(Event::Opened(Box::new(opened(marker(7)))), 0);
+
+    let progress = steps.take_progress();
+    assert_eq!((progress.commits, progress.applied), (2, 6));
+    assert!(matches!(steps.next(0.0), Action::Seek(8)));
+}
+
+#[test]
+fn what_is_under_way_at_the_end_lands_and_nothing_more_begins() {
+    let mut steps = aloft(2, (6..9).map(full).collect());
+
+    steps.finish();
+    for seq in [6, 7] {
+        assert!(matches!(steps.next(0.0), Action::Land));
+        steps.event(Event::Done, 0);
+        assert_eq!(steps.passed(), seq);
+    }
+
+    assert!(matches!(steps.next(0.0), Action::Stop(None)));
+}
+
+#[test]
+fn a_batch_of_a_filtered_table_waits_until_nothing_is_under_way() {
+    let limits = Limits { changes: 2, connections: 2, ..Limits::default() };
+    let mut steps = reading(Some("count > 0"), limits, vec![full(6)]);
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 6, .. })));
 }
 
 /// What follows from a side effect far from its beginning is its own, and not of what it is joined with.
@@ -183,7 +314,7 @@ fn a_side_effect_that_many_led_to_is_applied_alone() {
     while steps.passed() < 10 {
         let event = match steps.next(0.0) {
             Action::Fetch => Event::Fetched(entries.next()),
-            Action::Begin(marker) => {
+            Action::Begin(marker) | Action::Submit(marker) => {
                 markers.push(marker.seq);
                 Event::Done
             }
