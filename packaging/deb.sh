@@ -5,6 +5,7 @@
 # commit does. ANECHOIC_VERSION stands in for the version of Cargo.toml, ANECHOIC_COMPRESSION (none,
 # gzip, ...) for dpkg-deb's own choice.
 set -euo pipefail
+umask 022
 cd "$(dirname "$(readlink -f "$0")")/.."
 
 version=${ANECHOIC_VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)}
@@ -28,7 +29,7 @@ root=$work/root
 put() { install -D -m "$1" "$2" "$root$3"; }
 
 put 755 "$ANECHOIC_BINARY" /usr/bin/anechoic
-strip "$root/usr/bin/anechoic"
+strip --remove-section=.comment "$root/usr/bin/anechoic"
 "$ANECHOIC_BINARY" generate "$work/generated"
 for page in "$work"/generated/*.1; do
   gzip -9n "$page"
@@ -39,23 +40,30 @@ put 644 "$work/generated/_anechoic" /usr/share/zsh/vendor-completions/_anechoic
 put 644 "$work/generated/anechoic.fish" /usr/share/fish/vendor_completions.d/anechoic.fish
 
 sed -e 's|/usr/local/bin/anechoic|/usr/bin/anechoic|; s|/etc/systemd/system/|/usr/lib/systemd/system/|' \
-  config/anechoic.service >"$work/anechoic.service"
+  -e '/^Description=/a Documentation=man:anechoic(1)' config/anechoic.service >"$work/anechoic.service"
 put 644 "$work/anechoic.service" /usr/lib/systemd/system/anechoic.service
 put 640 config/anechoic.toml /etc/anechoic/anechoic.toml
 install -d -m 700 "$root/etc/anechoic/passwords"
 
 # As they lie here, so that they find each other.
 doc=/usr/share/doc/anechoic
-gzip -9nc CHANGELOG.md >"$work/changelog.gz"
+for file in *.md config/reference.toml config/grafana/* config/prometheus/*; do put 644 "$file" "$doc/$file"; done
+put 644 packaging/copyright "$doc/copyright"
+put 644 packaging/lintian-overrides /usr/share/lintian/overrides/anechoic
+# In the form that apt shows before an upgrade.
+cat >"$work/changelog" <<CHANGELOG
+anechoic ($version) unstable; urgency=medium
+
+  * What an operator notices: $doc/CHANGELOG.md
+
+ -- $maintainer  $(git log -1 --format=%aD 2>/dev/null || date -R)
+CHANGELOG
+gzip -9n "$work/changelog"
 put 644 "$work/changelog.gz" "$doc/changelog.gz"
-put 644 LICENSE "$doc/copyright"
-for file in *.md config/reference.toml config/grafana/* config/prometheus/*; do
-  [ "$file" = CHANGELOG.md ] || put 644 "$file" "$doc/$file"
-done
 
 # The oldest libc that has every symbol the binary asks for.
 libc=$(readelf --version-info "$root/usr/bin/anechoic" | grep -o 'GLIBC_[0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1)
-mkdir -m 755 "$root/DEBIAN"
+mkdir "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: anechoic
 Version: $version
@@ -72,8 +80,8 @@ Description: keeps business records in step across live databases
 CONTROL
 echo /etc/anechoic/anechoic.toml >"$root/DEBIAN/conffiles"
 for script in packaging/debian/*; do install -m 755 "$script" "$root/DEBIAN/"; done
-# What the shell's umask made of the directories on the way.
-find "$root" -type d ! -path '*/passwords' -exec chmod 755 {} +
+# What `dpkg --verify` compares with; a conffile is the administrator's.
+(cd "$root" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
 mkdir -p "$out"
 dpkg-deb ${ANECHOIC_COMPRESSION:+"-Z$ANECHOIC_COMPRESSION"} --root-owner-group --build "$root" "$out/anechoic_${version}_$arch.deb"

@@ -25,3 +25,27 @@ pub fn replace(path: &Path, text: &[u8]) -> Result<()> {
         .because(error)
     })
 }
+
+/// The way out where a directory of the configuration cannot be written: `otherwise`, but where no change
+/// of owner or mode helps.
+pub fn unwritable<'a>(error: &std::io::Error, otherwise: &'a str) -> &'a str {
+    match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            "the service's unit leaves it one writable directory; for another, that must exist and belong to the \
+             agent's user: `systemctl edit anechoic`, [Service], ReadWritePaths=. Or the disk is mounted read-only"
+        }
+        _ => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_unit_keeps_from_writing_is_mended_there() {
+        let hint = |number| unwritable(&std::io::Error::from_raw_os_error(number), "give it to the agent's user");
+        assert!(hint(libc::EROFS).contains("[Service], ReadWritePaths="));
+        assert_eq!(hint(libc::EACCES), "give it to the agent's user");
+    }
+}

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::file::unwritable;
 
 /// A directory that only we may enter.
 pub fn create_dir(path: &Path) -> io::Result<()> {
@@ -126,8 +127,10 @@ impl<T> OnDisk<T> for io::Result<T> {
                 "give the agent's user rights on agent.data_dir",
             )
             .because(error),
-            _ => Error::stop(format!("cannot {doing} {}", path.display()), "check the disk, then start again")
-                .because(error),
+            _ => {
+                let hint = unwritable(&error, "check the disk, then start again");
+                Error::stop(format!("cannot {doing} {}", path.display()), hint).because(error)
+            }
         })
     }
 }

@@ -7,6 +7,7 @@ use super::{Known, NewPosition};
 use crate::change::{Record, ResyncMark};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::file::unwritable;
 use crate::journal::{Journal, Options, Recovered, Writer};
 
 /// The journal of a configuration. One place decides where it lies.
@@ -34,11 +35,8 @@ pub struct Operator {
 pub fn operator(config: &Config) -> Result<Operator> {
     let data_dir = &config.agent.data_dir;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|error| {
-        Error::stop(
-            format!("cannot create data_dir {}: {error}", data_dir.display()),
-            "create it and give it to the agent's user",
-        )
-        .because(error)
+        let hint = unwritable(&error, "create it and give it to the agent's user");
+        Error::stop(format!("cannot create data_dir {}: {error}", data_dir.display()), hint).because(error)
     })?;
     let (writer, journal, recovered) = crate::journal::open(&options(config))?;
     Ok(Operator { writer, journal, recovered })

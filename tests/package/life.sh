@@ -84,7 +84,8 @@ is $conf '640 root:anechoic'
 is /var/lib/anechoic '700 anechoic:anechoic'
 [ "$(getent passwd anechoic | cut -d: -f6-)" = /var/lib/anechoic:/usr/sbin/nologin ] || fail "$(getent passwd anechoic)"
 for page in anechoic anechoic-run anechoic-setup; do there /usr/share/man/man1/$page.1.gz; done
-for file in copyright changelog.gz README.md config/reference.toml; do there /usr/share/doc/anechoic/$file; done
+for file in copyright changelog.gz CHANGELOG.md README.md config/reference.toml; do there /usr/share/doc/anechoic/$file; done
+[ -z "$(dpkg --verify anechoic)" ] || fail "dpkg --verify: $(dpkg --verify anechoic)"
 asked '--system daemon-reload'
 not_asked 'start\|enable'
 gone $link

@@ -31,6 +31,7 @@ pub use self::check::{Checked, check};
 use super::operation::{Operation, each_of};
 use crate::change::{Conflicted, Entry, Micros, Record};
 use crate::error::{Error, Result};
+use crate::file::unwritable;
 use crate::http::status::timestamp;
 use crate::journal::Journal;
 use crate::position::Seq;
@@ -354,7 +355,7 @@ fn day(at: Micros) -> String {
 }
 
 fn failed(path: &Path, error: std::io::Error) -> Error {
-    let hint = "[audit] dir must be writable by the agent's user, and its disk have space";
+    let hint = unwritable(&error, "[audit] dir must be writable by the agent's user, and its disk have space");
     Error::stop(format!("cannot write the audit trail {}: {error}", path.display()), hint).because(error)
 }
 
