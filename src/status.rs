@@ -5,12 +5,14 @@
 //! quarantined at capture. Per target: addressed = applied + coalesced + held + pending.
 
 mod histogram;
+mod validity;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub use self::histogram::Histogram;
+pub use self::validity::Validity;
 use crate::change::{Op, Operations, Outcome, Rule};
 use crate::error::Error;
 
@@ -410,6 +412,8 @@ pub struct Status {
     /// the last that came to its end (0: none has).
     pub verify_next: Gauge,
     pub verify_ended: Gauge,
+    /// Of the port's certificate; `None` without TLS.
+    pub certificate: Mutex<Option<Validity>>,
 }
 
 impl Status {
@@ -435,6 +439,7 @@ impl Status {
             verifying: Mutex::default(),
             verify_next: Gauge::default(),
             verify_ended: Gauge::default(),
+            certificate: Mutex::default(),
         })
     }
 }

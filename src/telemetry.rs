@@ -120,6 +120,8 @@ pub mod metric {
     pub const INFO: &str = "anechoic_info";
     pub const START_TIME: &str = "anechoic_start_time_seconds";
     pub const READY: &str = "anechoic_ready";
+    /// Of what the port shows; absent without TLS.
+    pub const CERTIFICATE_EXPIRY: &str = "anechoic_certificate_expiry_time_seconds";
 
     pub const JOURNAL_HEAD: &str = "anechoic_journal_head_seq";
     pub const JOURNAL_BYTES: &str = "anechoic_journal_bytes";

@@ -115,6 +115,55 @@ async fn a_renewed_certificate_is_taken_at_reload_and_a_bad_one_changes_nothing(
 }
 
 #[tokio::test]
+async fn a_certificate_that_expires_is_told_before_and_until_it_is_renewed() {
+    let mut world = world().await;
+    let (dir, port) = (world.agent.dir.path().to_owned(), world.agent.port);
+    let authority = Authority::new(&dir, "authority");
+    let certify = |valid| authority.certify(&["localhost"], valid).files(&dir, "port");
+    let (chain, key) = certify(Valid::Future);
+    let (token, pages) = (dir.join("token"), dir.join("pages"));
+    write_secret(&token, TOKEN);
+    configure(
+        &world,
+        &format!("listen = \"127.0.0.1:{port}\"\ntoken_file = {token:?}\ntls_cert = {chain:?}\ntls_key = {key:?}"),
+    );
+    let mut config = std::fs::read_to_string(world.agent.config()).unwrap();
+    let command = format!("cat >>{0} && echo >>{0}", pages.display());
+    config += &format!(
+        "\n[[alert]]\nname = \"ops\"\non = [\"certificate\"]\ncommand = [\"/bin/sh\", \"-c\", {command:?}]\nsettle = \"1s\"\n"
+    );
+    std::fs::write(world.agent.config(), config).unwrap();
+    let warns =
+        |said: &str, of: &str| said.lines().any(|line| line.contains("the port's certificate") && line.contains(of));
+
+    let said = world.agent.run(&["check"]).await;
+    assert!(warns(&said, "is not valid yet (2080-01-01T") && said.contains("systemctl reload anechoic"), "{said}");
+    certify(Valid::Moments);
+    let said = world.agent.run(&["check"]).await;
+    assert!(warns(&said, "expires in 0 days") || warns(&said, "has expired"), "{said}");
+    world.agent.start();
+    let paged = async |event: &str| {
+        eventually(LONG, async || {
+            let pages = std::fs::read_to_string(&pages).unwrap_or_default();
+            let found = pages.lines().find(|line| line.contains(event) && line.contains("the port's certificate"));
+            found.map(str::to_owned).ok_or(pages)
+        })
+        .await
+    };
+    paged("\"firing\"").await;
+    let log = world.agent.log();
+    assert!(log.lines().any(|line| line.contains("WARN") && warns(line, "")), "{log}");
+
+    certify(Valid::Now);
+    world.agent.reload();
+    paged("\"resolved\"").await;
+    let metrics = get(port, &authority.file, "/metrics").await.unwrap();
+    assert!(metrics.contains("\nanechoic_certificate_expiry_time_seconds 3786912000"), "{metrics}");
+    let said = world.agent.run(&["check"]).await;
+    assert!(!warns(&said, ""), "{said}");
+}
+
+#[tokio::test]
 async fn other_machines_are_let_in_without_tls_only_where_that_is_said() {
     let mut world = world().await;
     let (port, token) = (world.agent.port, world.agent.dir.path().join("token"));

@@ -94,6 +94,13 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     let socket = Arc::new(Socket::bind(&config.agent.data_dir)?);
     let port = http::bind(&config).await?;
     let certificate = port.certificate();
+    if let Some(certificate) = certificate.clone() {
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            let warned =
+                |trouble: &str| warn!("{trouble}; replace tls_cert and tls_key, then: systemctl reload anechoic");
+            certificate.remind(http::REMIND_EVERY, warned).await;
+        }));
+    }
     let shown = tokio::sync::watch::Sender::new(Status::new(&config));
     let token = config.agent.token_file.is_some();
     let served =
@@ -102,6 +109,8 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
     tokio::spawn(herald::announce(shown.subscribe(), stop.clone()));
     let result = loop {
         let (turn, status) = (stop.child_token(), shown.borrow().clone());
+        *status.certificate.lock().expect("never held across a panic") =
+            certificate.as_ref().and_then(http::Certificate::validity);
         let journal = tokio::sync::watch::Sender::new(None);
         let alerts = tokio::spawn(alert::run(config.clone(), status.clone(), journal.subscribe(), turn.clone()));
         let mut turning = Box::pin(turn_of(

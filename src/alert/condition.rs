@@ -48,10 +48,12 @@ pub enum Kind {
     NotifyLag(Duration),
     /// The journal had to drop what was not told.
     NotifyLost,
+    /// The port's is not valid, or not for much longer.
+    Certificate,
 }
 
 /// Name, and an example of its limit.
-const NAMES: [(&str, Option<&str>); 13] = [
+const NAMES: [(&str, Option<&str>); 14] = [
     ("stopped", None),
     ("unreachable", Some("5m")),
     ("lag", Some("60s")),
@@ -65,6 +67,7 @@ const NAMES: [(&str, Option<&str>); 13] = [
     ("verify_failed", None),
     ("notify_lag", Some("5m")),
     ("notify_lost", None),
+    ("certificate", None),
 ];
 
 /// µs
@@ -129,6 +132,7 @@ impl Condition {
             "conflict_waiting" => Kind::ConflictWaiting,
             "verify_difference" => Kind::VerifyDifference,
             "verify_failed" => Kind::VerifyFailed,
+            "certificate" => Kind::Certificate,
             _ => Kind::NotifyLost,
         };
         let text = limit.map_or_else(|| name.to_owned(), |limit| format!("{name} > {limit}"));
@@ -200,6 +204,11 @@ impl Condition {
                 )),
                 _ => Look::Clear,
             }),
+            Kind::Certificate => {
+                let validity = *status.certificate.lock().expect("never held across a panic");
+                let trouble = validity.and_then(|validity| validity.trouble(now));
+                vec![(Subject::Agent, trouble.map_or(Look::Clear, Look::Holds))]
+            }
             Kind::VerifyDifference => compared(status, &["same", "repaired"], "different"),
             Kind::VerifyFailed => compared(status, &["same", "repaired", "different"], "failed"),
         }
@@ -262,6 +271,8 @@ fn compared(status: &Status, clear: &[&str], wanted: &str) -> Vec<(Subject, Look
 mod tests {
     use super::*;
     use crate::http::status::tests::{NOW, example};
+    use crate::status::Validity;
+    use crate::value::MICROS_PER_DAY;
 
     fn holds(text: &str, status: &Status) -> Vec<String> {
         let looks = Condition::parse(text).unwrap().look(status, NOW);
@@ -312,6 +323,13 @@ mod tests {
         assert_eq!(holds("quarantine > 2", &status), ["contact: 3 records are in quarantine"]);
         assert_eq!(holds("quarantine > 3", &status), Vec::<String>::new());
         assert_eq!(holds("conflict_waiting", &status), ["contact: 1 conflicts wait for a person"]);
+        *status.certificate.lock().unwrap() = None;
+        assert_eq!(holds("certificate", &status), Vec::<String>::new(), "no TLS");
+        let valid_for = |days: i64| Some(Validity { from: 0, until: NOW + days * MICROS_PER_DAY });
+        *status.certificate.lock().unwrap() = valid_for(15);
+        assert_eq!(holds("certificate", &status), Vec::<String>::new());
+        *status.certificate.lock().unwrap() = valid_for(13);
+        assert!(holds("certificate", &status)[0].starts_with("the port's certificate expires in 13 days"));
     }
 
     #[test]

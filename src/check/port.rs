@@ -2,9 +2,9 @@
 
 use crate::config::{Config, PasswordSource};
 use crate::connect::password;
-use crate::error::Result;
 use crate::finding::Finding;
 use crate::http::Certificate;
+use crate::status::now;
 
 /// A shorter one can be guessed.
 const TOKEN_MIN: usize = 16;
@@ -12,7 +12,13 @@ const TOKEN_MIN: usize = 16;
 pub fn findings(config: &Config) -> Vec<Finding> {
     let agent = &config.agent;
     let certificate = agent.tls.as_ref().map(Certificate::read);
-    let unusable = certificate.and_then(Result::err).map(|error| Finding::of("", &error));
+    let certificate = certificate.and_then(|read| match read {
+        Err(error) => Some(Finding::of("", &error)),
+        Ok(certificate) => certificate.validity().and_then(|validity| validity.trouble(now())).map(|trouble| {
+            let mend = "# when tls_cert and tls_key are replaced:\nsystemctl reload anechoic";
+            Finding::warning("", trouble).mend(mend)
+        }),
+    });
     // It is read at each request, and until it can be, all that needs it is refused.
     let token = agent.token_file.as_ref().and_then(|file| {
         let name = file.display();
@@ -36,5 +42,5 @@ pub fn findings(config: &Config) -> Vec<Finding> {
             _ => None,
         }
     });
-    unusable.into_iter().chain(token).collect()
+    certificate.into_iter().chain(token).collect()
 }

@@ -40,6 +40,9 @@ fn agent(page: &mut Page, status: &Status, max_lag: Duration, now: i64) {
     page.sample(metric::INFO, &[("agent", &status.agent), ("version", env!("CARGO_PKG_VERSION"))], 1.0);
     page.one(metric::START_TIME, "Start of the process, seconds since 1970", seconds(status.started));
     page.one(metric::READY, "1 where /ready answers 200", f64::from(u8::from(ready)));
+    if let Some(validity) = *status.certificate.lock().expect("never held across a panic") {
+        page.one(metric::CERTIFICATE_EXPIRY, "When the port's certificate expires", seconds(validity.until));
+    }
     page.one(metric::JOURNAL_HEAD, "Number of the last durable journal entry", float(status.journal_head.get()));
     page.one(metric::JOURNAL_BYTES, "Size of the journal on disk", float(status.journal_bytes.get()));
     page.histogram(metric::JOURNAL_SYNCS, "How long group commits of the journal took");

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::accept::Patience;
-pub use self::certificate::Certificate;
+pub use self::certificate::{Certificate, REMIND_EVERY};
 use self::limits::Limits;
 pub use self::limits::{Connection, Token};
 use self::live::Live;

@@ -388,7 +388,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::change::{Op, Operations, Outcome, Rule};
-    use crate::status::{AlertStatus, Counter, Gauge, NotifyStatus};
+    use crate::status::{AlertStatus, Counter, Gauge, NotifyStatus, Validity};
 
     pub(crate) const NOW: i64 = 1_769_860_800_000_000;
 
@@ -432,6 +432,7 @@ pub(crate) mod tests {
             verifying: Default::default(),
             verify_next: Gauge::default(),
             verify_ended: Gauge::default(),
+            certificate: std::sync::Mutex::new(Some(Validity { from: 0, until: NOW + 90 * MICROS_PER_DAY })),
             journal_error: std::sync::Mutex::default(),
             desk_works: true.into(),
             desk_turns: Counter::default(),

@@ -62,10 +62,17 @@ fn config(dir: &Path, lines: &str) -> Config {
 
 /// A certificate for localhost, as NAME.pem and NAME.key.
 fn self_signed(dir: &Path, name: &str) -> CertificateFiles {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    self_signed_until(dir, name, 4096)
+}
+
+fn self_signed_until(dir: &Path, name: &str, year: i32) -> CertificateFiles {
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = params.self_signed(&key).unwrap();
     let files = CertificateFiles { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&files.certificate, made.pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
     files
 }
 
@@ -402,6 +409,32 @@ async fn another_certificate_is_shown_from_then_on_and_cuts_nobody_off() {
     let session = tls(port.connect().await, &next.certificate).await.unwrap();
     assert_eq!(code(&told(session, &request("GET", "/live", "")).await), 200);
     assert_eq!(code(&told(&mut before, &request("GET", "/live", "")).await), 200);
+}
+
+#[tokio::test]
+async fn a_certificate_of_no_use_is_told_of_until_there_is_another() {
+    let port = open(TLS).await;
+    let certificate = port.certificate.clone().unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let reminding = certificate.clone();
+    let reminding = tokio::spawn(async move {
+        let tell = |trouble: &str| told.send(trouble.to_owned()).unwrap();
+        reminding.remind(Duration::from_millis(50), tell).await;
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(heard.try_recv().is_err(), "there was nothing to tell");
+
+    certificate.renew(&self_signed_until(port.dir.path(), "old", 2020)).unwrap();
+    for _ in 0..3 {
+        let trouble = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await.unwrap().unwrap();
+        assert!(trouble.starts_with("the port's certificate has expired (2020-01-01T"), "{trouble}");
+    }
+    certificate.renew(&self_signed(port.dir.path(), "next")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    while heard.try_recv().is_ok() {}
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(heard.try_recv().is_err(), "it was renewed");
+    reminding.abort();
 }
 
 #[tokio::test]
