@@ -37,6 +37,14 @@ impl AnyTarget {
         either!(self, t => t.open().await)
     }
 
+    fn rows(&self) -> Vec<Marker> {
+        either!(self, t => t.rows())
+    }
+
+    async fn join(&mut self, rows: Vec<Marker>) -> Result<()> {
+        either!(self, t => t.join(rows).await)
+    }
+
     async fn begin(&mut self, next: &Marker) -> Result<()> {
         either!(self, t => t.begin(next).await)
     }
@@ -80,12 +88,12 @@ struct Bench {
     db: Db,
 }
 
-fn spec(db: &Db, instance: u64) -> TargetSpec {
+fn spec(db: &Db, instance: u64, lane: u32) -> TargetSpec {
     TargetSpec {
         agent: "hq".into(),
         system: "crm".into(),
-        lane: 0,
-        lanes: 1,
+        lane,
+        lanes: 2,
         marker: TableName { schema: db.marker.clone(), name: "marker".into() },
         journal: 7,
         instance,
@@ -93,8 +101,12 @@ fn spec(db: &Db, instance: u64) -> TargetSpec {
 }
 
 fn target(db: &Db, instance: u64) -> AnyTarget {
+    target_of(db, instance, 0)
+}
+
+fn target_of(db: &Db, instance: u64, lane: u32) -> AnyTarget {
     let (connect, spec, patience) =
-        (db.connect_config(), spec(db, instance), Duration::from_secs(if instance == 1 { 20 } else { 1 }));
+        (db.connect_config(), spec(db, instance, lane), Duration::from_secs(if instance == 1 { 20 } else { 1 }));
     if db.kind.is_postgres() {
         AnyTarget::Postgres(Box::new(PgTarget::new(connect, spec).lock_patience(patience)))
     } else {
@@ -103,7 +115,7 @@ fn target(db: &Db, instance: u64) -> AnyTarget {
 }
 
 async fn set_up_marker(db: &Db) {
-    let spec = spec(db, 1);
+    let spec = spec(db, 1, 0);
     let connect = db.connect_config();
     if db.kind.is_postgres() {
         let client = anechoic::connect::postgres::connect(&connect, "test").await.unwrap();
@@ -745,6 +757,41 @@ async fn an_own_connection_left_behind_is_taken_over() {
         assert_eq!((marker.seq, marker.epoch), (0, bench.marker.epoch + 1));
         assert_eq!(bench.target.commit().await.unwrap_err().recovery, Recovery::Retry);
         assert_eq!(bench.strings("SELECT count(*) FROM people").await, [["0"]]);
+    }
+}
+
+/// Each connection has a row of its own: the highest says how far the agent is, and whoever opens it anew shuts
+/// all of them out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_marker_is_the_highest_of_all_connections() {
+    for kind in Kind::ENGINES {
+        let mut bench = Bench::new(kind).await;
+        let people = bench.table("people", PEOPLE, 1).await;
+        let mut second = target_of(&bench.db, 1, 1);
+        second.join(bench.target.rows()).await.unwrap();
+        let at = |seq| Marker { seq, ..bench.marker.clone() };
+        bench.target.begin(&at(3)).await.unwrap();
+        bench.target.commit().await.unwrap();
+        second.begin(&at(5)).await.unwrap();
+        second.commit().await.unwrap();
+
+        let opened = bench.target.open().await.unwrap();
+
+        assert_eq!((opened.seq, opened.lane), (5, 1), "{}", kind.name());
+        second.begin(&at(6)).await.unwrap();
+        let row = [encoded(&[int(1), text("Ada"), Datum::Null])];
+        let rows: Vec<Row<'_>> = row.iter().map(|row| Row(row)).collect();
+        let late =
+            TableRows { binding: &people, write: Write::Upsert, rows: &rows, carried: 7, added: 0, fresh: false };
+        let shut_out = match second.write(&late).await {
+            Ok(()) => second.commit().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(is_fenced(&shut_out), "{}", shut_out.full());
+        assert_eq!(bench.strings("SELECT count(*) FROM people").await, [["0"]]);
+        second.join(bench.target.rows()).await.unwrap();
+        second.begin(&at(6)).await.unwrap();
+        second.commit().await.unwrap();
     }
 }
 

@@ -171,23 +171,24 @@ async fn of_a_flood_the_refused_row_alone_is_set_aside() {
     assert!(held(&world).await.is_empty());
 }
 
-/// A later batch has locked an owner when an earlier one comes to an item of that owner: no server sees that the later
-/// one waits for us. Without giving way the earlier one would run into the server's lock timeout, again and again.
+/// The first of two batches waits for a row that somebody else is about to write. Meanwhile the second one is written,
+/// and has locked an owner when the first one comes to an item of that owner: no server sees that the second one waits
+/// for us. Without giving way the first one would run into the server's lock timeout, again and again.
 #[tokio::test]
-async fn a_later_batch_gives_way_to_an_earlier_one() {
+async fn a_later_batch_gives_way_and_is_not_seen_before_an_earlier_one() {
     let mut world = started(world(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql)], 2), 6).await;
     let mut session = world["crm"].session().await;
-    session.execute("INSERT INTO owner SELECT n, NULL, 0 FROM generate_series(1, 6) AS s(n)").await;
+    session.execute("INSERT INTO owner SELECT n, NULL, 0 FROM generate_series(1, 8) AS s(n)").await;
     world.quiet().await;
     world.agent.stop().await;
-    session.execute("INSERT INTO item SELECT n, 1, 1 FROM generate_series(10, 17) AS s(n)").await;
-    session.execute("UPDATE owner SET note = note + 1 WHERE id BETWEEN 1 AND 8").await;
-    session.execute("INSERT INTO owner SELECT n, NULL, 0 FROM generate_series(20, 30) AS s(n)").await;
+    let items = "INSERT INTO item SELECT n, 1, 1 FROM generate_series(10, 17) AS s(n)";
+    session.execute(&format!("BEGIN; INSERT INTO owner VALUES (50, NULL, 0); {items}; COMMIT")).await;
+    session.execute("UPDATE owner SET note = note + 1 WHERE id <= 8").await;
+    session.execute("INSERT INTO owner SELECT n, NULL, 0 FROM generate_series(60, 70) AS s(n)").await;
 
-    // The first batch waits for a row that somebody else is about to write; meanwhile the second one is written.
     let mut other = world["shop"].session().await;
     other.execute("BEGIN").await;
-    other.execute("INSERT INTO item VALUES (10, 1, 0)").await;
+    other.execute("INSERT INTO owner VALUES (50, NULL, 0)").await;
     world.agent.start();
     world.agent.ready().await;
     let waits = "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
@@ -198,6 +199,11 @@ async fn a_later_batch_gives_way_to_an_earlier_one() {
         _ => Ok(()),
     })
     .await;
+    let ahead = "SELECT count(*) FROM owner WHERE id > 8 OR note > 0";
+    for _ in 0..20 {
+        assert_eq!(world["shop"].rows(ahead).await[0][0].as_deref(), Some("0"));
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
     other.execute("ROLLBACK").await;
 
     world.converged(Duration::from_secs(20)).await;

@@ -132,7 +132,10 @@ impl<T: Target + 'static, M: From<Ask> + Send> Applier<T, M> {
         }
     }
 
-    fn failed(&self, error: Error) -> Event {
+    fn failed(&mut self, error: Error) -> Event {
+        if error.recovery != Recovery::Quarantine {
+            self.lanes.give_up();
+        }
         match error.recovery {
             Recovery::Retry => {
                 warn!(error = %error.full(), "connection or statement failed, retrying");

@@ -109,9 +109,14 @@ impl<T: Target + 'static> Lanes<T> {
         self.free[0].as_mut()
     }
 
-    /// Opens all connections. What was under way is given up; the marker tells what became of it.
-    pub async fn open(&mut self) -> Result<Marker> {
+    /// Lets go of what is under way, and of the locks that it has; the marker tells what became of it.
+    pub fn give_up(&mut self) {
         self.aloft.clear();
+    }
+
+    /// Opens all connections.
+    pub async fn open(&mut self) -> Result<Marker> {
+        self.give_up();
         for (lane, free) in self.free.iter_mut().enumerate() {
             free.get_or_insert_with(|| (self.make)(lane as u32));
         }
