@@ -135,6 +135,12 @@ async fn every_alert_arrives_in_order_whatever_happens_to_receiver_and_agent() {
         taken.iter().map(Request::json).filter(|e| e["event"] == "resolved").filter_map(|e| e["count"].as_u64()).sum();
     assert_eq!(counted, rounds, "each conflict was counted once");
     let requests = receiver.requests();
+    let mut ids: BTreeMap<(String, String), String> = BTreeMap::new();
+    for request in &requests {
+        let event = request.json();
+        let told = (event["incident"].to_string(), event["event"].to_string());
+        assert_eq!(ids.entry(told).or_insert_with(|| request.id().to_owned()), request.id(), "one event, two ids");
+    }
     assert!(requests.iter().all(|request| request.is_signed_by(SECRET) && !request.is_signed_by("another")));
     assert!(requests.len() > taken.len() && requests.iter().any(|request| request.answer == 500), "no trouble at all");
     let commands = std::fs::read_to_string(&log).unwrap();
@@ -153,6 +159,30 @@ async fn every_alert_arrives_in_order_whatever_happens_to_receiver_and_agent() {
     let metrics = world.agent.metrics().await;
     assert!(metrics.contains("anechoic_alerts_pending_events{alert=\"ops\"} 0"), "{metrics}");
     eprintln!("{} requests brought {} events", requests.len(), taken.len());
+}
+
+/// What happens is over at once: after a kill nothing but the note of it can tell.
+#[tokio::test]
+async fn a_conflict_is_told_though_the_agent_was_killed_before_anybody_heard() {
+    let mut receiver = Receiver::new(1);
+    let toml = format!("[[alert]]\nname = \"ops\"\non = [\"conflict\"]\nwebhook = {:?}\n", receiver.url("/"));
+    let mut world = world(&toml).start().await;
+    world["crm"].execute("INSERT INTO contact VALUES (1, 'Ada')").await;
+    world.quiet().await;
+
+    clash(&world, 1, 1).await;
+    alerts(&world, |alert| alert["firing"] == 1).await;
+    world.agent.restart_after_kill();
+    world.agent.ready().await;
+    receiver.up().await;
+
+    let told = eventually(SOON, async || {
+        let taken = receiver.taken("/");
+        taken.first().map(Request::json).ok_or("nobody is told".into())
+    })
+    .await;
+    assert_eq!((told["event"].as_str(), told["condition"].as_str()), (Some("firing"), Some("conflict")));
+    assert_eq!(told["entity"], "contact");
 }
 
 #[tokio::test]

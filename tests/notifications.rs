@@ -109,6 +109,8 @@ async fn each_change_arrives_in_order_whatever_happens_to_receiver_and_agent() {
         assert_eq!(change["after"].as_object().unwrap().len(), 2, "{change}");
     }
     assert_eq!(arrived, expected, "each once, in order");
+    let places: Vec<_> = changes.iter().map(|c| (c["seq"].as_u64(), c["index"].as_u64())).collect();
+    assert!(places.is_sorted(), "in the order of the journal: {places:?}");
     let last = changes.last().unwrap();
     assert_eq!((&last["op"], &last["key"], last.get("after")), (&json!("delete"), &json!({"id": 100}), None));
     let requests = receiver.requests();

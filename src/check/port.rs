@@ -44,3 +44,43 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     });
     certificate.into_iter().chain(token).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// What is said of a token file that holds `token`; `None`: it is not there.
+    fn said(listen: &str, token: Option<&str>) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        if let Some(token) = token {
+            std::fs::write(&file, token).unwrap();
+        }
+        let text = format!(
+            "[agent]\nid = \"hq\"\nlisten = {listen:?}\ninsecure = true\ntoken_file = {file:?}\n\
+             [[system]]\nname = \"crm\"\nurl = \"mysql://u@h/d\"\n"
+        );
+        let findings = findings(&Config::from_str(&text, "x").unwrap());
+        let name = |path: &Path| path.display().to_string();
+        findings.iter().map(|finding| finding.to_string().replace(&name(&file), "TOKEN")).collect()
+    }
+
+    #[test]
+    fn a_token_that_nobody_can_have_or_anybody_guess_is_named() {
+        let (here, everywhere) = ("127.0.0.1:8642", "0.0.0.0:8642");
+        let good = "0123456789abcdef\n";
+        assert!(said(here, Some(good)).is_empty() && said(everywhere, Some(good)).is_empty());
+        assert!(said(here, Some("short")).is_empty(), "only this machine can try it");
+
+        let [short] = &said(everywhere, Some("short"))[..] else { panic!("nothing is said") };
+        assert!(short.starts_with("warning: the token in TOKEN is short"), "{short}");
+        for empty in ["", "\n", "  \n"] {
+            let [said] = &said(here, Some(empty))[..] else { panic!("{empty:?}: nothing is said") };
+            assert_eq!(said, "warning: the token file TOKEN is empty\n    openssl rand -hex 32 > TOKEN");
+        }
+        let [absent] = &said(here, None)[..] else { panic!("nothing is said") };
+        assert!(absent.starts_with("warning: whoever needs the token of the port is refused: "), "{absent}");
+    }
+}

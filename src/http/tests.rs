@@ -416,11 +416,14 @@ async fn a_certificate_of_no_use_is_told_of_until_there_is_another() {
     let port = open(TLS).await;
     let certificate = port.certificate.clone().unwrap();
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let reminding = certificate.clone();
-    let reminding = tokio::spawn(async move {
-        let tell = |trouble: &str| told.send(trouble.to_owned()).unwrap();
-        reminding.remind(Duration::from_millis(50), tell).await;
-    });
+    let (changed, mut at_once) = tokio::sync::mpsc::unbounded_channel();
+    let remind = |every: Duration, to: tokio::sync::mpsc::UnboundedSender<String>| {
+        let certificate = certificate.clone();
+        tokio::spawn(async move {
+            certificate.remind(every, |trouble| to.send(trouble.to_owned()).unwrap()).await;
+        })
+    };
+    let reminding = [remind(Duration::from_millis(50), told), remind(REMIND_EVERY, changed)];
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(heard.try_recv().is_err(), "there was nothing to tell");
 
@@ -429,12 +432,14 @@ async fn a_certificate_of_no_use_is_told_of_until_there_is_another() {
         let trouble = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await.unwrap().unwrap();
         assert!(trouble.starts_with("the port's certificate has expired (2020-01-01T"), "{trouble}");
     }
+    tokio::time::timeout(Duration::from_secs(10), at_once.recv()).await.unwrap().unwrap();
     certificate.renew(&self_signed(port.dir.path(), "next")).unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(at_once.try_recv().is_err(), "once a day");
     while heard.try_recv().is_ok() {}
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(heard.try_recv().is_err(), "it was renewed");
-    reminding.abort();
+    reminding.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test]
