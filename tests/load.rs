@@ -318,6 +318,101 @@ async fn a_sum_that_two_systems_write_is_loaded_with_its_row() {
     a_row_that_is_written_without_a_pause(Kind::Postgres17, r#"merge = { score = "add" }"#, Some(rest)).await;
 }
 
+/// The crm deletes a row of which the shop has just sold something, so that the row lives, and comes back to the
+/// crm alone with what it was worth there. The load found none meanwhile, and took it for gone.
+async fn a_row_that_comes_back(restarted_before_the_load: bool) {
+    let rows = 4_000;
+    let stock = contact().option(r#"merge = { score = "add" }"#).option(r#"on_delete = "update_wins""#);
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mariadb)]).entity(stock).build().await;
+    for system in ["crm", "shop"] {
+        world[system].execute(&fill(&world, system, 1, rows)).await;
+    }
+    let at = |world: &World, system: &str, id: u64| {
+        let column = |field: &str| world.column("contact", field, system);
+        (world.table("contact", system), column("score"), format!("{} = {id}", column("id")))
+    };
+    let (table, score, _) = at(&world, "shop", 0);
+    world["shop"].execute(&format!("UPDATE {table} SET {score} = {score} + 100")).await;
+    world["crm"].lend_ownership(true).await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+    let read = |status: &Value| loads(status).iter().filter_map(|load| load["read"].as_u64()).sum::<u64>();
+    let begun = |status: &Value| if read(status) > 0 { Ok(()) } else { Err("nothing is read".to_owned()) };
+    if !restarted_before_the_load {
+        ask_for_a_slow_load(&world).await;
+        world.agent.until(LONG, begun).await;
+    }
+
+    // Nothing of the shop comes to the crm from here on.
+    let (table, _, first) = at(&world, "crm", 1);
+    let mut holder = world["crm"].session().await;
+    holder.execute("BEGIN").await;
+    holder.execute(&format!("SELECT * FROM {table} WHERE {first} FOR UPDATE")).await;
+    for id in [1, rows] {
+        let (table, score, which) = at(&world, "shop", id);
+        world["shop"].execute(&format!("UPDATE {table} SET {score} = {score} - 1 WHERE {which}")).await;
+    }
+    let captured = |system: usize, least: u64| {
+        move |status: &Value| match &status["systems"][system]["capture"]["changes"] {
+            changes if changes.as_u64() >= Some(least) => Ok(()),
+            changes => Err(format!("{changes} changes are captured")),
+        }
+    };
+    let status = world.agent.until(LONG, captured(1, 2)).await;
+    assert!(read(&status) < rows - 1000, "the load was too fast to miss a row: {status:#}");
+    let (table, _, last) = at(&world, "crm", rows);
+    world["crm"].execute(&format!("DELETE FROM {table} WHERE {last}")).await;
+    world.agent.until(LONG, captured(0, 1)).await;
+    if restarted_before_the_load {
+        world.agent.restart_after_kill();
+        ask_for_a_slow_load(&world).await;
+    }
+    let waits = |status: &Value| match &loads(status)[..] {
+        [load] if load["state"] == "waiting" && load["error"].is_string() || load["state"] == "done" => Ok(()),
+        loads => Err(format!("{loads:?}")),
+    };
+    let status = world.agent.until(LONG, waits).await;
+    holder.execute("COMMIT").await;
+    let over = |status: &Value| match &loads(status)[0] {
+        load if load["state"] == "done" => Ok(()),
+        load => Err(load.to_string()),
+    };
+    world.agent.until(LONG, over).await;
+    world.agent.wait_quiet().await;
+
+    if !restarted_before_the_load {
+        assert_eq!(loads(&status)[0]["read"], rows - 1, "the row was there when it was read: {status:#}");
+    }
+    world.compare().await.unwrap();
+    let (table, score, last) = at(&world, "shop", rows);
+    let left = world["shop"].value(&format!("SELECT {score} FROM {table} WHERE {last}")).await;
+    assert_eq!(left.as_deref(), Some("999.00"));
+}
+
+/// The command only looks on; an agent that starts takes none at first.
+async fn ask_for_a_slow_load(world: &World) {
+    eventually(LONG, || async {
+        let asked = world.agent.command(&["load", "contact", "--max-rate", "400"]);
+        match tokio::time::timeout(Duration::from_secs(1), asked).await {
+            Ok(over) => Err(format!("over before it was seen: {over:?}")),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_comes_back_behind_its_chunk_is_loaded() {
+    a_row_that_comes_back(false).await;
+}
+
+/// Nobody but the journal knows any more that there is one on its way.
+#[tokio::test]
+async fn a_row_that_was_on_its_way_back_when_the_agent_was_killed_is_loaded() {
+    a_row_that_comes_back(true).await;
+}
+
 /// A load that is tried again, here because the system that is read last lets nobody in for a while,
 /// goes on where it was, and counts nothing twice.
 #[tokio::test]

@@ -51,6 +51,13 @@ fn simulate_sum(seed: u64, planted: Planted) -> Result<Tally, String> {
     world.run(steps).map(|()| world.tally)
 }
 
+fn simulate_load(seed: u64, planted: Planted) -> Result<Tally, String> {
+    let mut world = World::with_load(seed, planted);
+    // Soon at rest: nothing that comes later mends what was left behind.
+    let steps = 20 + world.random.below(STEPS / 4);
+    world.run(steps).map(|()| world.tally)
+}
+
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -136,6 +143,16 @@ fn a_sum_is_the_same_everywhere_whatever_becomes_of_its_row() {
 
     if schedules > 100 {
         assert!(sum.conflicts > 1000 && sum.restored > 100 && sum.crashes > 100, "{sum:?}");
+    }
+}
+
+/// Rows whose sums differ when they are loaded, and that are changed, deleted and made again meanwhile.
+#[test]
+fn a_row_is_loaded_whatever_becomes_of_it_meanwhile() {
+    let (schedules, sum) = all_end_equal(simulate_load);
+
+    if schedules > 100 {
+        assert!(sum.copied > 1000 && sum.lost > 1000 && sum.missed > 10 && sum.crashes > 100, "{sum:?}");
     }
 }
 

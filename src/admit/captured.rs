@@ -179,6 +179,9 @@ impl Arbiter {
         counts.conflicts += u64::from(clash.is_some());
         let offset = draft.replacements.bytes.len() as u64;
         let mut told_again = None;
+        if returned != 0 {
+            self.returning.comes(system, change.entity, change.key_hash, change.key(layout.key_len), seq);
+        }
         let (revived, same) = (matches!(ruling, Ruling::Revived { .. }), matches!(ruling, Ruling::Accepted { .. }));
         if let Some(clash) = &clash {
             let conflict =

@@ -176,7 +176,7 @@ pub(super) fn decide(
         if !additive || differs {
             continue;
         }
-        if let Some(difference) = unseen_difference(case, change, slot, store)? {
+        if let Some(difference) = unseen_difference(case, change.key_hash, slot, store)? {
             if change.op != Op::Delete || difference.origin() == *system {
                 slots.everywhere |= !bugs.differences_left_out;
                 continue;
@@ -248,17 +248,12 @@ fn is_difference(layout: &Layout, change: &Change<'_>, slot: usize) -> bool {
 
 /// A difference of the slot that the change's system will receive, and had not seen: of several that of
 /// the highest authority, another's before its own, and last what it alone gets back.
-fn unseen_difference(
-    case: &Case<'_>,
-    change: &Change<'_>,
-    slot: usize,
-    store: &mut dyn SlotStore,
-) -> Result<Option<Slot>> {
+fn unseen_difference(case: &Case<'_>, key_hash: u128, slot: usize, store: &mut dyn SlotStore) -> Result<Option<Slot>> {
     let mut found: Option<Slot> = None;
     let rank = |of: &Slot| (of.origin() == case.system, case.layout.rules.rank(of.origin()));
     for writer in case.layout.writers().chain([NOBODY]) {
         for everywhere in [false, true].into_iter().filter(|everywhere| *everywhere || writer != case.system) {
-            let latest = store.get(slot_key(change.key_hash, added(slot, writer, everywhere)))?;
+            let latest = store.get(slot_key(key_hash, added(slot, writer, everywhere)))?;
             if let Some(latest) = latest.filter(|latest| latest.seq() > case.base.of(slot))
                 && found.as_ref().is_none_or(|found| rank(&latest) < rank(found))
             {
@@ -267,7 +262,7 @@ fn unseen_difference(
         }
     }
     if found.is_none() {
-        let back = store.get(slot_key(change.key_hash, returned(slot, case.system)))?;
+        let back = store.get(slot_key(key_hash, returned(slot, case.system)))?;
         found = back.filter(|back| back.seq() > case.base.of(slot));
     }
     Ok(found)
@@ -283,12 +278,32 @@ pub(super) fn decide_copy(case: &Case<'_>, change: &Change<'_>, index: &mut Inde
         let latest = latest.filter(|l| l.seq() > case.base.of(slot));
         let own = |l: &Slot| l.origin() == case.system && !l.everywhere() && !l.deleted();
         let additive = case.layout.merge(slot) == Some(Merge::Add);
-        let unseen = additive && unseen_difference(case, change, slot, index)?.is_some();
+        let unseen = additive && unseen_difference(case, change.key_hash, slot, index)?.is_some();
         if (latest.is_some_and(|l| !own(&l)) || unseen) && !case.bugs.copies_are_live {
             return Ok(None);
         }
     }
     Ok(Some(carried))
+}
+
+/// Whether a row that `case.system` has no longer stays away: its deletion stands, or nothing comes that
+/// the system had not seen. A deletion that lost may leave what differences were added to in that system
+/// alone, and it is told by nobody then.
+pub(super) fn is_gone(case: &Case<'_>, key_hash: u128, store: &mut dyn SlotStore) -> Result<bool> {
+    let Case { layout, system, base, .. } = case;
+    // With one slot every version is a whole row.
+    if layout.slots.len() == 1 || store.get(slot_key(key_hash, 0))?.is_some_and(Slot::deleted) {
+        return Ok(true);
+    }
+    for slot in 0..layout.slots.len() {
+        let latest = store.get(slot_key(key_hash, slot))?.filter(|l| l.seq() > base.of(slot));
+        let comes = latest.is_some_and(|l| l.origin() != *system || l.everywhere());
+        let additive = layout.merge(slot) == Some(Merge::Add);
+        if comes || additive && unseen_difference(case, key_hash, slot, store)?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The slots of a journaled change, as its entry tells them. A row that is revived exists, with

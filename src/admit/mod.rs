@@ -27,6 +27,7 @@ mod merge;
 mod person;
 mod policy;
 mod replay;
+mod returning;
 mod rivals;
 mod since;
 mod store;
@@ -52,6 +53,7 @@ use crate::position::{Position, Seq};
 use crate::schema::{SystemId, SystemSet};
 use held::{Holds, change_of};
 use person::Waitings;
+use returning::Returning;
 use topology::Layout;
 
 /// Mistakes that the simulation plants to show that it would catch them. Production code never
@@ -147,6 +149,7 @@ pub struct Arbiter {
     /// Low watermarks of chunks that are being read: what they have not seen stays in the index.
     chunks: Vec<Seq>,
     waiting: Waitings,
+    returning: Returning,
     /// By system: how much its clock is ahead of ours.
     clocks: Vec<Micros>,
     bugs: Bugs,
@@ -174,6 +177,7 @@ impl Arbiter {
             holds: Holds::default(),
             chunks: Vec::new(),
             waiting: Waitings::default(),
+            returning: Returning::new(systems),
             clocks: vec![0; systems],
             bugs,
             topology,
@@ -276,6 +280,9 @@ impl Arbiter {
         if !records.is_empty() {
             records.extend(self.waiting.parted(|key| self.holds.any_holds(key), base));
         }
+        // A chunk that is open may have missed what was shown since.
+        let shown = self.chunks.iter().copied().fold(base, Seq::min);
+        self.returning.seen(system, shown, &self.holds);
         self.forget()?;
         Ok(records)
     }

@@ -30,8 +30,10 @@ pub struct Changed {
 
 #[derive(Debug, Default)]
 pub struct Since {
-    /// Fields whose values were told; all of them where the row was deleted.
-    pub told: u128,
+    /// Fields whose values were told.
+    told: u128,
+    /// The row was deleted, which tells all of it as long as that stands.
+    pub deleted: bool,
     /// The last change, encoded, and the base of its transaction; where it was an update.
     last: Option<(Bytes, Seq)>,
 }
@@ -81,7 +83,8 @@ impl Changed {
     pub fn note_changes(&mut self, entity: EntityId, changes: &[u8], base: Seq) {
         for change in of_entity(entity, changes) {
             let since = self.keys.entry(change.key_hash).or_default();
-            since.told |= change.after.map_or(u128::MAX, Row::absolute);
+            since.told |= change.after.map_or(0, Row::absolute);
+            since.deleted |= change.after.is_none();
             since.last = None;
             if change.op == Op::Update && self.watched.contains(&change.key_hash) {
                 let mut writer = ChangeWriter::default();
@@ -93,7 +96,7 @@ impl Changed {
 }
 
 impl Since {
-    /// All that the copied row has was told.
+    /// All that the copied row has was told, whatever became of it.
     pub fn tells(&self, copied: &Change<'_>) -> bool {
         copied.after.is_none_or(|row| row.sent() & !self.told == 0)
     }
@@ -176,6 +179,9 @@ mod tests {
         let (_, gone) = change(Op::Delete, Some(READ), None);
         let mut changed = Changed::default();
         changed.note_changes(EntityId(0), &gone, 1);
+        let since = changed.get(key).unwrap();
+        assert!(since.deleted && !since.tells(&copied), "whether that stands is for the arbiter to say");
+        changed.note_changes(EntityId(0), &change(Op::Insert, None, Some(READ)).1, 1);
         assert!(changed.get(key).unwrap().tells(&copied));
     }
 

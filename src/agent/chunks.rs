@@ -75,13 +75,16 @@ pub struct Rows {
     pub refused: Vec<(Bytes, String)>,
     /// Transactions that the snapshot did not see.
     pub running: Vec<u32>,
+    /// Keys of rows that lost before, and were not there when they were read again.
+    pub absent: Vec<(u128, Bytes)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `seq` is of the last entry, 0 where none was journaled; `lost` are keys of rows that lost
-    /// to something live, and whether that tells all of the row.
-    Taken { taken: u64, lost: Vec<(Bytes, bool)>, seq: Seq },
+    /// to something live, and whether that tells all of the row; `missed` those of rows that were not
+    /// there and come back.
+    Taken { taken: u64, lost: Vec<(Bytes, bool)>, missed: Vec<Bytes>, seq: Seq },
     /// The read missed a transaction that was captured before, or too much has changed meanwhile.
     Again,
 }
@@ -106,6 +109,7 @@ struct Recent {
 /// A chunk whose rows have come.
 pub struct Read {
     pub system: SystemId,
+    pub entity: EntityId,
     pub base: Seq,
     pub changed: Changed,
 }
@@ -147,11 +151,11 @@ impl Chunks {
     /// Takes the chunk out; `None` where it has to be read again. Its base is returned either way.
     pub fn close(&mut self, chunk: u64, running: &[u32]) -> Option<(Seq, Option<Read>)> {
         let at = self.open.iter().position(|open| open.id == chunk)?;
-        let Open { system, base, changed, captured, .. } = self.open.swap_remove(at);
+        let Open { system, entity, base, changed, captured, .. } = self.open.swap_remove(at);
         let recent = &self.recent[system.index()];
         let before = recent.ids.len().saturating_sub((recent.count - captured) as usize);
         let missed = recent.ids.iter().take(before).any(|id| running.contains(id));
-        let read = (!missed && !changed.is_full()).then_some(Read { system, base, changed });
+        let read = (!missed && !changed.is_full()).then_some(Read { system, entity, base, changed });
         Some((base, read))
     }
 }

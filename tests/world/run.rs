@@ -25,7 +25,7 @@ use anechoic::value::{Datum, Kind, Row, write_datum};
 use bytes::Bytes;
 
 use super::check::ensure;
-use super::copy::Chunk;
+use super::copy::{Chunk, Mark};
 use super::log::{Log, place, undecided};
 use super::model::{
     CONTACT, Contact, EVENT, FIELDS, Local, Logged, Random, System, Written, bindings, datum, number, schema,
@@ -56,9 +56,10 @@ pub struct Tally {
     pub crashes: u64,
     pub commits: u64,
     pub held: u64,
-    /// Rows of chunks that were journaled, and that lost.
+    /// Rows of chunks that were journaled, that lost, and that were missed: on their way back.
     pub copied: u64,
     pub lost: u64,
+    pub missed: u64,
     pub side_effects: u64,
     /// Differences that users made, in rows which nothing else made a whole value of: see `check_sums`.
     pub differences: u64,
@@ -86,6 +87,7 @@ impl AddAssign for Tally {
         self.held += other.held;
         self.copied += other.copied;
         self.lost += other.lost;
+        self.missed += other.missed;
         self.side_effects += other.side_effects;
         self.differences += other.differences;
         self.waited += other.waited;
@@ -118,6 +120,13 @@ pub struct Applier {
     idle: bool,
 }
 
+impl Applier {
+    /// The last entry that its system has.
+    pub fn passed(&self) -> Seq {
+        self.steps.passed()
+    }
+}
+
 pub struct World {
     pub random: Random,
     pub planted: Planted,
@@ -136,10 +145,15 @@ pub struct World {
     pub now: i64,
     pub value: i64,
     pub keys: usize,
-    /// Rows were there before; they are copied, chunk by chunk, until a chunk lost none.
+    /// Rows were there before, and are copied; perhaps again and again.
     pub loads: bool,
-    pub loaded: bool,
+    pub loads_again: bool,
     pub chunk: Option<Chunk>,
+    pub mark: Mark,
+    /// Those that were journaled, and how many records there were with each.
+    pub marks: Vec<(usize, Mark)>,
+    /// What the source of the load has to have before it begins.
+    pub load_from: Option<Seq>,
     /// Some local transactions are prepared first, and decided later.
     pub xa: bool,
     /// Those that are not decided, as the agent knows them.
@@ -153,20 +167,25 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, planted: Planted) -> Self {
-        Self::with(seed, planted, None, false)
+        Self::with(seed, planted, None, false, false)
     }
 
     /// One key, and a field of it is a sum in all systems.
     pub fn with_sum(seed: u64, planted: Planted) -> Self {
-        Self::with(seed, planted, None, true)
+        Self::with(seed, planted, None, true, false)
+    }
+
+    /// The same, of rows that were there before, and are loaded.
+    pub fn with_load(seed: u64, planted: Planted) -> Self {
+        Self::with(seed, planted, None, true, true)
     }
 
     /// One field has few values, and some of the systems want none of them twice.
     pub fn with_unique(seed: u64, planted: Planted) -> Self {
-        Self::with(seed, planted, Some(Random(!seed)), false)
+        Self::with(seed, planted, Some(Random(!seed)), false, false)
     }
 
-    fn with(seed: u64, planted: Planted, mut unique: Option<Random>, sum: bool) -> Self {
+    fn with(seed: u64, planted: Planted, mut unique: Option<Random>, sum: bool, load: bool) -> Self {
         let mut random = Random(seed);
         let pooled = unique.as_mut().map(|random| random.below(FIELDS));
         let schema = schema(pooled);
@@ -190,6 +209,9 @@ impl World {
         if (only_added || sum) && rules.added() == 0 {
             rules.merges.retain(|(of, _)| *of != 2);
             rules.merges.push((2, Merge::Add));
+        }
+        if load && seed % 4 < 2 {
+            rules.on_delete = Some(OnDelete::UpdateWins);
         }
         let rules = Arc::new(rules);
         let systems: Vec<System> = (0..count)
@@ -219,7 +241,7 @@ impl World {
         let limits = Limits { changes, bytes: 1 << 20, refused: usize::MAX, window: 1000, connections };
         let refusals = !only_added && random.percent(50) && unique.as_mut().is_none_or(|random| random.percent(30));
         // Fields that the authority has not would have to come from others.
-        let loads = !uneven && !only_added && random.percent(40) && pooled.is_none();
+        let loads = !uneven && !only_added && (random.percent(40) || load) && pooled.is_none();
         let mut world = World {
             arbiter: arbiter(&systems, &names, &schema, &rules, planted),
             captures: vec![Capture::default(); count],
@@ -237,8 +259,11 @@ impl World {
             value: 0,
             keys,
             loads,
-            loaded: !loads,
+            loads_again: seed % 2 == 1,
             chunk: None,
+            mark: Mark::default(),
+            marks: Vec::new(),
+            load_from: None,
             xa: seed.is_multiple_of(3),
             prepared: BTreeMap::new(),
             refusals,
@@ -890,9 +915,7 @@ impl World {
         self.restore(&held, &at, &orphans)?;
         self.log.append(orphans);
         self.captures = at;
-        self.chunk = None;
-        // What was journaled of it may be gone.
-        self.loaded = !self.loads;
+        self.resume_load();
         if self.planted.base_from_marker_table {
             for (capture, system) in self.captures.iter_mut().zip(&self.systems) {
                 capture.base = system.marker.seq;
@@ -992,12 +1015,12 @@ impl World {
             if busy || before != (self.log.records.len(), self.captures.iter().map(|c| c.at).sum()) {
                 continue;
             }
-            if self.loaded {
+            if self.is_loaded() {
                 return Ok(());
             }
             // What lost is read again, now that its system has seen why.
-            self.chunk = None;
-            for _ in 0..3 {
+            self.load()?;
+            while self.chunk.is_some() {
                 self.load()?;
             }
         }

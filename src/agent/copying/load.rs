@@ -203,7 +203,8 @@ async fn load_entity(
             let higher = done.contains(other);
             (role.receives() || higher).then(|| Receiver::new(*other, name(*other), plan, is_empty, higher))
         });
-        if first.is_some() {
+        let sums = context.model.rules[entity.index()].added() != 0;
+        if first.is_some() || sums && !spec.dry_run {
             caught_up(context, counted, system, entity).await?;
         }
         let mut scanner = Scanner::connect(&context.config, system).await?;
@@ -252,7 +253,8 @@ async fn load_entity(
 
 /// Until that system has what was journaled by now. One that was added begins at the journal's head,
 /// so that older entries reach it by the load alone: what the tables that are read did not show
-/// yet, it would never have.
+/// yet, it would never have. And one whose sums are added to may lack a row for a moment that comes back to it
+/// alone, with what it had of them (see [`super::lost`]): by now, or it is told of from here on.
 async fn caught_up(context: &Context, counted: &mut Counted, system: SystemId, entity: EntityId) -> Result<()> {
     let head = context.status.journal_head.get();
     while !context.has(system, entity, head) && !context.stands(system) {

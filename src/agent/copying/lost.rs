@@ -5,6 +5,10 @@
 //! again until nothing beats it: the log that did has been seen by then. Fewer and fewer are read at
 //! once, in the end each by itself, so that one that is written all the time is met between two
 //! writes. Their keys stand in the load's mark, for a restart must know of them still.
+//!
+//! One that is not there then is done with if its deletion stands. Where that lost, the row is on its way
+//! back to the table with sums that nobody else has, and is read when it has come; the same goes for rows
+//! that were not there in the first place, because they were on their way back already.
 
 use std::time::Duration;
 
@@ -27,8 +31,8 @@ const TOLD_EVERY: u32 = 60;
 
 impl Pass<'_> {
     /// Notes the rows that are to be read again.
-    pub(super) fn note_lost(&mut self, lost: Vec<(Bytes, bool)>) {
-        self.lost.extend(lost.into_iter().filter(|(_, told)| !told).map(|(key, _)| key));
+    pub(super) fn note_lost(&mut self, lost: Vec<(Bytes, bool)>, missed: Vec<Bytes>) {
+        self.lost.extend(lost.into_iter().filter(|(_, told)| !told).map(|(key, _)| key).chain(missed));
     }
 
     /// Not too many of them.
@@ -61,7 +65,7 @@ impl Pass<'_> {
         while !left.is_empty() {
             let together = (TOGETHER >> round.min(16)).clamp(1, left.len());
             let (now, later) = left.split_at(together);
-            match self.by_keys(now).await {
+            match self.by_keys(now, true).await {
                 Ok(()) => left = later,
                 Err(error) => {
                     self.lost.extend(left.iter().cloned().map(Bytes::from));
@@ -75,7 +79,8 @@ impl Pass<'_> {
 
     fn tell_lost(&mut self, round: u32) {
         let rows = self.lost.len();
-        let what = format!("until {rows} rows that are written all the time can be read between two writes");
+        let what =
+            format!("until {rows} rows that are written all the time, or come back, can be read between two writes");
         if (round - TOLD_AFTER).is_multiple_of(TOLD_EVERY) {
             info!(entity = %self.counted.entity, rows, "the load waits {what}");
         }

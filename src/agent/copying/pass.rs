@@ -11,7 +11,7 @@
 //!
 //! Rows that lose to something live may be read again ([`super::lost`]).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ pub struct Pass<'a> {
     pub size: PageSize,
     /// Of entries that not every receiver has applied, perhaps.
     pub ahead: VecDeque<Seq>,
-    /// Keys of rows that lost to what did not tell all of them.
+    /// Keys of rows that lost to what did not tell all of them, or that were missed.
     pub lost: BTreeSet<Bytes>,
 }
 
@@ -139,6 +139,8 @@ pub struct Made {
     pub deletes: bool,
     /// What it adds, once it is taken in.
     pub counts: Counts,
+    /// Keys that lost before, and are not there.
+    pub absent: Vec<(u128, Bytes)>,
 }
 
 impl Pass<'_> {
@@ -209,7 +211,7 @@ impl Pass<'_> {
         let mut again: Vec<Vec<u8>>;
         let mut keys = keys;
         while !keys.is_empty() {
-            self.by_keys(keys).await?;
+            self.by_keys(keys, false).await?;
             self.read_all_lost().await?;
             let chunk = self.open().await?;
             let (page, parts) = self.surplus(&chunk.low, keys, None, &mut []).await?;
@@ -224,13 +226,20 @@ impl Pass<'_> {
     }
 
     /// Reads, compares and hands in the rows of these keys. They were counted when they were found.
-    pub(super) async fn by_keys(&mut self, keys: &[Vec<u8>]) -> Result<()> {
+    /// `again`: they lost before, so that one which is not there may have to be waited for.
+    pub(super) async fn by_keys(&mut self, keys: &[Vec<u8>], again: bool) -> Result<()> {
         loop {
             let chunk = self.open_for(keys).await?;
             let page = self.read(&chunk.low, &Read::Keys(keys)).await?;
             let Made { parts, .. } = self.made(&page).await?;
             let counts = Counts { refused: page.refused.len() as u64, ..Counts::default() };
-            let made = Made { parts, counts, deletes: false };
+            let mut made = Made { parts, counts, ..Made::default() };
+            if again {
+                let there: HashSet<u128> = page.all().map(|change| change.key_hash).collect();
+                let keys = self.hashes(keys).into_iter().zip(keys);
+                let absent = keys.filter(|(hash, _)| !there.contains(hash));
+                made.absent = absent.map(|(hash, key)| (hash, Bytes::copy_from_slice(key))).collect();
+            }
             if self.lay_in(chunk, &page, made, None).await? {
                 return Ok(());
             }
@@ -243,10 +252,14 @@ impl Pass<'_> {
 
     /// A chunk of these keys, whose rows may have lost before.
     async fn open_for(&self, keys: &[Vec<u8>]) -> Result<Chunk> {
+        let keys = self.hashes(keys).into_iter().collect();
+        self.context.open(self.source, self.plan.entity, keys).await
+    }
+
+    fn hashes(&self, keys: &[Vec<u8>]) -> Vec<u128> {
         let entity = self.plan.schema.entity(self.plan.entity);
         let mut scratch = Vec::new();
-        let hash = |key: &Vec<u8>| key_hash(entity.seed, Row(key).iter(), &mut scratch);
-        self.context.open(self.source, self.plan.entity, keys.iter().map(hash).collect()).await
+        keys.iter().map(|key| key_hash(entity.seed, Row(key).iter(), &mut scratch)).collect()
     }
 
     pub(super) async fn scanner(&mut self) -> Result<&mut Scanner> {
@@ -293,7 +306,7 @@ impl Pass<'_> {
     /// durable with it: not twice, however often it is read.
     pub(super) async fn lay_in(&mut self, chunk: Chunk, page: &Page, made: Made, done: Option<&[u8]>) -> Result<bool> {
         let Page { refused, running, .. } = page;
-        let Made { parts, deletes, counts: more } = made;
+        let Made { parts, deletes, counts: more, absent } = made;
         let rows = Rows {
             txid: format!("{} {}", self.word, self.begun).into(),
             read_at: now(),
@@ -301,6 +314,7 @@ impl Pass<'_> {
             deletes,
             refused: refused.clone(),
             running: running.clone(),
+            absent,
         };
         let mut counts = self.counted.counts.clone();
         counts.add(more);
@@ -309,14 +323,16 @@ impl Pass<'_> {
         let (reply, answer) = oneshot::channel();
         let chunk = chunk.into_number();
         self.context.lay(Copying::Rows { chunk, rows, mark: mark.clone().map(Box::new), reply }).await?;
-        let Outcome::Taken { taken, lost, seq } = answer.await.map_err(|_| super::gone())? else { return Ok(false) };
+        let Outcome::Taken { taken, lost, missed, seq } = answer.await.map_err(|_| super::gone())? else {
+            return Ok(false);
+        };
         self.size.learn(page);
         counts.took(taken, lost.len(), deletes);
         self.counted.counts = counts;
         if seq > 0 {
             self.ahead.push_back(seq);
         }
-        self.note_lost(lost);
+        self.note_lost(lost, missed);
         if let Some(mark) = mark {
             let (counts, lost) = (self.counted.counts.clone(), self.lost.iter().cloned().collect());
             self.counted.mark = Some(LoadMark { counts, lost, ..mark });
@@ -327,7 +343,7 @@ impl Pass<'_> {
     /// The page's rows by who is to have them, and how they compare.
     async fn made(&mut self, page: &Page) -> Result<Made> {
         let mut counts = Counts { read: page.seen, refused: page.refused.len() as u64, ..Counts::default() };
-        let made = |parts, counts| Made { parts, counts, deletes: false };
+        let made = |parts, counts| Made { parts, counts, ..Made::default() };
         if page.rows.is_empty() {
             return Ok(made(Vec::new(), counts));
         }

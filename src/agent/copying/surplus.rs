@@ -137,7 +137,7 @@ impl Pass<'_> {
         loop {
             let chunk = self.open().await?;
             let (page, parts) = self.surplus(&chunk.low, keys, Some(at), witnesses).await?;
-            let made = Made { parts, counts: counts.clone(), deletes: true };
+            let made = Made { parts, counts: counts.clone(), deletes: true, ..Made::default() };
             // No key of the pass is done with them.
             if self.lay_in(chunk, &page, made, Some(&[])).await? {
                 return Ok(());

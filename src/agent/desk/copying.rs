@@ -55,7 +55,7 @@ impl Desk {
             .filter(|change| changed.get(change.key_hash).is_none())
             .for_each(|c| kept.push_change(&c));
         if kept.is_empty() {
-            return Ok(Outcome::Taken { taken: 0, lost: Vec::new(), seq: 0 });
+            return Ok(Outcome::Taken { taken: 0, lost: Vec::new(), missed: Vec::new(), seq: 0 });
         }
         let taken = kept.count;
         let PositionRecord { position, base, .. } = self.systems[system.index()].at.clone();
@@ -75,7 +75,7 @@ impl Desk {
         capture.transactions.add(1);
         capture.changes.add(taken);
         self.captured(system, captured, None)?;
-        Ok(Outcome::Taken { taken, lost: Vec::new(), seq: self.arbiter.head() })
+        Ok(Outcome::Taken { taken, lost: Vec::new(), missed: Vec::new(), seq: self.arbiter.head() })
     }
 
     fn close(&mut self, chunk: u64, running: &[u32]) -> Option<Read> {
@@ -91,7 +91,14 @@ impl Desk {
         mark: Option<Box<LoadMark>>,
         reply: oneshot::Sender<Outcome>,
     ) -> Result<()> {
-        let Some(Read { system, base, changed }) = self.close(chunk, &rows.running) else {
+        let read = self.close(chunk, &rows.running);
+        let missed = match (&read, &mark) {
+            (None, _) => None,
+            // Of a table, from one key to the next.
+            (Some(read), Some(_)) => self.arbiter.missed(read.system, read.entity, read.base)?,
+            (Some(read), None) => Some(self.arbiter.not_gone(read.system, read.entity, read.base, rows.absent)?),
+        };
+        let Some((Read { system, base, changed, .. }, missed)) = read.zip(missed) else {
             self.waiting.push(Waiting::Copied(reply, Outcome::Again));
             return Ok(());
         };
@@ -128,9 +135,10 @@ impl Desk {
         if let Some(mut mark) = mark {
             mark.counts.took(taken, lost.len(), rows.deletes);
             mark.lost.extend(lost.iter().filter(|(_, told)| !told).map(|(key, _)| key.clone()));
+            mark.lost.extend(missed.iter().cloned());
             self.append(vec![Record::Load(*mark)])?;
         }
-        self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, seq }));
+        self.waiting.push(Waiting::Copied(reply, Outcome::Taken { taken, lost, missed, seq }));
         Ok(())
     }
 }
