@@ -640,6 +640,11 @@ impl World {
                 Body::Inline(writer.take().into())
             }
         };
+        // One that is wrongly taken for a change may carry nothing.
+        let changes = match &body {
+            Body::Inline(bytes) => Changes::new(bytes).count(),
+            Body::Spooled(spool) => self.log.spool[&spool.id].iter().map(|chunk| Changes::new(chunk).count()).sum(),
+        };
         Captured {
             system,
             txid: format!("{position}").into(),
@@ -648,7 +653,7 @@ impl World {
             committed_at: self.systems[system.index()].times[self.captures[system.index()].at],
             hops: 0,
             schema: self.schema.clone(),
-            changes: changes.len() as u64,
+            changes: changes as u64,
             body,
             refused: Vec::new(),
         }
