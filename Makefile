@@ -1,8 +1,15 @@
 # The commands of this project. Servers for tests and demo come from fixtures/servers.sh.
-.PHONY: build deb demo test lint soak types outcomes bench bench-growth bench-load bench-stages
+.PHONY: build static deb demo test lint soak types outcomes bench bench-growth bench-load bench-stages
 
 build:
 	cargo build --release
+
+# One file that needs no library of the machine's. Once before: rustup target add x86_64-unknown-linux-musl, and
+# Debian's musl-tools.
+musl = $(shell uname -m)-unknown-linux-musl
+static:
+	CC_$(subst -,_,$(musl))=musl-gcc cargo build --release --target $(musl)
+	target/$(musl)/release/anechoic --version
 
 # A Debian package in target/debian; ANECHOIC_BINARY names a program that is there already.
 deb:
