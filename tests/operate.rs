@@ -86,13 +86,60 @@ async fn teardown_leaves_nothing_behind_and_may_be_repeated() {
         assert!(left_in(&world[system]).await > 0, "{system}");
     }
 
-    world.agent.run(&["teardown"]).await;
+    let said = world.agent.run(&["teardown"]).await;
     world.agent.run(&["teardown"]).await;
 
     for (system, _) in THREE {
         assert_eq!(left_in(&world[system]).await, 0, "{system}");
     }
+    // What setup changed in the table is told with the statement that takes it back.
+    let back = "ALTER TABLE \"public\".\"contact\" REPLICA IDENTITY DEFAULT;";
+    assert!(said.contains(back) && said.contains("nothing else is left"), "{said}");
+    world["crm"].admin().await.execute(back).await;
+    let said = world.agent.run(&["teardown"]).await;
+    assert!(!said.contains("REPLICA") && said.contains("nothing is left"), "{said}");
     world.setup().await;
+}
+
+/// The publication is another one then, which is no gap in the log that begins with it: neither
+/// where a teardown came before, nor where the journal was removed by hand with everything else.
+#[tokio::test]
+async fn what_was_torn_down_and_set_up_anew_is_in_step() {
+    let contact = Entity::new("contact").key("id", Type::Int).field("name", Type::Varchar(50));
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mariadb)]).entity(contact).start().await;
+    for round in 1..=2 {
+        world["crm"].execute(&format!("INSERT INTO contact VALUES ({round}, 'Ada')")).await;
+        world.quiet().await;
+        world.agent.stop().await;
+        let decided = world.agent.data_dir().join("columns.json");
+        let kept = std::fs::read(&decided).unwrap();
+        world.agent.run(&["teardown"]).await;
+        assert!(!decided.exists());
+        if round == 2 {
+            std::fs::write(&decided, kept).unwrap();
+        }
+        world["crm"].execute(&format!("INSERT INTO contact VALUES ({}, 'unseen')", round + 10)).await;
+        world.setup().await;
+        world.agent.start();
+        world.agent.ready().await;
+        world.agent.run(&["load"]).await;
+        world.quiet().await;
+    }
+}
+
+/// The agent reads the log as a replica does, and that makes the server none.
+#[tokio::test]
+async fn a_server_that_the_agent_reads_from_is_no_replica_for_that() {
+    let contact = Entity::new("contact").key("id", Type::Int).field("name", Type::Varchar(50));
+    let world = World::of(&[("crm", Kind::Mysql), ("shop", Kind::Mariadb), ("erp", Kind::Mariadb11)]);
+    let world = world.entity(contact).start().await;
+    world["crm"].execute("INSERT INTO contact VALUES (1, 'Ada')").await;
+    world.quiet().await;
+
+    let (ok, report) = check(&world).await;
+
+    let findings = findings(&report);
+    assert!(ok && !findings.iter().any(|f| f.contains("replica")), "{findings:#?}");
 }
 
 #[tokio::test]

@@ -38,6 +38,27 @@ pub fn read(config: &Config) -> (Decided, Option<String>) {
     }
 }
 
+/// Nothing is followed any more: the next setup begins with the tables as they are then.
+pub fn forget(config: &Config) -> Result<()> {
+    match std::fs::remove_file(path(config)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("cannot remove {}: {error}", path(config).display());
+            Err(Error::stop(what, "remove it by hand, then run teardown again").because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A system's log is about to begin anew: how its tables were published before is past.
+pub fn forget_published(config: &Config, system: &str) -> Result<()> {
+    let mut decided = load(config);
+    if !decided.knows_published(system) {
+        return Ok(());
+    }
+    decided.forget_published(system);
+    save(config, &decided)
+}
+
 /// On disk before a row is read by it.
 pub fn save(config: &Config, decided: &Decided) -> Result<()> {
     let path = path(config);

@@ -121,9 +121,10 @@ async fn binlog_filters(conn: &mut Conn, flavour: Flavour) -> (String, String) {
 async fn is_replica(conn: &mut Conn, flavour: Flavour) -> bool {
     let sql = match flavour {
         Flavour::Mysql => "SELECT COUNT(*) FROM performance_schema.replication_connection_configuration",
+        // SLAVE_CONNECTIONS counts those that read this server's own log, as the agent does.
         Flavour::Mariadb => {
             "SELECT COUNT(*) FROM information_schema.GLOBAL_STATUS \
-             WHERE VARIABLE_NAME IN ('SLAVES_RUNNING', 'SLAVE_CONNECTIONS') AND VARIABLE_VALUE > 0"
+             WHERE VARIABLE_NAME = 'SLAVES_RUNNING' AND VARIABLE_VALUE > 0"
         }
     };
     conn.query_first::<u64, _>(sql).await.ok().flatten().unwrap_or(0) > 0

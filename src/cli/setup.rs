@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Outcome, Print, print, print_json};
+use crate::agent::decided::forget_published;
 use crate::check::shared_markers;
 use crate::config::Config;
 use crate::error::Result;
@@ -34,6 +35,7 @@ pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
         match ensure(config, id, operator.known(&system.name)).await {
             Ok(ensured) => {
                 if let Some(position) = &ensured.position {
+                    forget_published(config, &system.name)?;
                     operator.note(&system.name, position)?;
                 }
                 created = ensured.done;

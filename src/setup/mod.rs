@@ -88,8 +88,15 @@ pub async fn ensure(config: &Config, system: SystemId, known: Known) -> Result<E
     }
 }
 
+/// What [`remove`] took away, and what it left to a person.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub done: Vec<String>,
+    pub left: Vec<Finding>,
+}
+
 /// Removes what [`ensure`] created; says what it removed. May be repeated.
-pub async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
+pub async fn remove(config: &Config, system: SystemId) -> Result<Removed> {
     match config.system(system).engine {
         Engine::Postgres => postgres::remove(config, system).await,
         Engine::Mysql => mysql::remove(config, system).await,

@@ -4,7 +4,7 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{Ensured, Known, NewPosition, Step, at_work, foreign_marker, in_the_way};
+use super::{Ensured, Known, NewPosition, Removed, Step, at_work, foreign_marker, in_the_way};
 use crate::apply::mysql::{lock_name, marker_ddl};
 use crate::apply::sql::{backquoted, backquoted_table};
 use crate::capture::mysql::create_position;
@@ -120,7 +120,7 @@ async fn mark(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs,
 }
 
 /// Our rows; the table when no other agent has one; the database when nothing else is in it.
-pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
+pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Removed> {
     let mut conn = connect(&config.system(system).connect).await?;
     let (marker, agent) = (&config.system(system).marker, config.agent.id.as_str());
     let (table, doing) = (backquoted_table(marker), format!("removing the marker {marker}"));
@@ -135,13 +135,13 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
         let others: Option<u64> = conn.query_first(count).await.map_err(|e| failed(e, &doing))?;
         if others != Some(0) {
             done.push(format!("rows of agent {agent:?} in {marker}; other agents still use the table"));
-            return Ok(done);
+            return Ok(Removed { done, left: vec![] });
         }
         conn.query_drop(format!("DROP TABLE {table}")).await.map_err(|e| failed(e, &doing))?;
         done.push(format!("table {marker}"));
     }
     done.extend(remove_database(&mut conn, &marker.schema, &config.system(system).connect.database).await?);
-    Ok(done)
+    Ok(Removed { done, left: vec![] })
 }
 
 /// Only an empty one, and never the one that the url names.

@@ -1,12 +1,12 @@
 //! Schema, marker, replica identities, publication and slot of a PostgreSQL system.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::{Ensured, Known, NewPosition, Step, at_work, foreign_marker, in_the_way, orphaned_slot};
+use super::{Ensured, Known, NewPosition, Removed, Step, at_work, foreign_marker, in_the_way, orphaned_slot};
 use crate::apply::postgres::{lock_key, marker_ddl, origin};
 use crate::apply::sql::{quoted, quoted_table};
 use crate::capture::postgres::{application_name, create_position, publication_name, slot_name};
@@ -17,6 +17,7 @@ use crate::check::postgres::{Facts, identity_suffices, refuses_updates, weaker_p
 use crate::config::Config;
 use crate::connect::postgres::{connect, error};
 use crate::error::{Error, Result};
+use crate::finding::Finding;
 use crate::position::Seq;
 use crate::schema::SystemId;
 
@@ -199,7 +200,7 @@ async fn mark(client: &Client, config: &Config, system: SystemId, needs: &Needs,
     Ok(rows.iter().map(|row| row.get::<_, i64>(1)).max().unwrap_or(0).unsigned_abs())
 }
 
-pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<String>> {
+pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Removed> {
     let (agent, connect_config) = (config.agent.id.as_str(), &config.system(system).connect);
     let client = connect(connect_config, &application_name(agent)).await?;
     let (name, slot) = (publication_name(agent), slot_name(agent, &connect_config.database));
@@ -215,7 +216,33 @@ pub(super) async fn remove(config: &Config, system: SystemId) -> Result<Vec<Stri
         done.push("the replication origin".into());
     }
     done.extend(remove_marker(&client, config, system).await?);
-    Ok(done)
+    Ok(Removed { done, left: left_full(&client, config, system).await? })
+}
+
+/// Tables whose old rows stand whole in the log. Whether that was so before setup nobody knows any
+/// more, and what else reads the log may count on it.
+async fn left_full(client: &Client, config: &Config, system: SystemId) -> Result<Vec<Finding>> {
+    const FULL: &str = "
+        SELECT w.schema, w.name, ln.nspname::text, l.relname::text
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)
+        JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name
+        CROSS JOIN LATERAL (SELECT c.oid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p) AS part
+        JOIN pg_catalog.pg_class l ON l.oid = part.oid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+        WHERE l.relreplident = 'f' ORDER BY 1, 2, 3, 4";
+    let names = Needs::of(config, system).names();
+    let (schemas, tables): (Vec<&str>, Vec<&str>) = names.iter().map(|n| (n.schema.as_str(), n.name.as_str())).unzip();
+    let mut full: BTreeMap<TableName, Vec<String>> = BTreeMap::new();
+    for row in query(client, FULL, &[&schemas, &tables]).await? {
+        let name = |at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", quoted_table(&name(2)));
+        full.entry(name(0)).or_default().push(sql);
+    }
+    let left = full.into_iter().map(|(table, sql)| {
+        let what = "still has REPLICA IDENTITY FULL: the log holds its old rows whole, which nothing of ours needs now";
+        Finding::note(&config.system(system).name, what).table(&table).by_owner(sql.join("\n"))
+    });
+    Ok(left.collect())
 }
 
 /// Our slot, that cannot be read from any more; says what went.
