@@ -301,3 +301,35 @@ async fn mysql_in_every_kind_of_trouble() {
 async fn mariadb_in_every_kind_of_trouble() {
     Trial::start("erp").await.every_kind_of_trouble().await;
 }
+
+/// PostgreSQL waits for us when it is stopped: whatever it sent, it wants to see acknowledged. So it
+/// hears of that at once, whether rows came, others' writes only, or nothing.
+#[tokio::test]
+async fn a_postgres_that_is_stopped_does_not_wait_for_the_agent() {
+    for kind in [Kind::Postgres15, Kind::Postgres17] {
+        let world = World::of(&[("crm", kind), ("shop", Kind::Mariadb)])
+            .private("crm")
+            .entity(Entity::new("account").key("id", Type::Int).field("value", Type::Int))
+            .ddl("crm", "CREATE TABLE other (id int)")
+            .start()
+            .await;
+        let mut took = Vec::new();
+        for round in 0..3 {
+            let write = ["INSERT INTO account VALUES (1, 1)", "INSERT INTO other VALUES (1)", "SELECT 1"][round];
+            world["crm"].execute(write).await;
+            let echo = format!("INSERT INTO account VALUES ({}, 1)", 10 + round);
+            world["shop"].execute(&echo).await;
+            world.quiet().await;
+            world["crm"].execute("INSERT INTO other VALUES (2)").await;
+            let began = Instant::now();
+            world.server("crm").stop().await;
+            took.push(began.elapsed());
+            world.server("crm").start().await;
+            world.agent.wait_quiet().await;
+        }
+        println!("{}: {took:?}", kind.name());
+        let log = world.agent.log();
+        assert!(!log.contains("has not yet synced"), "{log}");
+        assert!(took.iter().all(|took| *took < Duration::from_millis(1500)), "{took:?}");
+    }
+}

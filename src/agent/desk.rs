@@ -118,6 +118,8 @@ pub struct SystemDesk {
     /// As the journal has it, or will with the next sync.
     recorded: (Position, Seq),
     recorded_at: Instant,
+    /// The server waits until what was taken in is acknowledged.
+    awaited: bool,
     /// Recorded since the last sync.
     unacknowledged: bool,
 }
@@ -133,6 +135,7 @@ impl SystemDesk {
             seen: watch::Sender::new(at.base),
             recorded: (at.position.clone(), at.base),
             recorded_at: Instant::now(),
+            awaited: false,
             unacknowledged: false,
             at,
         }
@@ -143,15 +146,17 @@ impl SystemDesk {
         Record::Position { system: self.name.clone(), position, base, identity }
     }
 
-    /// A log in which nothing of ours moves is recorded now and then only.
+    /// A log in which nothing of ours moves is recorded now and then only; at once where its server
+    /// waits for that, as PostgreSQL does before it shuts down.
     fn is_due(&self) -> bool {
         let pause = if self.at.base == self.recorded.1 { RECORD_IDLE_EVERY } else { RECORD_ECHOES_EVERY };
-        self.at.position != self.recorded.0 && self.recorded_at.elapsed() >= pause
+        self.at.position != self.recorded.0 && (self.awaited || self.recorded_at.elapsed() >= pause)
     }
 
     fn recorded(&mut self) {
         self.recorded = (self.at.position.clone(), self.at.base);
         self.recorded_at = Instant::now();
+        self.awaited = false;
         self.unacknowledged = true;
     }
 }
@@ -386,7 +391,10 @@ impl Desk {
                 Collected::Decided { xid, committed, txid, committed_at, position, base } => {
                     self.decided(system, &xid, committed, txid, committed_at, position, base)
                 }
-                Collected::Passed { position, base } => self.passed(system, position, base),
+                Collected::Passed { position, base, awaited } => {
+                    self.systems[system.index()].awaited |= awaited;
+                    self.passed(system, position, base)
+                }
             }),
             Message::Resume { system, reply } => {
                 let SystemDesk { at, prepared, recorded, .. } = &self.systems[system.index()];

@@ -145,6 +145,11 @@ pub trait Sink: Send {
     fn echo(&mut self, marker: &Marker, position: Position) -> Result<()>;
     /// The log was read to here with nothing in flight: idle, or only foreign traffic passed.
     fn passed(&mut self, position: Position) -> Result<()>;
+    /// The same, and the server waits until it is acknowledged. For a sink that keeps nothing
+    /// back this is no different.
+    fn awaited(&mut self, position: Position) -> Result<()> {
+        self.passed(position)
+    }
     fn full(&self) -> bool;
 }
 

@@ -83,6 +83,8 @@ pub enum Collected {
     Passed {
         position: Position,
         base: Seq,
+        /// The server waits until this is acknowledged.
+        awaited: bool,
     },
 }
 
@@ -260,17 +262,20 @@ impl Normalizer {
     }
 
     /// A place that foreign traffic has reached, where the base is known.
-    fn pass_over(&mut self, position: Position) {
+    fn pass_over(&mut self, position: Position, awaited: bool) {
         if self.unshown.as_ref().is_none_or(|unshown| unshown.ends_at(self.base)) {
-            self.pass(position);
+            self.pass(position, awaited);
         }
     }
 
-    fn pass(&mut self, position: Position) {
-        let passed = Collected::Passed { position, base: self.base };
+    fn pass(&mut self, position: Position, awaited: bool) {
+        let base = self.base;
         match self.collected.last_mut() {
-            Some(last @ Collected::Passed { .. }) => *last = passed,
-            _ => self.collected.push(passed),
+            Some(Collected::Passed { position: last, base: of_last, awaited: already }) => {
+                (*last, *of_last) = (position, base);
+                *already |= awaited;
+            }
+            _ => self.collected.push(Collected::Passed { position, base, awaited }),
         }
     }
 
@@ -747,7 +752,7 @@ impl Sink for Normalizer {
         let changes = self.transaction.spooled + self.transaction.writer.count;
         let refused = self.transaction.refused.len() as u64;
         if changes == 0 && refused == 0 {
-            self.pass_over(commit.position);
+            self.pass_over(commit.position, false);
         } else {
             let body = self.body()?;
             let mut refused = std::mem::take(&mut self.transaction.refused);
@@ -854,12 +859,17 @@ impl Sink for Normalizer {
         }
         self.base = self.base.max(marker.seq);
         self.tally.echoes += 1;
-        self.pass(position);
+        self.pass(position, false);
         Ok(())
     }
 
     fn passed(&mut self, position: Position) -> Result<()> {
-        self.pass_over(position);
+        self.pass_over(position, false);
+        Ok(())
+    }
+
+    fn awaited(&mut self, position: Position) -> Result<()> {
+        self.pass_over(position, true);
         Ok(())
     }
 

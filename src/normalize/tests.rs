@@ -220,7 +220,7 @@ fn a_transaction_knows_where_it_stands_and_what_its_writer_had_seen() {
     world.normalizer.passed(at(3)).unwrap();
     let collected = world.commit(&[(None, Some(row("1", "Ada")))]);
 
-    let [Collected::Passed { position, base: 12 }, Collected::Transaction(captured)] = collected.as_slice() else {
+    let [Collected::Passed { position, base: 12, .. }, Collected::Transaction(captured)] = collected.as_slice() else {
         panic!("{collected:?}")
     };
     assert_eq!(*position, at(3));

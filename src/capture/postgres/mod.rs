@@ -127,17 +127,19 @@ impl PgCapture {
             }
             match self.transactions.handle(body, sink)? {
                 Event::Delivered => delivered = true,
-                Event::Keepalive { wal_end, reply } => self.keepalive(wal_end, reply)?,
+                Event::Keepalive { reply: false, .. } => {}
+                Event::Keepalive { wal_end, reply: true } => {
+                    self.keepalive(wal_end)?;
+                    self.transactions.tell_awaited(sink)?;
+                    delivered = true;
+                }
                 Event::Other => {}
             }
         }
         Ok(delivered)
     }
 
-    fn keepalive(&mut self, wal_end: Lsn, reply: bool) -> Result<()> {
-        if !reply {
-            return Ok(());
-        }
+    fn keepalive(&mut self, wal_end: Lsn) -> Result<()> {
         self.feedback.reply();
         if self.burst.hangs(wal_end, Instant::now()) {
             return Err(Error::retry(format!(

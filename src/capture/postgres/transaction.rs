@@ -135,6 +135,15 @@ impl Transactions {
         self.current.is_none() && self.passed > self.told
     }
 
+    /// The server wants to know what is on disk, of all that it sent.
+    pub fn tell_awaited(&mut self, sink: &mut dyn Sink) -> Result<()> {
+        if self.current.is_none() {
+            self.told = self.passed;
+            sink.awaited(Position::Postgres { lsn: self.passed })?;
+        }
+        Ok(())
+    }
+
     pub fn tell_passed(&mut self, sink: &mut dyn Sink) -> Result<()> {
         if self.passed_pending() {
             self.told = self.passed;
