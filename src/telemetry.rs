@@ -2,6 +2,7 @@
 //! searches rely on. A name here changes only with a line in the changelog.
 
 mod file;
+mod journald;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -19,7 +20,8 @@ pub use self::file::LogFile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
-    /// One line per event, coloured on a terminal.
+    /// One line per event, coloured on a terminal; for systemd's journal with its priorities, and
+    /// without the time that it knows.
     #[default]
     Human,
     /// One JSON object per line.
@@ -37,8 +39,11 @@ pub fn start(format: LogFormat, file: Option<&Path>, default: &str) -> std::io::
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second start (tests) changes nothing.
     let _ = match format {
+        LogFormat::Human if file.is_none() && journald::listens() => {
+            log.with_ansi(false).event_format(journald::Lines::new()).try_init()
+        }
         LogFormat::Human => log.with_target(false).with_ansi(colours).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
     };
     Ok(())
 }
