@@ -131,7 +131,8 @@ gone $link
 
 # Removed: it runs no longer, and what it knows stays; installed again, it goes on from there.
 ln -s $unit $link
-package --remove anechoic
+said=$(package --remove anechoic 2>&1)
+case "$said" in *'keeps its log for the slot'*'anechoic teardown'*) ;; *) fail "removed, and nothing is said: $said" ;; esac
 asked 'stop anechoic.service'
 asked '--system daemon-reload'
 ! readlink "/proc/$(cat /run/agent.pid)/exe" || fail 'it still runs'
@@ -144,8 +145,12 @@ anechoic wait --timeout 60s || fail 'not in step after it was installed again'
 systemctl stop anechoic
 anechoic teardown
 
-package --remove anechoic
-package --purge anechoic
+# After a teardown nothing is left to be told; without one it is, before nobody knows of it any more.
+said=$(package --remove anechoic 2>&1)
+case "$said" in *slot*) fail "$said" ;; esac
+mkdir /var/lib/anechoic/journal
+said=$(package --purge anechoic 2>&1)
+case "$said" in *'pg_drop_replication_slot'*) ;; *) fail "purged, and nothing is said: $said" ;; esac
 gone /etc/anechoic; gone /var/lib/anechoic; gone $link
 getent passwd anechoic >/dev/null || fail 'the user is gone'
 
