@@ -116,7 +116,7 @@ impl Error {
         let mut text = self.message.clone();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            let said = error.to_string();
+            let said = undoubled(&error.to_string());
             if !text.contains(&said) && !repeats(&said, &text) {
                 text.push_str(": ");
                 text.push_str(&said);
@@ -132,6 +132,13 @@ impl Error {
         }
         text
     }
+}
+
+/// Drivers say what their cause says, and then the cause: "Input/output error: Input/output error: …".
+fn undoubled(said: &str) -> String {
+    let mut parts: Vec<&str> = said.split(": ").collect();
+    parts.dedup();
+    parts.join(": ")
 }
 
 /// Drivers put a server's own sentence between words of theirs.

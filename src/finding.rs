@@ -63,6 +63,8 @@ impl Finding {
         if !error.hint.is_empty() {
             what.truncate(what.len() - error.hint.len() - 2);
         }
+        // A list of findings says of each how bad it is.
+        let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
         Self::error(system, what).mend(error.hint.clone())
     }
 
@@ -98,6 +100,14 @@ impl Finding {
 
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
+    }
+}
+
+impl Finding {
+    /// For the log, whose level says how bad it is.
+    pub fn logged(&self) -> String {
+        let text = self.to_string();
+        text.split_once(": ").map_or(text.clone(), |(_, rest)| rest.to_owned())
     }
 }
 

@@ -320,6 +320,8 @@ pub struct AlertStatus {
     pub failures: Counter,
     /// Conditions that hold.
     pub firing: Gauge,
+    /// Of these, what is said of each.
+    pub messages: Mutex<Vec<String>>,
     /// Events that nobody has heard yet.
     pub pending: Gauge,
     /// Why the last try did not arrive.
@@ -396,6 +398,8 @@ pub struct Status {
     pub journal_syncs: Histogram<SYNC_BUCKETS>,
     /// Why the journal is not written: disk or max_size full. Capture pauses meanwhile.
     pub journal_error: Mutex<Option<String>>,
+    /// Why the file, read again, is not what the agent works by.
+    pub file_error: Mutex<Option<String>>,
     /// Loads since the start, or since the last command began one.
     pub loads: Mutex<Vec<crate::load::LoadProgress>>,
     /// The arbiter's desk is at work: it must turn.
@@ -431,6 +435,7 @@ impl Status {
             journal_bytes: Counter::default(),
             journal_syncs: sync_times(),
             journal_error: Mutex::default(),
+            file_error: Mutex::default(),
             loads: Mutex::default(),
             desk_works: AtomicBool::default(),
             desk_turns: Counter::default(),

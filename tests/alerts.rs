@@ -228,6 +228,25 @@ async fn a_test_goes_through_each_alert_and_says_which_of_them_arrive() {
     assert!(chat.json()["text"].as_str().unwrap().contains("nothing is the matter") && chat.headers["x-team"] == "ops");
 }
 
+/// What it shows is what alerts will be: a command runs as the agent's child, not as the caller's.
+#[tokio::test]
+async fn a_test_is_sent_by_the_running_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("who");
+    let command = format!("[\"/bin/sh\", \"-c\", \"echo $PPID >{}\"]", place.display());
+    let mut world =
+        world(&format!("[[alert]]\nname = \"page\"\non = [\"stopped\"]\ncommand = {command}\n")).start().await;
+    let who = || std::fs::read_to_string(&place).unwrap().trim().parse::<u32>().unwrap();
+
+    world.agent.run(&["alert", "test"]).await;
+    assert_eq!(who(), world.agent.pid());
+    let pid = world.agent.pid();
+    world.agent.stop().await;
+    let alone = world.agent.command(&["alert", "test"]).await;
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("no agent runs"), "{alone:?}");
+    assert_ne!(who(), pid);
+}
+
 /// Answers whatever comes with 204, over TLS.
 async fn tls_receiver(authority: &Authority) -> u16 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -186,7 +186,7 @@ async fn plugins_of_mysql_and_mariadb_get_in_or_are_refused_by_name() {
                         }
                     }
                     config.password = PasswordSource::Inline("wrong".into());
-                    stay_out(&ways, &config, Recovery::Retry, &["read again at the next attempt"]).await;
+                    stay_out(&ways, &config, Recovery::Retry, &["check user and password"]).await;
                 }
                 Some(name) => {
                     let parts = [name, "ALTER USER", "127.0.0.1"];

@@ -272,6 +272,97 @@ async fn a_reload_on_a_busy_machine_does_not_end_the_agent() {
     world.compare().await.unwrap();
 }
 
+/// A restart would go on without it, by its tables as they were last seen, and so does a reload: but
+/// only where these tell all that the file asks for.
+#[tokio::test]
+async fn a_system_that_is_away_keeps_no_file_from_being_taken() {
+    let mut world = World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mysql), ("erp", Kind::Mariadb)])
+        .proxied("shop")
+        .entity(contact())
+        .entity(note().only(&["crm", "erp"]))
+        .entity(Entity::new("unseen").key("id", Type::Int).only(&["crm", "shop"]))
+        .build()
+        .await;
+    let whole = std::fs::read_to_string(world.agent.config()).unwrap();
+    std::fs::write(world.agent.config(), without(&world, &[], &["note", "unseen"])).unwrap();
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+    world["crm"].lend_ownership(true).await;
+    world.proxy("shop").refuse();
+    world.proxy("shop").cut();
+
+    // What is bound there anew nobody has seen yet.
+    std::fs::write(world.agent.config(), &whole).unwrap();
+    let refused = world.agent.command(&["reload"]).await;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("cannot connect to"));
+    // It says so until another file is taken.
+    let refused = world.agent.run(&["status"]).await;
+    assert!(refused.contains("the file was read again and is not taken"), "{refused}");
+    std::fs::write(world.agent.config(), whole.replacen("[[system]]", "[[system]", 1)).unwrap();
+    let glance = world.agent.command(&["status"]).await;
+    let (said, told) = (String::from_utf8_lossy(&glance.stdout), String::from_utf8_lossy(&glance.stderr));
+    assert!(said.contains("crm") && said.contains("running"), "{said}");
+    assert_eq!(told.lines().filter(|line| line.contains("anechoic.toml:")).count(), 1, "{told}");
+
+    std::fs::write(world.agent.config(), &whole).unwrap();
+    std::fs::write(world.agent.config(), without(&world, &[], &["unseen"])).unwrap();
+    world.agent.run(&["reload"]).await;
+    let taken = std::time::Instant::now();
+    world["crm"].execute("INSERT INTO note VALUES (1, 'while shop is away')").await;
+    world["crm"].execute("INSERT INTO contact VALUES (1, 'while shop is away')").await;
+    eventually(LONG, async || match world["erp"].value("SELECT words FROM note").await {
+        Some(_) => Ok(()),
+        None => Err("not there yet".to_owned()),
+    })
+    .await;
+    assert!(taken.elapsed() < Duration::from_secs(8), "{:?}", taken.elapsed());
+    assert!(!world.agent.run(&["status"]).await.contains("is not taken"));
+    world.proxy("shop").pass();
+    world.quiet().await;
+}
+
+/// What was written in it meanwhile nobody was told, so it is said, and what was compared before no
+/// longer stands.
+#[tokio::test]
+async fn a_field_that_was_out_of_the_file_is_told_when_it_is_back() {
+    let person = Entity::new("person").key("id", Type::Int).field("name", Type::Text).field("phone", Type::Text);
+    let mut world =
+        World::of(&[("crm", Kind::Postgres17), ("shop", Kind::Mariadb)]).entity(person.renamed()).start().await;
+    world["crm"].execute("INSERT INTO person VALUES (1, 'Ada', '1'), (2, 'Bob', '2')").await;
+    world.quiet().await;
+    world.agent.run(&["verify"]).await;
+    let said = world.agent.run(&["status"]).await;
+    assert!(said.contains("person: same"), "{said}");
+    let whole = std::fs::read_to_string(world.agent.config()).unwrap();
+    let less: String = whole.lines().filter(|line| !line.contains("phone")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(world.agent.config(), less).unwrap();
+    world["crm"].lend_ownership(true).await;
+    world.agent.run(&["reload"]).await;
+    until_it_works_by(&world, &["crm", "shop"], &["person"]).await;
+    assert!(!world.agent.log().contains("not in the file before"), "{}", world.agent.log());
+    world["crm"].execute("UPDATE person SET phone = '22' WHERE id = 2").await;
+    world.agent.wait_quiet().await;
+
+    std::fs::write(world.agent.config(), whole).unwrap();
+    world.agent.run(&["reload"]).await;
+    until_it_works_by(&world, &["crm", "shop"], &["person"]).await;
+
+    for _ in 0..2 {
+        let said = world.agent.run(&["status"]).await;
+        assert!(!said.contains("person: same"), "{said}");
+        world.agent.stop().await;
+        world.agent.start();
+        world.agent.ready().await;
+    }
+    let log = world.agent.log();
+    assert_eq!(log.matches("field \"phone\" was not in the file before").count(), 1, "{log}");
+    world.agent.run(&["verify", "person", "--repair"]).await;
+    world.quiet().await;
+    let said = world.agent.run(&["status"]).await;
+    assert!(said.contains("person: repaired"), "{said}");
+}
+
 #[tokio::test]
 async fn an_entity_that_was_out_of_the_file_is_compared_when_it_is_back() {
     let world =

@@ -321,6 +321,35 @@ async fn a_table_that_was_out_of_the_publication_is_brought_into_step() {
     goes_on(&world).await;
 }
 
+/// TRUNCATE names no rows, so nobody is told of any. What it took away by mistake the others still
+/// have; where it was meant, they lose it, too.
+#[tokio::test]
+async fn an_emptied_table_is_filled_again_or_emptied_everywhere() {
+    for (crm, shop) in [(Kind::Mysql, Kind::Postgres17), (Kind::Postgres15, Kind::Mariadb)] {
+        let world = world(crm, shop).await;
+        let count = async |system: &str| world[system].value("SELECT count(*) FROM item").await;
+        let before = count("crm").await;
+
+        world["shop"].admin().await.execute(&empty(&world)).await;
+        others_flow(&world).await;
+        resync(&world, "shop", &[]).await;
+        assert_eq!(count("shop").await, before.map(|rows| (rows.parse::<u32>().unwrap() + 1).to_string()));
+        goes_on(&world).await;
+
+        world["shop"].admin().await.execute(&empty(&world)).await;
+        resync(&world, "shop", &["--delete-extra"]).await;
+        assert_eq!(count("crm").await.as_deref(), Some("0"));
+    }
+}
+
+/// By the table's owner, in its database.
+fn empty(world: &World) -> String {
+    match world["shop"].kind.is_postgres() {
+        true => "TRUNCATE item".to_owned(),
+        false => format!("TRUNCATE {}.item", world["shop"].name),
+    }
+}
+
 #[tokio::test]
 async fn what_was_deleted_unseen_goes_everywhere_where_that_is_asked_for() {
     let mut world = world(Kind::Mysql, Kind::Postgres17).await;

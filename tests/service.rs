@@ -126,12 +126,31 @@ async fn a_database_that_is_down_does_not_keep_the_service_from_being_ready() {
     manager.hear();
     manager.seen.clear();
     world.proxy("shop").refuse();
+    let began = Instant::now();
     world.agent.start();
     let ready = manager.until("READY=1").await;
     assert!(ready.contains("shop retrying: ") && ready.contains("crm streaming"), "{ready}");
+    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
     world.proxy("shop").pass();
     manager.until("STATUS=crm, shop streaming").await;
     assert_eq!(manager.count("WATCHDOG=1"), 0, "nobody asked for it");
+}
+
+/// Nothing is tried in a system that a person has paused, and a restart does not wait for that.
+#[tokio::test]
+async fn a_paused_system_does_not_keep_the_service_from_being_ready() {
+    let mut world = world().start().await;
+    world.agent.run(&["pause", "shop"]).await;
+    world.agent.stop().await;
+    let path = world.agent.dir.path().join("notify");
+    let mut manager = Manager::of(UnixDatagram::bind(&path).unwrap());
+    world.agent.set_env("NOTIFY_SOCKET", path.to_str().unwrap());
+    let began = Instant::now();
+
+    world.agent.start();
+
+    assert_eq!(manager.until("READY=1").await, "READY=1\nSTATUS=shop paused; crm streaming");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 /// The runtime turns and answers on the port, but the desk does not: no sign of life is given.
@@ -206,12 +225,28 @@ async fn a_password_that_only_root_may_read_comes_as_a_credential() {
     std::fs::write(world.agent.config(), config).unwrap();
     let refused = world.agent.command(&["check"]).await;
     let said = String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("cannot read password file") && said.contains("LoadCredential="), "{said}");
+    assert!(said.contains("cannot read password file") && said.contains("write it into"), "{said}");
+    assert!(!said.contains("let the url lead"), "{said}");
 
+    // A copy that was not made, and one that is not right: neither is read again.
     std::fs::create_dir(dir.join("credentials")).unwrap();
-    write_secret(&dir.join("credentials/passwords_of-all"), &format!("{PASSWORD}\n"));
     world.agent.set_env("CREDENTIALS_DIRECTORY", dir.join("credentials").to_str().unwrap());
+    let refused = world.agent.command(&["check"]).await;
+    let said = String::from_utf8_lossy(&refused.stdout);
+    let copies = "no copy of it (credential \"passwords_of-all\" or \"of-all\")";
+    assert!(said.contains(copies) && said.contains("systemctl restart anechoic"), "{said}");
+    write_secret(&dir.join("credentials/passwords_of-all"), "wr0ng\n");
+    world.agent.start();
+    eventually(SOON, || async {
+        let log = world.agent.log();
+        let told = log.contains("the service has a copy of") && log.contains("then systemctl restart anechoic");
+        told.then_some(()).ok_or_else(|| "not refused yet".to_owned())
+    })
+    .await;
+    assert!(!world.agent.log().contains("read again"), "{}", world.agent.log());
+    world.agent.kill();
 
+    write_secret(&dir.join("credentials/passwords_of-all"), &format!("{PASSWORD}\n"));
     world.setup().await;
     world.agent.start();
     world.agent.ready().await;

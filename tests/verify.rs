@@ -76,9 +76,11 @@ async fn lag_is_no_difference_and_what_was_planted_is_found_and_repaired() {
     let item = &found.iter().find(|found| found["entity"] == "item").unwrap()["systems"];
     assert_eq!(item["shop"]["fields"], serde_json::json!({ "label": 2 }));
     let samples = item["shop"]["samples"]["different"].to_string();
-    assert!(samples.contains("11: label = old 11 | label = planted"), "{samples}");
+    assert!(samples.contains("11: crm: label = old 11 | shop: label = planted"), "{samples}");
 
-    verify(&world, &["--repair"]).await;
+    let (code, found) = verify(&world, &["--repair"]).await;
+    let lost: u64 = found.iter().map(|entity| entity["lost"].as_u64().unwrap()).sum();
+    assert_eq!(code, i32::from(lost > 0), "all is mended: {found:#?}");
     traffic.stop().await;
     world.agent.wait_quiet().await;
     let (code, found) = verify(&world, &[]).await;

@@ -68,7 +68,11 @@ fn look(status: &Status) -> (bool, String) {
     for system in &status.systems {
         let capture = system.capture.state.lock().expect("never held across a panic").clone();
         let apply = system.apply.state.lock().expect("never held across a panic").clone();
-        let worse = capture.max(apply);
+        let worse = match capture.max(apply) {
+            // Nothing is tried there until a person says so.
+            worse if system.paused.load(Ordering::Relaxed) => worse.max(State::Paused),
+            worse => worse,
+        };
         settled &= !matches!(worse, State::Connecting | State::Loading);
         match worse.error() {
             Some(error) => troubles.push(format!("{} {}: {error}", system.name, worse.name())),
@@ -78,6 +82,10 @@ fn look(status: &Status) -> (bool, String) {
     }
     if !fine.is_empty() {
         troubles.push(format!("{} streaming", fine.join(", ")));
+    }
+    if let Some(error) = &*status.file_error.lock().expect("never held across a panic") {
+        let first = error.lines().next().unwrap_or_default();
+        troubles.insert(0, format!("the file is not taken, and the agent goes on with what it had: {first}"));
     }
     let line = troubles.join("; ").replace(['\n', '\r'], " ");
     let text: String = format!("STATUS={line}").chars().take(STATUS_MAX).collect();
@@ -109,6 +117,10 @@ mod tests {
         set(0, State::Retrying("cannot connect to h:5432\nis it running?".into()));
         let expected = "STATUS=crm retrying: cannot connect to h:5432 is it running?; shop streaming";
         assert_eq!(look(&status), (true, expected.into()), "one line");
+        set(0, State::Connecting);
+        status.systems[0].paused.store(true, Ordering::Relaxed);
+        assert_eq!(look(&status), (true, "STATUS=crm paused; shop streaming".into()));
+        status.systems[0].paused.store(false, Ordering::Relaxed);
         set(0, State::Streaming);
         assert_eq!(look(&status), (true, "STATUS=crm, shop streaming".into()));
     }

@@ -116,7 +116,7 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
         let mut turning = Box::pin(turn_of(
             config.clone(),
             operator,
-            status,
+            status.clone(),
             socket.clone(),
             turn.clone(),
             stop.clone(),
@@ -129,7 +129,7 @@ pub async fn run(config: Config, mut reload: Reload, stop: CancellationToken) ->
                 let _ = alerts.await; // a panic ends the process
                 break ended;
             }
-            next = reload.next(&config) => next,
+            next = reload.next(&config, &status) => next,
         };
         info!("the file is taken: the flows are made anew by it");
         turn.cancel();

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::look::{gap, look, of_partitions, out_of_stream};
-use super::{decided, is_absent};
+use super::{copying, decided, is_absent};
 use crate::catalog::{Table, TableName};
 use crate::change::{ResyncMark, ResyncState};
 use crate::check::{self, Survey, needs::Needs};
@@ -29,7 +30,7 @@ use crate::setup::{self, Operator};
 use crate::status::{State, Status, now};
 
 /// How long an unreachable system is waited for before its last known tables are used.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// For all that a system is asked before it starts.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -54,9 +55,13 @@ pub async fn prepare(
     left_behind(config, operator);
     let before = decided::load(config);
     let (mut catalogs, mut seen, mut surveys) = (Vec::new(), Vec::new(), Vec::new());
-    for system in config.system_ids() {
+    // All at once: who is away keeps no other waiting.
+    let asked = config.system_ids().map(|system| {
         let known = operator.recovered.positions.contains_key(&config.system(system).name);
-        match catalog(config, system, known, &before, status, stop).await? {
+        catalog(config, system, known, &before, status, stop)
+    });
+    for answer in try_join_all(asked).await? {
+        match answer {
             Some((catalog, at, survey)) => {
                 catalogs.push(catalog);
                 seen.push(at);
@@ -76,19 +81,20 @@ pub async fn prepare(
         return Err(in_the_way(&errors));
     }
     for warning in model.warnings.iter().chain(&together) {
-        warn!("{warning}");
+        warn!("{}", warning.logged());
     }
     let known = operator.recovered.positions.clone();
     let mut positions = Vec::new();
     for system in config.system_ids() {
         let gap = gap(config, system, &seen[system.index()], &before);
-        match position(config, system, gap, operator, status, stop).await? {
+        let away = surveys[system.index()].is_none();
+        match position(config, system, away, gap, operator, status, stop).await? {
             Some(position) => positions.push(position),
             None => return Ok(None),
         }
     }
     for left in setup::decide_loads(config, operator).await? {
-        warn!("{left}");
+        warn!("{}", left.logged());
     }
     let mut decided = judge(&mut model, config, &catalogs, &seen, &[], &before);
     let new = config.systems.iter().filter(|system| !known.contains_key(&system.name));
@@ -96,6 +102,20 @@ pub async fn prepare(
     // A table that was out of the file comes back as a new member, however soon.
     for system in config.system_ids() {
         decided.forget_published_beside(&config.system(system).name, &Needs::of(config, system).names());
+    }
+    for (entity, fields) in decided.note_listed(config) {
+        let list: Vec<String> = fields.iter().map(|field| format!("{field:?}")).collect();
+        let what = format!(
+            "{} not in the file before: what rows hold there is not compared, and what was written there meanwhile \
+             reached nobody",
+            match list.len() {
+                1 => format!("field {} was", list[0]),
+                _ => format!("fields {} were", list.join(", ")),
+            },
+        );
+        let mend = format!("anechoic verify {entity} --repair\n# or: anechoic load {entity}");
+        warn!("{}", Finding::warning("", what).entity(&entity).mend(mend).logged());
+        copying::forget(config, status, &entity);
     }
     decided::save(config, &decided)?;
     Ok(Some((Plan { model: Arc::new(model), catalogs, seen, decided }, positions)))
@@ -132,7 +152,7 @@ async fn catalog(
                 if !errors.is_empty() {
                     return Err(in_the_way(&errors));
                 }
-                of_partitions(config, system, &sight, decided).iter().for_each(|warning| warn!("{warning}"));
+                of_partitions(config, system, &sight, decided).iter().for_each(|warning| warn!("{}", warning.logged()));
                 let server = &status.systems[system.index()].server;
                 *server.lock().expect("never held across a panic") = (survey.kind.into(), survey.version.clone());
                 let names = Needs::of(config, system).names();
@@ -177,7 +197,7 @@ fn remember(config: &Config, system: SystemId, catalog: &Catalog) {
     }
 }
 
-fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
+pub fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
     let text = std::fs::read(memory(config, system)).ok()?;
     let tables: Vec<Table> = serde_json::from_slice(&text).ok()?;
     let mut seen: BTreeMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
@@ -189,6 +209,7 @@ fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
 async fn position(
     config: &Config,
     system: SystemId,
+    away: bool,
     mut gap: Option<Error>,
     operator: &mut Operator,
     status: &Status,
@@ -198,6 +219,10 @@ async fn position(
     let mut attempt = 0;
     if let Some(unplaced) = unplaced(config, system, operator) {
         return Ok(Some(operator.recovered.positions.get(&name).cloned().unwrap_or(unplaced)));
+    }
+    // It did not answer just now, and is not asked again before the others go on.
+    if let Some(position) = operator.recovered.positions.get(&name).filter(|_| away) {
+        return Ok(Some(position.clone()));
     }
     loop {
         let known = operator.known(&name);

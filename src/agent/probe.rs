@@ -12,6 +12,7 @@ use super::desk::Message;
 use super::gate::{self, Lever};
 use super::paused::Paused;
 use super::reload;
+use crate::alert::{Tried, try_each};
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
 use crate::audit::export::{AuditSpec, Page};
 use crate::audit::history::{History, HistorySpec};
@@ -174,6 +175,10 @@ impl Probe for AgentProbe {
 
     async fn set_aside(&self, of: HeldSpec, what: OfHeld) -> Result<Treated> {
         self.treat_held(of, what).await
+    }
+
+    async fn alert(&self, only: Option<String>) -> Vec<Tried> {
+        try_each(&self.config, only.as_deref()).await
     }
 
     async fn reload(&self) -> Result<()> {

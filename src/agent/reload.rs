@@ -11,11 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use super::decided;
-use crate::check::preflight;
-use crate::config::Config;
+use super::prepare::last_seen;
+use crate::check::{Preflight, catalogs, preflight, together};
+use crate::config::{Config, SystemConfig};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
+use crate::normalize::follow::Decided;
+use crate::normalize::resolve::resolve_after;
 use crate::notify::Manager;
+use crate::status::Status;
 
 pub struct Reload {
     file: PathBuf,
@@ -41,7 +45,7 @@ impl Reload {
     }
 
     /// Returns when it was asked for, with a file that the agent can work by.
-    pub async fn next(&mut self, running: &Config) -> Config {
+    pub async fn next(&mut self, running: &Config, status: &Status) -> Config {
         loop {
             let asked = tokio::select! {
                 hangup = self.hangup.recv() => match hangup {
@@ -61,6 +65,7 @@ impl Reload {
                 }
                 Err(error) => {
                     error!(error = %error.full(), "the file is not taken: the agent goes on with what it has");
+                    *status.file_error.lock().expect("never held across a panic") = Some(error.full());
                     self.tell("READY=1");
                     asked.map(|asked| asked.send(Err(error)));
                 }
@@ -80,13 +85,43 @@ impl Reload {
             Error::stop(list.join("\n"), "mend the file; `anechoic check` reads it, too")
         })?;
         fixed(running, &config)?;
-        let findings = preflight(&config, &decided::load(&config)).await.report(&config);
-        let errors: Vec<String> = findings.iter().filter(|f| f.is_error()).map(Finding::to_string).collect();
+        let decided = decided::load(&config);
+        let preflight = preflight(&config, &decided).await;
+        let errors = in_the_way(running, &config, &preflight, &decided);
+        let errors: Vec<String> = errors.iter().map(Finding::logged).collect();
         match errors.is_empty() {
             true => Ok(config),
             false => Err(Error::stop(errors.join("\n"), "the whole list: anechoic check")),
         }
     }
+}
+
+/// What an agent could not start with. One that was connected to a system that is away would, by its
+/// tables as they were last seen.
+fn in_the_way(running: &Config, next: &Config, preflight: &Preflight, decided: &Decided) -> Vec<Finding> {
+    let mut errors = preflight.report(next);
+    let mut catalogs = catalogs(next, &preflight.surveys);
+    let place = |system: &SystemConfig| {
+        let to = &system.connect;
+        (system.name.clone(), to.host.clone(), to.port, to.user.clone(), to.database.clone())
+    };
+    let mut absent = Vec::new();
+    for id in &preflight.away {
+        let system = next.system(*id);
+        let known = running.systems.iter().any(|before| place(before) == place(system));
+        let seen = last_seen(next, *id).filter(|tables| known && tables.values().all(Option::is_some));
+        if let Some(tables) = seen {
+            catalogs[id.index()] = tables;
+            absent.push(&*system.name);
+        }
+    }
+    if !absent.is_empty() {
+        errors.retain(|finding| !absent.contains(&&*finding.system));
+        errors.extend(resolve_after(next, &catalogs, decided).err().unwrap_or_default());
+        errors.extend(together(next, &preflight.surveys, &catalogs));
+    }
+    errors.retain(Finding::is_error);
+    errors
 }
 
 /// What others know the process by stays while it runs.

@@ -186,7 +186,7 @@ impl Watch {
         let fruitless = if differs || !for_target { 0 } else { self.fruitless + 1 };
         info!(differs, "the tables were looked at again; the flows are made anew");
         for warning in &model.warnings {
-            warn!("{warning}");
+            warn!("{}", warning.logged());
         }
         let plan = Plan { model: Arc::new(model), catalogs, seen, decided };
         Some(Renewal { plan, fruitless, lost: None })
@@ -223,7 +223,7 @@ impl Watch {
                 changed |= self.plan.decided.note_published(name, &sight.seen);
             }
         }
-        noted.iter().filter(|note| !self.noted.contains(note)).for_each(|note| warn!("{note}"));
+        noted.iter().filter(|note| !self.noted.contains(note)).for_each(|note| warn!("{}", note.logged()));
         self.noted = noted;
         if changed && let Err(error) = decided::save(&self.config, &self.plan.decided) {
             warn!(error = %error.full(), "what was seen of the tables is told of again after a restart");

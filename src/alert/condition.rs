@@ -165,7 +165,7 @@ impl Condition {
         };
         match self.kind {
             Kind::Stopped => systems(&stopped),
-            Kind::Unreachable(_) => systems(&unreachable),
+            Kind::Unreachable(_) => systems(&|system| unreachable(system, running)),
             Kind::Lag(limit) => systems(&|system| lag(system, limit, now)),
             Kind::RetainedWal(limit) => systems(&|system| match system.capture.retained_bytes.get() {
                 kept if kept < 0 => Look::Unknown,
@@ -232,8 +232,10 @@ fn stopped(system: &SystemStatus) -> Look {
     }
 }
 
-fn unreachable(system: &SystemStatus) -> Look {
+fn unreachable(system: &SystemStatus, running: bool) -> Look {
     match worst(system) {
+        // Its turn has not come yet.
+        State::Connecting if !running => Look::Unknown,
         State::Retrying(error) => Look::Holds(format!("{} is not to be had: {error}", system.name)),
         State::Connecting => Look::Holds(format!("{} is not connected", system.name)),
         State::Unused | State::Streaming | State::Loading | State::Paused | State::Stopped(_) => Look::Clear,
@@ -342,6 +344,9 @@ mod tests {
         assert_eq!(looks("quarantine")[0].1, Look::Unknown);
         assert_eq!(looks("stopped")[0].1, Look::Unknown);
         assert_eq!(looks("retained_wal > 1B")[1].1, Look::Unknown, "shop has not told");
+        assert_eq!(looks("unreachable > 5m")[0].1, Look::Unknown, "its turn has not come");
+        *status.state.lock().unwrap() = "running";
+        let looks = |text: &str| Condition::parse(text).unwrap().look(&status, NOW);
         assert!(matches!(looks("unreachable > 5m")[0].1, Look::Holds(_)));
     }
 }

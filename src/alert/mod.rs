@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch as signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +36,7 @@ use self::conflicts::{Conflicts, Met};
 use self::delivery::{Target, deliver};
 pub use self::watch::{Event, What};
 use self::watch::{Moment, Watch};
-use crate::config::{AlertConfig, AlertTarget, Config};
-use crate::error::Error;
+use crate::config::{AlertTarget, Config};
 use crate::http::status::timestamp;
 use crate::journal::Journal;
 use crate::position::Seq;
@@ -179,6 +179,7 @@ impl Looking {
     fn tell(&self, alert: &str, watch: &Watch) {
         if let Some(told) = self.status.alerts.iter().find(|told| told.name == alert) {
             told.firing.set(watch.firing() as i64);
+            *told.messages.lock().expect("never held across a panic") = watch.messages();
             told.pending.set(watch.pending.len() as i64);
         }
     }
@@ -230,15 +231,18 @@ fn name() -> String {
 }
 
 /// What became of a test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
     pub alert: String,
     /// `webhook` or `command`, and which.
     pub target: String,
-    pub failed: Option<Error>,
+    pub arrived: bool,
+    pub error: Option<String>,
 }
 
-/// A test event through each of these alerts, one try each.
-pub async fn try_each(config: &Config, alerts: &[&AlertConfig]) -> Vec<Tried> {
+/// A test event through each alert, or through the one of that name, one try each.
+pub async fn try_each(config: &Config, only: Option<&str>) -> Vec<Tried> {
+    let alerts = config.alerts.iter().filter(|alert| only.is_none_or(|only| only == alert.name));
     let mut tried = Vec::new();
     for alert in alerts {
         let at = timestamp(now());
@@ -258,12 +262,13 @@ pub async fn try_each(config: &Config, alerts: &[&AlertConfig]) -> Vec<Tried> {
             count: None,
         };
         let mut target = Target::of(alert);
-        let failed = target.tell(alert, &event).await.err().map(|failure| *failure.error);
+        let error = target.tell(alert, &event).await.err().map(|failure| failure.error.full());
         let kind = match alert.target {
             AlertTarget::Webhook(..) => "webhook",
             AlertTarget::Command(_) => "command",
         };
-        tried.push(Tried { alert: alert.name.clone(), target: format!("{kind} {}", target.place()), failed });
+        let (alert, target) = (alert.name.clone(), format!("{kind} {}", target.place()));
+        tried.push(Tried { alert, target, arrived: error.is_none(), error });
     }
     tried
 }

@@ -125,6 +125,11 @@ impl Watch {
         self.active.len()
     }
 
+    /// What holds, each as one would say it.
+    pub fn messages(&self) -> Vec<String> {
+        self.active.iter().map(|active| format!("{}: {}", active.condition, active.message)).collect()
+    }
+
     /// Takes in what the looks found. True: what is on disk is no longer what is here.
     pub fn step(&mut self, looks: Vec<(&Condition, Subject, Look)>, moment: &mut Moment<'_>) -> bool {
         let mut changed = false;

@@ -37,7 +37,7 @@ use crate::capture::postgres::{application_name, publication_name, slot_name};
 use crate::catalog::{self, ReplicaIdentity, Table, TableName};
 use crate::config::{Config, ConnectConfig, Engine, SystemConfig};
 use crate::connect::clock::Clock;
-use crate::error::{RESYNC, Result};
+use crate::error::{RESYNC, Recovery, Result};
 use crate::finding::Finding;
 use crate::normalize::follow::Decided;
 use crate::normalize::resolve::{Catalog, bound, resolve_after};
@@ -68,6 +68,8 @@ pub struct Survey {
     pub server: Option<(u64, String)>,
     /// Other installations that write into the marker's table.
     pub other_agents: Vec<String>,
+    /// An agent of this id has written into it.
+    pub own_marker: bool,
 }
 
 impl Survey {
@@ -83,6 +85,8 @@ impl Survey {
 pub struct Preflight {
     /// By system; `None` where it could not be asked.
     pub surveys: Vec<Option<Survey>>,
+    /// Those that did not answer, and may do so in time.
+    pub away: Vec<SystemId>,
     /// Of all systems and of how they fit together; steps not counted.
     pub findings: Vec<Finding>,
 }
@@ -106,8 +110,8 @@ impl Preflight {
 /// `decided`: of bindings by name, when the agent ran.
 pub async fn preflight(config: &Config, decided: &Decided) -> Preflight {
     let answers = join_all(config.system_ids().map(|system| survey(config, system))).await;
-    let (mut surveys, mut findings) = (Vec::new(), Vec::new());
-    for (answer, system) in answers.into_iter().zip(&config.systems) {
+    let (mut surveys, mut away, mut findings) = (Vec::new(), Vec::new(), Vec::new());
+    for (answer, (id, system)) in answers.into_iter().zip(config.system_ids().zip(&config.systems)) {
         match answer {
             Ok(survey) => {
                 findings.extend(survey.findings.clone());
@@ -115,6 +119,7 @@ pub async fn preflight(config: &Config, decided: &Decided) -> Preflight {
             }
             Err(error) => {
                 findings.push(reach::finding(system, &error).await);
+                away.extend((error.recovery != Recovery::Stop).then_some(id));
                 surveys.push(None);
             }
         }
@@ -124,7 +129,7 @@ pub async fn preflight(config: &Config, decided: &Decided) -> Preflight {
     let catalogs = catalogs(config, &surveys);
     findings.extend(fit(config, &surveys, &catalogs, decided));
     findings.extend(together(config, &surveys, &catalogs));
-    Preflight { surveys, findings }
+    Preflight { surveys, away, findings }
 }
 
 /// Two databases of one MySQL or MariaDB server share its log: with one marker for both, what
@@ -166,7 +171,7 @@ async fn server(config: &ConnectConfig) -> Option<String> {
 }
 
 /// Of a system that could not be asked nothing is known.
-fn catalogs(config: &Config, surveys: &[Option<Survey>]) -> Vec<Catalog> {
+pub fn catalogs(config: &Config, surveys: &[Option<Survey>]) -> Vec<Catalog> {
     let tables = |survey: &Option<Survey>| survey.as_ref().map_or_else(Vec::new, |survey| survey.tables.clone());
     let names = config.system_ids().map(|system| Needs::of(config, system).names());
     names.zip(surveys).map(|(names, survey)| names.into_iter().zip(tables(survey)).collect()).collect()
@@ -232,7 +237,7 @@ pub(crate) async fn postgres_survey(
     let agent = config.agent.id.as_str();
     let publication = publication_name(agent);
     let slot = slot_name(agent, &config.system(system).connect.database);
-    let facts = postgres::read(client, needs, agent, &publication, &slot).await?;
+    let facts = postgres::read(client, needs, &publication, &slot).await?;
     let mut tables = catalog::postgres::read(client, &needs.names()).await?;
     for ((need, table), facts) in needs.tables.iter().zip(&mut tables).zip(&facts.tables) {
         if let (Some(table), Some(facts)) = (table, facts)
@@ -254,14 +259,19 @@ pub(crate) async fn postgres_survey(
         numbering: Numbering::of_postgres(needs, &facts),
         logs_cascades: true,
         server: None,
-        other_agents: facts.other_agents.clone(),
+        own_marker: facts.agents.iter().any(|of| *of == agent),
+        other_agents: others(&facts.agents, agent),
         postgres: Some(facts),
         mysql: None,
     })
 }
 
+fn others(agents: &[String], agent: &str) -> Vec<String> {
+    agents.iter().filter(|other| *other != agent).cloned().collect()
+}
+
 pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
-    let facts = mysql::read(conn, needs, &config.agent.id).await?;
+    let facts = mysql::read(conn, needs).await?;
     let tables = catalog::mysql::read(conn, &needs.names()).await?;
     let mut findings = mysql::findings(&config.system(system).name, &facts, needs, &tables);
     findings.extend(missing::in_mysql(conn, config, system, &facts, needs, &tables).await?);
@@ -275,7 +285,8 @@ pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: Syste
         numbering: Numbering::of_mysql(needs, &facts, &tables),
         logs_cascades: facts.logs_cascades(),
         server: facts.number("server_id").map(|id| (id, identity)),
-        other_agents: facts.other_agents.clone(),
+        own_marker: facts.agents.contains(&config.agent.id),
+        other_agents: others(&facts.agents, &config.agent.id),
         tables,
         postgres: None,
         mysql: Some(facts),

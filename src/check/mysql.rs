@@ -32,8 +32,8 @@ pub struct Facts {
     pub is_replica: bool,
     pub marker_database: bool,
     pub marker: Option<MarkerTable>,
-    /// Agents of other ids that write into our marker table.
-    pub other_agents: Vec<String>,
+    /// Agents that have written into our marker table.
+    pub agents: Vec<String>,
 }
 
 impl Facts {
@@ -64,7 +64,7 @@ const VARIABLES: &str = "('log_bin', 'binlog_format', 'binlog_row_image', 'binlo
     'super_read_only', 'sql_log_bin', 'binlog_annotate_row_events', 'gtid_strict_mode', 'enforce_gtid_consistency', \
     'innodb_native_foreign_keys', 'auto_increment_increment', 'auto_increment_offset', 'init_connect')";
 
-pub async fn read(conn: &mut Conn, needs: &Needs, agent: &str) -> Result<Facts> {
+pub async fn read(conn: &mut Conn, needs: &Needs) -> Result<Facts> {
     let (flavour, version, numbers) = server(conn).await?;
     let user: Option<(String,)> = query(conn, "SELECT CURRENT_USER()").await?.into_iter().next();
     let grants: Vec<(String,)> = query(conn, "SHOW GRANTS").await?;
@@ -73,8 +73,8 @@ pub async fn read(conn: &mut Conn, needs: &Needs, agent: &str) -> Result<Facts> 
     let session = self::variables(conn, "SESSION").await?;
     let (binlog_do, binlog_ignore) = binlog_filters(conn, flavour).await;
     let (marker_database, marker) = read_marker(conn, needs).await?;
-    let other_agents = match (&needs.marker, &marker) {
-        (Some(name), Some(_)) => other_agents(conn, name, agent).await,
+    let agents = match (&needs.marker, &marker) {
+        (Some(name), Some(_)) => agents(conn, name).await,
         _ => vec![],
     };
     Ok(Facts {
@@ -90,14 +90,14 @@ pub async fn read(conn: &mut Conn, needs: &Needs, agent: &str) -> Result<Facts> 
         binlog_ignore,
         marker_database,
         marker,
-        other_agents,
+        agents,
     })
 }
 
 /// Needs a privilege whose absence is a finding of its own.
-async fn other_agents(conn: &mut Conn, marker: &TableName, agent: &str) -> Vec<String> {
-    let sql = format!("SELECT DISTINCT agent FROM {} WHERE agent <> ? ORDER BY agent", backquoted_table(marker));
-    conn.exec(sql, (agent,)).await.unwrap_or_default()
+async fn agents(conn: &mut Conn, marker: &TableName) -> Vec<String> {
+    let sql = format!("SELECT DISTINCT agent FROM {} ORDER BY agent", backquoted_table(marker));
+    conn.query(sql).await.unwrap_or_default()
 }
 
 async fn variables(conn: &mut Conn, scope: &str) -> Result<BTreeMap<String, String>> {
@@ -480,7 +480,7 @@ pub(crate) mod tests {
             is_replica: false,
             marker_database: false,
             marker: None,
-            other_agents: vec![],
+            agents: vec![],
         }
     }
 

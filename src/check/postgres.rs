@@ -44,8 +44,8 @@ pub struct Facts {
     /// second is unknown before 18.
     pub slot_limit: String,
     pub slot_idle_limit: Option<String>,
-    /// Agents of other ids that write into our marker table.
-    pub other_agents: Vec<String>,
+    /// Agents that have written into our marker table.
+    pub agents: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -187,7 +187,7 @@ const SEQUENCES: &str = "SELECT t.ord, a.attname::text, format('%I.%I', sn.nspna
     JOIN pg_namespace sn ON sn.oid = sc.relnamespace \
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = g.attnum";
 
-pub async fn read(client: &Client, needs: &Needs, agent: &str, publication: &str, slot: &str) -> Result<Facts> {
+pub async fn read(client: &Client, needs: &Needs, publication: &str, slot: &str) -> Result<Facts> {
     let rows = query(client, SERVER, &[]).await?;
     let row = &rows[0];
     let mut facts = Facts {
@@ -214,10 +214,10 @@ pub async fn read(client: &Client, needs: &Needs, agent: &str, publication: &str
         facts.may_create_in_marker_schema = query(client, sql, &[&marker.schema]).await?.first().map(|row| row.get(0));
         facts.marker = read_tables(client, std::slice::from_ref(marker)).await?.pop().flatten();
         if facts.marker.is_some() {
-            let sql = format!("SELECT DISTINCT agent FROM {} WHERE agent <> $1 ORDER BY agent", quoted_table(marker));
+            let sql = format!("SELECT DISTINCT agent FROM {} ORDER BY agent", quoted_table(marker));
             // Needs a privilege whose absence is a finding of its own.
-            let rows = client.query(&sql, &[&agent]).await.unwrap_or_default();
-            facts.other_agents = rows.iter().map(|row| row.get(0)).collect();
+            let rows = client.query(&sql, &[]).await.unwrap_or_default();
+            facts.agents = rows.iter().map(|row| row.get(0)).collect();
         }
     }
     facts.publication = read_publication(client, publication).await?;

@@ -63,6 +63,7 @@ pub async fn finding(system: &SystemConfig, error: &Error) -> Finding {
         {
             tls(system, finding, &hint)
         }
+        (_, connect::UNREADABLE) => finding.mend(hint),
         // Not a word from the server itself.
         (_, "") => finding.mend(format!("{hint}# start it, or let the url lead to it:\n{}", changed(connect))),
         _ => finding.mend(hint),
@@ -76,7 +77,11 @@ fn where_the_password_is(connect: &ConnectConfig) -> String {
         PasswordSource::File(path) => path.display().to_string(),
         PasswordSource::Env(name) => format!("environment variable {name}"),
     };
-    format!("-- '…' is what the agent reads at each connect; or put the right one there: {place}")
+    let then = match &connect.password {
+        PasswordSource::Inline(_) => ", then: systemctl reload anechoic",
+        _ => ", then: systemctl restart anechoic",
+    };
+    format!("-- '…' is the password that the agent has; or put the right one there: {place}{then}")
 }
 
 fn tls(system: &SystemConfig, finding: Finding, hint: &str) -> Finding {

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::{CheckOptions, Outcome, print, print_json, tell_of_keyless};
 use crate::agent::decided;
-use crate::check::grants::grants;
+use crate::check::grants::{grants, owners};
 use crate::check::{Preflight, preflight};
 use crate::config::{Config, ConfigError};
 use crate::error::Result;
 use crate::finding::{Finding, Severity};
+use crate::setup::orphans;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -27,16 +28,17 @@ struct Asked<'a> {
 
 pub(super) async fn check(config: &Config, options: &CheckOptions) -> Result<Outcome> {
     if options.grants {
-        all_grants(config);
+        all_grants(config).await;
         return Ok(Outcome::Done);
     }
     let (decided, unread) = decided::read(config);
     let preflight = preflight(config, &decided).await;
     let mut findings = preflight.report(config);
+    findings.extend(orphans(config, &preflight.surveys));
     findings.extend(unread.map(|why| {
         let what =
             format!("what was decided of columns bound by name is not known ({why}): judged as at a first start");
-        Finding::note("", what).mend("# run it as the agent's user: sudo -u anechoic anechoic check")
+        Finding::note("", what).mend("# as root: sudo anechoic check")
     }));
     let ok = !findings.iter().any(Finding::is_error);
     if options.json {
@@ -83,8 +85,8 @@ fn human(config: &Config, preflight: &Preflight, findings: &[Finding]) {
     }
 }
 
-fn all_grants(config: &Config) {
+async fn all_grants(config: &Config) {
     for (id, system) in config.system_ids().zip(&config.systems) {
-        print(&format!("-- {}\n{}\n", system.name, grants(config, id)));
+        print(&format!("-- {}\n{}\n", system.name, grants(config, id, &owners(config, id).await)));
     }
 }

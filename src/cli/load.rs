@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) async fn load(config: &Config, options: LoadOptions) -> Result<Outcome> {
     let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
-        return Err(Error::stop("no agent runs on this data_dir: it reads the logs meanwhile", "anechoic run"));
+        return Err(super::nobody("no agent runs on this data_dir: it reads the logs meanwhile"));
     };
     let LoadOptions { entities, from, resync, restored, dry_run, only_missing, delete_extra, max_rate, parallel, json } =
         options;
@@ -85,8 +85,8 @@ fn bar(load: &LoadProgress) -> String {
 
 fn human(load: &LoadProgress) -> String {
     let mut text = format!(
-        "{}: {}; {} rows read from {} in {:.1} s, {} copied",
-        load.entity, load.state, load.read, load.from, load.seconds, load.copied
+        "{}: {}; {} rows read in {:.1} s, compared with {}, {} copied",
+        load.entity, load.state, load.read, load.seconds, load.from, load.copied
     );
     if let Some(error) = &load.error {
         let _ = write!(text, "\n  {error}");

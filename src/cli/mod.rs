@@ -178,15 +178,15 @@ pub enum QuarantineAction {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("which").args(["key", "all"]).required(true)))]
 pub struct WhichHeld {
-    /// The system that refuses it
+    /// The system that refuses it; without, all systems (--all)
     #[arg(value_name = "SYSTEM")]
-    pub system: String,
-    #[arg(value_name = "ENTITY")]
+    pub system: Option<String>,
+    #[arg(value_name = "ENTITY", requires = "system")]
     pub entity: Option<String>,
     /// As the list shows it; of several fields: "7, DE"
     #[arg(value_name = "KEY", requires = "entity")]
     pub key: Option<String>,
-    /// All of the system, or of the entity where one is named
+    /// All, or of the system and the entity where they are named
     #[arg(long)]
     pub all: bool,
     /// Print JSON
@@ -199,7 +199,7 @@ pub struct CheckOptions {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Only print the grants that the agent's role needs in each system; connects nowhere
+    /// Only print the grants that the agent's role needs in each system
     #[arg(long)]
     pub grants: bool,
 }
@@ -498,6 +498,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 return ExitCode::from(2);
             }
             mistakes.iter().for_each(|mistake| complain(&mistake.to_string()));
+            // An agent that runs goes on with what it had.
+            if let Command::Status(options) = &arguments.command
+                && let Some(data_dir) = Config::data_dir_in(&arguments.config)
+            {
+                complain("what the running agent works by is another file, or this one as it was:\n");
+                return exit(status::without_file(&data_dir, options).await.map(|_| Outcome::Broken));
+            }
             return ExitCode::from(2);
         }
     };
@@ -540,6 +547,11 @@ fn exit(result: Result<Outcome, Error>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A command that only a running agent can do.
+fn nobody(what: &str) -> Error {
+    Error::stop(what, "systemctl start anechoic, or by hand: anechoic run")
 }
 
 /// Prints to stdout; a reader that has gone away is nobody's trouble.

@@ -4,7 +4,7 @@ use super::conflicts::something_else;
 use super::{Outcome, print};
 use crate::config::Config;
 use crate::control::{Answer, Client, Request};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) async fn pause(config: &Config, system: String, paused: bool) -> Result<Outcome> {
     let request = match paused {
@@ -33,6 +33,5 @@ async fn tell(config: &Config, request: &Request) -> Result<()> {
 }
 
 pub(super) async fn connected(config: &Config) -> Result<Client> {
-    let nobody = || Error::stop("no agent runs on this data_dir", "anechoic run");
-    Client::connect(&config.agent.data_dir).await?.ok_or_else(nobody)
+    Client::connect(&config.agent.data_dir).await?.ok_or_else(|| super::nobody("no agent runs on this data_dir"))
 }

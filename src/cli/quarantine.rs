@@ -39,7 +39,7 @@ async fn held(config: &Config) -> Result<Vec<Held>> {
 
 async fn treat(config: &Config, which: WhichHeld, what: OfHeld) -> Result<Outcome> {
     let WhichHeld { system, entity, key, json, .. } = which;
-    let of = HeldSpec { system: Some(system), entity, key };
+    let of = HeldSpec { system, entity, key };
     let request = match what {
         OfHeld::Retry => Request::Retry(of),
         OfHeld::Drop => Request::Drop(of),

@@ -2,11 +2,12 @@
 
 mod table;
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Outcome, StatusOptions, print, print_json};
+use super::{Outcome, StatusOptions, nobody, print, print_json};
 use crate::config::Config;
 use crate::control::{Answer, Client, Held, Request};
 use crate::error::{Error, Result};
@@ -17,12 +18,27 @@ const EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn status(config: &Config, options: &StatusOptions) -> Result<Outcome> {
     if options.watch {
-        return watch(config).await;
+        return watch(&config.agent.data_dir).await;
     }
-    let (report, held) = match asked(config).await? {
+    let shown = match asked(&config.agent.data_dir).await? {
         Some(asked) => asked,
         None => stopped(config)?,
     };
+    show(shown, options)
+}
+
+/// Of the agent that runs there, whatever the file says by now.
+pub(super) async fn without_file(data_dir: &Path, options: &StatusOptions) -> Result<Outcome> {
+    if options.watch {
+        return watch(data_dir).await;
+    }
+    match asked(data_dir).await? {
+        Some(asked) => show(asked, options),
+        None => Err(nobody("no agent runs on this data_dir")),
+    }
+}
+
+fn show((report, held): (Report, Vec<Held>), options: &StatusOptions) -> Result<Outcome> {
     match options.json {
         true => print_json(&report),
         false => print(&table::draw(&report, None, &held)),
@@ -31,11 +47,11 @@ pub(super) async fn status(config: &Config, options: &StatusOptions) -> Result<O
 }
 
 /// Until Ctrl-C, whatever becomes of the agent meanwhile.
-async fn watch(config: &Config) -> Result<Outcome> {
+async fn watch(data_dir: &Path) -> Result<Outcome> {
     let mut before: Option<(Instant, Report)> = None;
     loop {
         let at = Instant::now();
-        let drawn = match asked(config).await {
+        let drawn = match asked(data_dir).await {
             // The journal is left alone: an agent that starts just now needs its lock.
             Ok(None) => "no agent runs on this data_dir".to_owned(),
             Ok(Some((report, held))) => {
@@ -52,8 +68,8 @@ async fn watch(config: &Config) -> Result<Outcome> {
     }
 }
 
-async fn asked(config: &Config) -> Result<Option<(Report, Vec<Held>)>> {
-    match Client::connect(&config.agent.data_dir).await? {
+async fn asked(data_dir: &Path) -> Result<Option<(Report, Vec<Held>)>> {
+    match Client::connect(data_dir).await? {
         Some(mut agent) => running(&mut agent).await.map(Some),
         None => Ok(None),
     }
@@ -61,7 +77,7 @@ async fn asked(config: &Config) -> Result<Option<(Report, Vec<Held>)>> {
 
 async fn running(agent: &mut Client) -> Result<(Report, Vec<Held>)> {
     match (agent.ask(&Request::Status).await?, agent.ask(&Request::Quarantine).await?) {
-        (Answer::Status { report }, Answer::Quarantine { held }) => Ok((report, held)),
+        (Answer::Status { report }, Answer::Quarantine { held }) => Ok((*report, held)),
         _ => Err(Error::stop("the agent answered something else", "restart the agent after an upgrade")),
     }
 }
@@ -71,6 +87,7 @@ fn stopped(config: &Config) -> Result<(Report, Vec<Held>)> {
     let mut report = Report {
         agent: config.agent.id.clone(),
         state: "stopped".into(),
+        file_error: None,
         journal: JournalReport { head: 0, bytes: 0, error: None },
         systems: vec![],
         entities: vec![],

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 pub(super) async fn wait(config: &Config, options: &WaitOptions) -> Result<Outcome> {
     let Some(mut agent) = Client::connect(&config.agent.data_dir).await? else {
-        return Err(Error::stop("no agent runs on this data_dir: nothing to wait for", "anechoic run"));
+        return Err(super::nobody("no agent runs on this data_dir: nothing to wait for"));
     };
     let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
     let Answer::Waited(waited) = agent.ask(&Request::Wait { timeout_ms }).await? else {

@@ -301,6 +301,16 @@ impl Config {
         }
     }
 
+    /// Where a file says that the journal is, however broken it is otherwise.
+    pub fn data_dir_in(path: &Path) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let said =
+            text.lines().find_map(|line| line.trim_start().strip_prefix("data_dir")?.trim_start().strip_prefix('='));
+        let quoted = said?.trim_start();
+        let quote = quoted.chars().next().filter(|quote| ['"', '\''].contains(quote))?;
+        quoted[1..].split(quote).next().map(PathBuf::from)
+    }
+
     /// `file` is the name that messages give.
     pub fn from_str(text: &str, file: &str) -> Result<Config, Vec<ConfigError>> {
         let mut reader = raw::Reader::new(file, text);

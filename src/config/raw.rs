@@ -240,11 +240,10 @@ impl<'t> Reader<'t> {
     /// What could be read; `None` where the text is not TOML.
     pub fn read(&mut self) -> Option<RawConfig> {
         let (tree, faults) = DeTable::parse_recoverable(self.text);
-        for fault in &faults {
+        // What follows may be nothing but its consequence.
+        if let Some(fault) = faults.first() {
             let line = fault.span().map_or(1, |span| self.line(span.start));
             self.error(line, "", format!("not valid TOML: {}", fault.message().trim_end()));
-        }
-        if !faults.is_empty() {
             return None;
         }
         let root = Section { place: String::new(), line: 1, table: tree.get_ref() };

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 
-pub use self::secret::password;
+pub use self::secret::{UNREADABLE, password};
 use crate::config::{ConnectConfig, TlsMode};
 use crate::error::{Error, Result};
 

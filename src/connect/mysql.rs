@@ -174,7 +174,7 @@ pub(crate) fn not_connected(error: mysql_async::Error, config: &ConnectConfig) -
             return super::no_tls(config, "give the server ssl_cert and ssl_key");
         }
         Driver(driver) => refused_to_log_in(driver),
-        other => self::error(other),
+        other => super::secret::refused(self::error(other), &config.password),
     };
     error.context(format!("logging in to {} as {:?}", super::place(config), config.user))
 }
@@ -227,7 +227,7 @@ fn stops(code: u16) -> bool {
 
 fn hint(code: u16) -> Option<&'static str> {
     match code {
-        1045 | 1698 => Some("check user and password; the password is read again at the next attempt"),
+        1045 | 1698 => Some(super::secret::WRONG_PASSWORD),
         1130 => Some("create the user for the host that the agent connects from: 'name'@'%'"),
         1129 => Some("FLUSH HOSTS (mysqladmin flush-hosts), after mending what made the connections fail"),
         1044 | 1142 | 1143 | 1227 => Some("grant what `anechoic check` lists"),

@@ -30,15 +30,37 @@ pub fn password(source: &PasswordSource) -> Result<Option<String>> {
     Ok(Some(password))
 }
 
+/// What a server says where it does not take the password.
+pub(super) const WRONG_PASSWORD: &str = "check user and password";
+
+/// A refused login, with how another password is taken: not everything is read anew.
+pub(super) fn refused(error: Error, source: &PasswordSource) -> Error {
+    if error.hint != WRONG_PASSWORD {
+        return error;
+    }
+    let way = match source {
+        PasswordSource::None => "the system has neither password_file nor password_env".to_owned(),
+        PasswordSource::Inline(_) => "it is in the url, and another one is taken by a reload".to_owned(),
+        PasswordSource::Env(name) => {
+            format!("it is in the environment variable {name}, and another one is taken by a restart")
+        }
+        PasswordSource::File(path) if readable(path) == *path => {
+            format!("{} is read again at the next attempt", path.display())
+        }
+        PasswordSource::File(path) => format!(
+            "the service has a copy of {} as it was when it started: mend the file, then systemctl restart anechoic",
+            path.display()
+        ),
+    };
+    error.hint(format!("{WRONG_PASSWORD}; {way}"))
+}
+
+/// Code of the error that says: there is no password to log in with.
+pub const UNREADABLE: &str = "unreadable password file";
+
 fn in_file(path: &Path) -> Result<String> {
     // Missing or half written while it is being replaced is no reason to stand still.
-    let mut text = std::fs::read_to_string(readable(path)).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::InvalidData => "a password is UTF-8 text",
-            _ => "the agent's user must be able to read it; in the service, LoadCredential= also serves",
-        };
-        Error::retry(format!("cannot read password file {}", path.display())).hint(hint).because(error)
-    })?;
+    let mut text = std::fs::read_to_string(readable(path)).map_err(|error| unreadable(path, error))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -48,10 +70,24 @@ fn in_file(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    let (mut what, place) = (format!("cannot read password file {}", path.display()), path.display());
+    let hint = match error.kind() {
+        std::io::ErrorKind::InvalidData => "a password is UTF-8 text".to_owned(),
+        _ if credentials().is_some() => {
+            let names: Vec<String> = names(path).iter().map(|name| format!("{name:?}")).collect();
+            what += &format!(", and the service manager has given no copy of it (credential {})", names.join(" or "));
+            format!("as root write it into {place}, then systemctl restart anechoic: only a start copies it")
+        }
+        std::io::ErrorKind::NotFound => format!("write it into {place}, mode 0600"),
+        _ => "run this as root, or as a user who may read it; in the service, LoadCredential= also serves".to_owned(),
+    };
+    Error::retry(what).code(UNREADABLE).hint(hint).because(error)
+}
+
 /// The file itself, which is never older than a copy of it; the credential where only that can
 /// be opened.
 pub(super) fn readable(path: &Path) -> PathBuf {
-    let credentials = || std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let file = |path: &Path| File::open(path).is_ok();
     if file(path) {
         return path.to_owned();
@@ -59,6 +95,10 @@ pub(super) fn readable(path: &Path) -> PathBuf {
     credentials()
         .and_then(|directory| names(path).into_iter().map(|name| directory.join(name)).find(|path| file(path)))
         .unwrap_or_else(|| path.to_owned())
+}
+
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -105,6 +145,19 @@ mod tests {
         assert!(error.full().contains("UTF-8") && !error.full().contains("s3cr"), "{}", error.full());
         let zero = password(&PasswordSource::Inline("s3\0cret".into())).unwrap_err();
         assert!(!zero.full().contains("cret"), "{}", zero.full());
+    }
+
+    /// In a service a file is read once, by the service manager.
+    #[test]
+    fn a_refused_password_is_said_with_how_another_one_is_taken() {
+        let hint = |source: &PasswordSource| refused(Error::retry("no").hint(WRONG_PASSWORD), source).hint;
+        let file = tempfile::NamedTempFile::new().unwrap();
+
+        let read = hint(&PasswordSource::File(file.path().to_owned()));
+        assert!(read.ends_with("is read again at the next attempt"), "{read}");
+        assert!(hint(&PasswordSource::Env("PW".into())).contains("PW"));
+        assert!(hint(&PasswordSource::Inline("s3cret".into())).contains("reload"));
+        assert_eq!(refused(Error::retry("no").hint("other"), &PasswordSource::None).hint, "other");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::client::Client;
 pub use self::held::{Held, HeldSpec, Image, OfHeld, Treated, image, text};
 pub use self::server::{Socket, serve};
+use crate::alert::Tried;
 use crate::audit::conflicts::{Conflict, ListSpec, Shown};
 use crate::audit::export::{AuditSpec, Page};
 use crate::audit::history::{History, HistorySpec};
@@ -72,6 +73,10 @@ pub enum Request {
     Drop(HeldSpec),
     /// Reads the file again; answered when it is taken, or with why not.
     Reload,
+    /// A test event through each alert, or through this one.
+    Alert {
+        name: Option<String>,
+    },
     /// As SIGTERM.
     Stop,
 }
@@ -84,7 +89,7 @@ pub enum Answer {
         pid: u32,
     },
     Status {
-        report: Report,
+        report: Box<Report>,
     },
     Waited(wait::Waited),
     Quarantine {
@@ -102,6 +107,7 @@ pub enum Answer {
     /// What was told is so.
     Told,
     Treated(Treated),
+    Alerted(Vec<Tried>),
     Stopping,
     Error {
         message: String,
@@ -152,6 +158,9 @@ pub trait Probe: Send + Sync + 'static {
 
     /// Durable when it returns.
     fn set_aside(&self, of: HeldSpec, what: OfHeld) -> impl Future<Output = Result<Treated>> + Send;
+
+    /// One try each.
+    fn alert(&self, only: Option<String>) -> impl Future<Output = Vec<Tried>> + Send;
 
     /// Returns when the file is taken.
     fn reload(&self) -> impl Future<Output = Result<()>> + Send;

@@ -125,7 +125,7 @@ async fn answer(request: serde_json::Result<Request>, probe: &impl Probe) -> Ans
 pub(crate) async fn answer_to(request: Request, probe: &impl Probe) -> Result<Answer> {
     Ok(match request {
         Request::Ping => Answer::Pong { agent: probe.status().agent.clone(), pid: std::process::id() },
-        Request::Status => Answer::Status { report: Report::of(probe.status(), now()) },
+        Request::Status => Answer::Status { report: Box::new(Report::of(probe.status(), now())) },
         Request::Wait { timeout_ms } => Answer::Waited(wait::wait(probe, Duration::from_millis(timeout_ms)).await),
         Request::Quarantine => Answer::Quarantine { held: probe.quarantined() },
         Request::Load(spec) => {
@@ -161,6 +161,7 @@ pub(crate) async fn answer_to(request: Request, probe: &impl Probe) -> Result<An
         Request::Retry(of) => Answer::Treated(probe.set_aside(of, OfHeld::Retry).await?),
         Request::Drop(of) => Answer::Treated(probe.set_aside(of, OfHeld::Drop).await?),
         Request::Reload => probe.reload().await.map(|()| Answer::Told)?,
+        Request::Alert { name } => Answer::Alerted(probe.alert(name).await),
         Request::Stop => Answer::Stopping,
     })
 }

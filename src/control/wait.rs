@@ -167,6 +167,7 @@ pub(super) mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::alert::Tried;
     use crate::audit::conflicts::{Conflict, ListSpec, Shown};
     use crate::audit::export::{AuditSpec, Page};
     use crate::audit::history::{History, HistorySpec};
@@ -269,6 +270,10 @@ pub(super) mod tests {
                 OfHeld::Retry => Treated { done: 1, left: 0 },
                 OfHeld::Drop => Treated { done: 0, left: 1 },
             })
+        }
+
+        async fn alert(&self, _: Option<String>) -> Vec<Tried> {
+            Vec::new()
         }
 
         async fn reload(&self) -> Result<()> {

@@ -17,6 +17,9 @@ pub struct Report {
     pub agent: String,
     /// `starting`, `running`, `stopping`; `stopped` where no agent runs.
     pub state: String,
+    /// Why the file, read again, is not what the agent works by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_error: Option<String>,
     pub journal: JournalReport,
     pub systems: Vec<SystemReport>,
     pub entities: Vec<EntityReport>,
@@ -160,6 +163,9 @@ pub struct AlertReport {
     pub name: String,
     /// Conditions that hold.
     pub firing: i64,
+    /// Of these, what is said of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<String>,
     /// Events that are still to be delivered.
     pub pending: i64,
     pub delivered: u64,
@@ -173,6 +179,7 @@ impl AlertReport {
         AlertReport {
             name: alert.name.clone(),
             firing: alert.firing.get(),
+            holds: alert.messages.lock().expect("never held across a panic").clone(),
             pending: alert.pending.get(),
             delivered: alert.fired.get() + alert.resolved.get(),
             error: alert.error.lock().expect("never held across a panic").clone(),
@@ -216,6 +223,7 @@ impl Report {
         Report {
             agent: status.agent.clone(),
             state: (*status.state.lock().expect("never held across a panic")).to_owned(),
+            file_error: status.file_error.lock().expect("never held across a panic").clone(),
             journal: JournalReport {
                 head,
                 bytes: status.journal_bytes.get(),
@@ -425,6 +433,7 @@ pub(crate) mod tests {
             notifies: vec![NotifyStatus::new("billing", "contact")],
             journal_head: Counter::default(),
             journal_bytes: Counter::default(),
+            file_error: Default::default(),
             journal_syncs: crate::status::sync_times(),
             loads: Default::default(),
             verified: Default::default(),

@@ -53,6 +53,9 @@ pub struct Decided {
     /// By system, by table: how PostgreSQL's publication has held it since its log was begun.
     #[serde(default)]
     published: BTreeMap<String, BTreeMap<String, Published>>,
+    /// By entity, by system: fields that the file listed when their flow was last made.
+    #[serde(default)]
+    listed: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
 }
 
 /// That a table of PostgreSQL is in our publication. Taken out and put back it is in there anew.
@@ -175,6 +178,30 @@ impl Decided {
         self.published.contains_key(system)
     }
 
+    /// Fields that the file lists now and did not when the flow was made before, by entity: what rows
+    /// hold in them nobody has compared, and what was written meanwhile nobody is told. Takes in what
+    /// it lists.
+    pub fn note_listed(&mut self, config: &Config) -> BTreeMap<String, BTreeSet<String>> {
+        let mut listed: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+        let mut fresh: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for entity in config.entities.iter().filter(|entity| !entity.key.is_empty()) {
+            let known = self.listed.get(&entity.name);
+            for binding in &entity.bindings {
+                let Some(columns) = &binding.columns else { continue };
+                let system = &config.system(binding.system).name;
+                let fields: BTreeSet<String> = columns.iter().map(|column| column.field.clone()).collect();
+                if let Some(before) = known.and_then(|systems| systems.get(&**system)) {
+                    let new = fields.difference(before).cloned();
+                    fresh.entry(entity.name.clone()).or_default().extend(new);
+                }
+                listed.entry(entity.name.clone()).or_default().insert(system.to_string(), fields);
+            }
+        }
+        fresh.retain(|_, fields| !fields.is_empty());
+        self.listed = listed;
+        fresh
+    }
+
     /// The table's identity when it was last bound.
     pub fn oid(&self, system: &str, table: &TableName) -> Option<u32> {
         self.oids.get(system)?.get(&table.to_string()).copied()
@@ -241,7 +268,8 @@ pub fn judge(
     moved: &[(SystemId, Moved)],
     before: &Decided,
 ) -> Decided {
-    let mut decided = Decided { published: before.published.clone(), ..Decided::default() };
+    let mut decided =
+        Decided { published: before.published.clone(), listed: before.listed.clone(), ..Decided::default() };
     let known = |name: &String| config.systems.iter().any(|system| *system.name == **name);
     decided.published.retain(|name, _| known(name));
     for system in config.system_ids() {

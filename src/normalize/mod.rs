@@ -43,7 +43,7 @@ use crate::change::{
     Body, Captured, Change, ChangeWriter, Changes, HOPS_MAX, Micros, Op, Prepared, Quarantined, Record, Refused,
     SpoolRef,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, RESYNC, Result};
 use crate::journal::{Journal, Reader, SpoolWriter};
 use crate::marker::{Marker, Unshown};
 use crate::position::{Position, Seq};
@@ -736,8 +736,11 @@ impl Sink for Normalizer {
         }
         Err(Error::stop(
             format!("TRUNCATE of {}: it names no rows, and the other systems would keep theirs", binding.table.name),
-            "empty the table in the other systems by hand, then begin anew behind it: anechoic teardown, anechoic \
-             setup; use DELETE where rows are to vanish everywhere",
+            format!(
+                "its rows come back from the others, or with --delete-extra vanish there, too, as DELETE would have \
+                 had it, by: {RESYNC} {}",
+                self.name
+            ),
         ))
     }
 

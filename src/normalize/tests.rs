@@ -377,7 +377,7 @@ fn an_entity_without_a_key_takes_inserts_alone() {
 #[test]
 fn truncate_stops_and_says_what_to_do() {
     let error = world("").normalizer.truncate(0).unwrap_err();
-    assert!(error.recovery == Recovery::Stop && !error.hint.is_empty());
+    assert!(error.recovery == Recovery::Stop && error.hint.contains("anechoic load --resync"), "{}", error.hint);
 }
 
 #[test]

@@ -24,6 +24,11 @@ pub fn exists(config: &Config) -> bool {
     directory(&config.agent.data_dir).is_dir()
 }
 
+/// There is none, for sure: where data_dir may not be looked into nobody knows.
+pub fn absent(config: &Config) -> bool {
+    directory(&config.agent.data_dir).try_exists().is_ok_and(|exists| !exists)
+}
+
 /// The journal under its lock; a running agent has it, and then this is an error that says so.
 #[derive(Debug)]
 pub struct Operator {
@@ -88,6 +93,8 @@ impl Operator {
         let from = directory(&config.agent.data_dir);
         let to = from.with_file_name(format!("journal-{:032x}", self.journal.id()));
         drop(self);
+        // Of this journal alone, and made again from one.
+        let _ = std::fs::remove_file(from.with_file_name("index.checkpoint"));
         std::fs::rename(&from, &to)?;
         Ok(to)
     }

@@ -11,9 +11,10 @@ mod place;
 pub mod postgres;
 mod rows;
 
-pub use self::journal::{Operator, exists, operator, options};
+pub use self::journal::{Operator, absent, exists, operator, options};
 pub use self::place::{Placed, place};
 pub use self::rows::{decide_loads, unasked};
+use crate::capture::postgres::slot_name;
 use crate::check::Survey;
 use crate::check::needs::Needs;
 use crate::config::{Config, Engine};
@@ -106,6 +107,34 @@ pub async fn remove(config: &Config, system: SystemId) -> Result<Removed> {
 /// What keeps a system from being set up, of a survey: its errors, without the steps.
 fn in_the_way(survey: &Survey) -> Vec<Finding> {
     survey.errors()
+}
+
+/// What an agent of this id has left in the systems, where its journal is gone: setup refuses to
+/// begin over it.
+pub fn orphans(config: &Config, surveys: &[Option<Survey>]) -> Vec<Finding> {
+    if !absent(config) {
+        return vec![];
+    }
+    let of_system = |(system, survey): (SystemId, &Option<Survey>)| {
+        let (survey, name) = (survey.as_ref()?, &config.system(system).name);
+        let database = &config.system(system).connect.database;
+        // One that cannot be ours is told of by the survey.
+        let slot = survey.postgres.as_ref().and_then(|facts| facts.slot.as_ref());
+        let slot = slot.filter(|slot| slot.database == *database && slot.plugin == "pgoutput");
+        let error = match (slot, survey.own_marker) {
+            (Some(slot), _) => {
+                let slot_name = slot_name(&config.agent.id, database);
+                orphaned_slot(config, system, &slot_name, slot.active_pid)
+            }
+            (None, true) => foreign_marker(config, system, "not in data_dir"),
+            (None, false) => return None,
+        };
+        let finding = Finding::of(name, &error);
+        let anew = "# or, where no change is missing anywhere, begin anew: anechoic teardown, then anechoic setup";
+        let mend = format!("# {}\n{anew}", finding.mend);
+        Some(finding.mend(mend))
+    };
+    config.system_ids().zip(surveys).filter_map(of_system).collect()
 }
 
 /// The marker row says which journal wrote to a system last.

@@ -53,6 +53,12 @@ fn keep(config: &Config, status: &Status) {
     }
 }
 
+/// What was found of an entity no longer stands.
+pub fn forget(config: &Config, status: &Status, entity: &str) {
+    status.verdicts.lock().expect("never held across a panic").retain(|verdict| verdict.entity != entity);
+    keep(config, status);
+}
+
 impl Context {
     /// What a comparison of all rows of an entity came to.
     pub fn judged(&self, mut verdict: Verdict) {

@@ -103,7 +103,7 @@ async fn begin(
             Decision::Load { authority, fresh, settled } => (Some(authority), fresh, settled),
             decision => {
                 if decision == Decision::Unasked {
-                    warn!("{}", crate::setup::unasked(&counted.entity));
+                    warn!("{}", crate::setup::unasked(&counted.entity).logged());
                 }
                 context.mark(LoadMark::settled(&counted.entity, bound, now())).await?;
                 return Ok(None);

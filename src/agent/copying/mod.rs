@@ -45,7 +45,7 @@ use crate::scan::Plan;
 use crate::schema::{EntityId, SystemId};
 use crate::status::{Status, now};
 use background::Claim;
-pub use background::recall;
+pub use background::{forget, recall};
 use load::load;
 use verify::Verification;
 

@@ -237,6 +237,7 @@ impl<'a> Verification<'a> {
         let candidate = self.candidates.remove(&hash).expect("looked up above");
         let entity = self.parties[0].plan.schema.entity(self.entity).clone();
         let held = self.context.held(hash);
+        let measure = self.parties[0].name.clone();
         for (at, class) in classes.iter().enumerate().filter(|(_, class)| !same(class)) {
             let party = &self.parties[at + 1];
             let counts = self.counted.counts.of(&party.name);
@@ -265,7 +266,7 @@ impl<'a> Verification<'a> {
                     row.as_ref().map(|row| picked(image(&entity, Row(row)), fields, &entity)).unwrap_or_default()
                 };
                 match values {
-                    true => format!("{key}: {} | {}", show(&rows[0]), show(&rows[at + 1])),
+                    true => format!("{key}: {measure}: {} | {}: {}", show(&rows[0]), party.name, show(&rows[at + 1])),
                     false => key,
                 }
             });

@@ -12,14 +12,18 @@ const HELD_SHOWN: usize = 5;
 /// `since`: an earlier report and how long ago, which rates are made of.
 pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[Held]) -> String {
     let mut text = format!(
-        "{}: {}, journal head {}, {}\n",
+        "{}: {}, journal head {}, {}{}\n",
         report.agent,
         report.state,
         report.journal.head,
-        bytes(report.journal.bytes)
+        bytes(report.journal.bytes),
+        if report.state == "stopped" { "" } else { "; counts since it started" }
     );
     if let Some(error) = &report.journal.error {
         let _ = writeln!(text, "  {error}");
+    }
+    if let Some(error) = &report.file_error {
+        let _ = writeln!(text, "  the file was read again and is not taken: {}", error.replace('\n', "\n    "));
     }
     if !report.systems.is_empty() {
         text += &rows(&[SYSTEMS.map(str::to_owned).to_vec()], &report.systems, |system| of_system(system, since));
@@ -38,9 +42,12 @@ pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[
         text += &verified(verdict);
     }
     for alert in report.alerts.iter().filter(|alert| alert.firing > 0 || alert.error.is_some()) {
-        let AlertReport { name, firing, pending, error, .. } = alert;
+        let AlertReport { name, firing, holds, pending, error, .. } = alert;
         let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         let _ = writeln!(text, "alert {name}: {firing} firing, {pending} to be delivered{error}");
+        for message in holds {
+            let _ = writeln!(text, "  {}", message.replace('\n', "\n    "));
+        }
     }
     for notify in &report.notifications {
         let NotifyReport { name, pending, lag_seconds, changes, lost, error, .. } = notify;
@@ -65,7 +72,8 @@ pub(super) fn draw(report: &Report, since: Option<(&Report, Duration)>, held: &[
     text.trim_end().to_owned()
 }
 
-const SYSTEMS: [&str; 9] = ["SYSTEM", "SERVER", "STATE", "READ", "BEHIND", "LOG KEPT", "WRITTEN", "PENDING", "BEHIND"];
+const SYSTEMS: [&str; 9] =
+    ["SYSTEM", "SERVER", "STATE", "READ", "READ BEHIND", "LOG KEPT", "WRITTEN", "PENDING", "WRITE BEHIND"];
 const ENTITIES: [&str; 6] = ["ENTITY", "WRITTEN", "CONFLICTS", "REJECTED", "QUARANTINE", "LAST CHANGE"];
 
 fn of_system(system: &SystemReport, since: Option<(&Report, Duration)>) -> Vec<String> {
@@ -85,7 +93,8 @@ fn of_system(system: &SystemReport, since: Option<(&Report, Duration)>) -> Vec<S
         format!("{} {}", system.kind, system.version).trim().to_owned(),
         system.state.clone(),
         rated(system.capture.changes, |system| system.capture.changes),
-        system.capture.lag_seconds.map_or_else(nothing, duration),
+        // Of a log that cannot be read nobody knows.
+        system.capture.lag_seconds.filter(|_| system.error.is_none()).map_or_else(nothing, duration),
         system.capture.retained_bytes.map_or_else(nothing, bytes),
         apply.map_or_else(nothing, |apply| rated(apply.changes, written)),
         apply.map_or_else(nothing, |apply| apply.pending.to_string()),

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::server_error;
 use super::stream::{Stream, open};
 use crate::config::ConnectConfig;
+use crate::connect::secret::{self, WRONG_PASSWORD};
 use crate::connect::{self, Receives};
 use crate::error::{Error, Recovery, Result};
 
@@ -35,7 +36,7 @@ pub(crate) async fn log_in(config: &ConnectConfig, parameters: &[(&str, &str)], 
         || format!("logging in to database {:?} on {} as {:?}", config.database, connect::place(config), config.user);
     match tokio::time::timeout(config.connect_timeout, login.run(config, parameters)).await {
         Ok(Ok(())) => Ok(login),
-        Ok(Err(error)) => Err(error.context(what())),
+        Ok(Err(error)) => Err(secret::refused(error, &config.password).context(what())),
         Err(_) => Err(connect::late(config).context(what())),
     }
 }
@@ -152,8 +153,6 @@ impl Login {
         Resumed { stream: self.stream, said, begun: false }
     }
 }
-
-const WRONG_PASSWORD: &str = "check user and password; the password is read again at the next attempt";
 
 /// What a server says that does not let us in, with the way out.
 fn refused(body: &ErrorResponseBody) -> Error {
