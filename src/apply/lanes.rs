@@ -13,12 +13,11 @@
 //! is done, the later one gives way.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use crate::apply::batch::Group;
 use crate::apply::{Target, is_fenced};
@@ -137,7 +136,7 @@ impl<T: Target + 'static> Lanes<T> {
         let (turn, told) = watch::channel(first);
         let (tell, written) = watch::channel(None);
         let rows = flight.rows();
-        let task = tokio::spawn(fly(target, Arc::new(flight), told, tell));
+        let task = tokio::spawn(fly(target, flight, told, tell).in_current_span());
         self.aloft.push_back(Aloft { lane, rows, turn, written, task });
     }
 
@@ -198,7 +197,7 @@ impl<T: Target + 'static> Lanes<T> {
 /// and could not be rolled back.
 async fn fly<T: Target>(
     mut target: T,
-    flight: Arc<Flight>,
+    flight: Flight,
     mut turn: watch::Receiver<Turn>,
     written: watch::Sender<Written>,
 ) -> (T, Result<()>) {

@@ -66,6 +66,9 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     unique_checks = 1, completion_type = 'NO_CHAIN', sql_safe_updates = 0, sql_auto_is_null = 0, \
     sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', @anechoic_applying = 1";
 
+/// A further connection has nothing to do until the next flood.
+const IDLE_BETWEEN_FLOODS: &str = "SET SESSION wait_timeout = 31536000";
+
 pub struct MyTarget {
     connect: ConnectConfig,
     spec: TargetSpec,
@@ -240,7 +243,9 @@ impl Target for MyTarget {
 
     async fn join(&mut self, rows: Vec<Marker>) -> Result<()> {
         self.session = None;
-        let (conn, flavour, packet_max) = self.connect().await?;
+        let (mut conn, flavour, packet_max) = self.connect().await?;
+        let failed = |error| classify(error, &self.spec.marker, &self.connect.user);
+        conn.query_drop(IDLE_BETWEEN_FLOODS).await.map_err(failed)?;
         self.begin_session(conn, flavour, packet_max, rows)
     }
 
