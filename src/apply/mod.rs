@@ -13,6 +13,7 @@ pub mod lanes;
 mod patience;
 pub mod steps;
 
+use std::cmp::Reverse;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -75,7 +76,7 @@ fn not_connected() -> Error {
 
 /// The marker that says how far the agent is. Commits are in journal order whichever lane they come from.
 fn highest(spec: &TargetSpec, rows: &[Marker]) -> Result<Marker> {
-    rows.iter().max_by_key(|row| (row.seq, row.part)).cloned().ok_or_else(|| gone(spec))
+    rows.iter().max_by_key(|row| (row.seq, row.part, Reverse(row.lane))).cloned().ok_or_else(|| gone(spec))
 }
 
 /// The row of the own lane.
