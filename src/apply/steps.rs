@@ -63,7 +63,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { changes: 10_000, bytes: 4 << 20, refused: 100, window: 1000, connections: 1 }
+        Limits { changes: 10_000, bytes: 2 << 20, refused: 100, window: 1000, connections: 1 }
     }
 }
 

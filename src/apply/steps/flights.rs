@@ -13,8 +13,8 @@
 //! turn ([`crate::apply::lanes`]), and only what is refused then is. Then nothing that was submitted counts
 //! any more: it is read again, and up to the refused batch each is written alone.
 //!
-//! Alone is also written what needs the rows that are there or must be synced first: filtered tables, spooled
-//! entries, retries, held keys; and with several connections tables with triggers, which may read anything.
+//! Alone is also written what needs the rows that are there or must be synced first (filtered tables, retries, held
+//! keys), what is larger than a batch, and with several connections tables with triggers, which may read anything.
 
 use super::{Group, Micros, State, Steps, Work};
 
@@ -37,7 +37,9 @@ impl Steps {
     /// Nothing more joins the batch in hand.
     pub(super) fn close(&mut self, now: Micros) {
         self.work.closed = true;
-        self.work.alone = self.work.spool().is_some() || self.work.to() <= self.alone_until;
+        // An entry that is larger than a batch may be is not in memory beside another one.
+        let large = self.work.bytes > self.limits.bytes;
+        self.work.alone = large || self.work.to() <= self.alone_until;
         if !self.work.alone {
             if let Err(error) = self.planned(now) {
                 return self.stop(error);

@@ -293,6 +293,15 @@ fn what_is_under_way_at_the_end_lands_and_nothing_more_begins() {
 }
 
 #[test]
+fn an_entry_that_is_larger_than_a_batch_is_not_prepared_beside_another() {
+    let limits = Limits { bytes: 100, connections: 3, ..Limits::default() };
+    let rows: Vec<(i64, i64)> = (0..20).map(|key| (key, 1)).collect();
+    let mut steps = reading(None, limits, vec![entry(6, &rows)]);
+
+    assert!(matches!(steps.next(0.0), Action::Begin(Marker { seq: 6, .. })));
+}
+
+#[test]
 fn a_batch_of_a_filtered_table_waits_until_nothing_is_under_way() {
     let limits = Limits { changes: 2, connections: 2, ..Limits::default() };
     let mut steps = reading(Some("count > 0"), limits, vec![full(6)]);
