@@ -158,8 +158,14 @@ fn a_row_is_loaded_whatever_becomes_of_it_meanwhile() {
 
 /// A planted mistake must make some schedule end with systems that differ.
 fn must_diverge(what: &str, planted: Planted) {
+    must_diverge_from(0, what, planted);
+}
+
+/// One that few schedules show: looked for from a seed on that did. Any other one is as good.
+fn must_diverge_from(first: u64, what: &str, planted: Planted) {
     const SEEDS: u64 = 60_000;
-    let diverged = (0..SEEDS).find(|seed| simulate(*seed, planted).is_err_and(|why| why.starts_with("diverged")));
+    let mut seeds = (first..SEEDS).chain(0..first);
+    let diverged = seeds.find(|seed| simulate(*seed, planted).is_err_and(|why| why.starts_with("diverged")));
     assert!(diverged.is_some(), "{what}: not caught by divergence within {SEEDS} seeds");
     println!("{what}: caught by seed {}", diverged.unwrap_or_default());
 }
@@ -231,7 +237,7 @@ fn a_held_key_whose_later_base_is_not_lowered_is_caught() {
 #[test]
 fn a_field_that_only_the_loser_of_a_row_made_again_has_is_caught() {
     let bugs = Bugs { lone_fields_lost: true, ..Bugs::default() };
-    must_diverge("lone fields lost", Planted { bugs, ..Planted::default() });
+    must_diverge_from(48_723, "lone fields lost", Planted { bugs, ..Planted::default() });
 }
 
 #[test]
@@ -255,7 +261,7 @@ fn a_copied_row_that_wins_like_a_live_one_is_caught() {
 #[test]
 fn a_delete_that_could_not_see_the_losing_insert_is_caught() {
     let bugs = Bugs { redelete_left_out: true, ..Bugs::default() };
-    must_diverge("redelete left out", Planted { bugs, ..Planted::default() });
+    must_diverge_from(19_856, "redelete left out", Planted { bugs, ..Planted::default() });
 }
 
 /// Systems would still end equal, after a record that was in nobody's way had to go.
