@@ -49,6 +49,8 @@ install -d -m 700 "$root/etc/anechoic/passwords"
 doc=/usr/share/doc/anechoic
 for file in *.md config/reference.toml config/grafana/* config/prometheus/*; do put 644 "$file" "$doc/$file"; done
 put 644 packaging/copyright "$doc/copyright"
+packaging/licences.sh | gzip -9n >"$work/linked-crates.gz"
+put 644 "$work/linked-crates.gz" "$doc/linked-crates.gz"
 put 644 packaging/lintian-overrides /usr/share/lintian/overrides/anechoic
 # In the form that apt shows before an upgrade.
 cat >"$work/changelog" <<CHANGELOG

@@ -43,6 +43,21 @@ async fn left_in(db: &Db) -> u64 {
     count(db, &format!("SELECT count(*) FROM information_schema.schemata WHERE schema_name = '{marker}'")).await
 }
 
+/// Whose the tables are it asks where it can, so that the line that lets setup publish them runs as it stands.
+#[tokio::test]
+async fn the_grants_name_the_owner_of_the_tables() {
+    let world = three().await;
+
+    let printed = world.agent.run(&["check", "--grants"]).await;
+
+    let crm = &world["crm"];
+    let publishes = format!("GRANT \"{}\" TO \"{}\";", crm.application, crm.agent);
+    let line = printed.lines().find(|line| *line == publishes);
+    let line = line.unwrap_or_else(|| panic!("no {publishes} in {printed}"));
+    crm.admin().await.execute(line).await;
+    world.agent.run(&["setup"]).await;
+}
+
 #[tokio::test]
 async fn check_before_setup_only_says_what_setup_will_do_and_writes_nothing() {
     let world = three().await;

@@ -304,6 +304,11 @@ async fn a_system_that_is_away_keeps_no_file_from_being_taken() {
     let (said, told) = (String::from_utf8_lossy(&glance.stdout), String::from_utf8_lossy(&glance.stderr));
     assert!(said.contains("crm") && said.contains("running"), "{said}");
     assert_eq!(told.lines().filter(|line| line.contains("anechoic.toml:")).count(), 1, "{told}");
+    // Nor is one that cannot be read, and the agent says that, too.
+    let refused = world.agent.command(&["reload"]).await;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("anechoic.toml:"), "{told}");
+    assert_eq!(world.agent.log().matches("the file is not taken").count(), 2);
 
     std::fs::write(world.agent.config(), &whole).unwrap();
     std::fs::write(world.agent.config(), without(&world, &[], &["unseen"])).unwrap();

@@ -31,7 +31,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::change::{ConflictId, Micros};
 use crate::config::Config;
-use crate::control::mask;
+use crate::control::{Client, mask};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::normalize::typed::typed;
@@ -497,6 +497,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
                 check::mistaken(&mistakes);
                 return ExitCode::from(2);
             }
+            // Who is asked to take the file says itself, here and in its log, why it does not.
+            if let Command::Reload = arguments.command
+                && let Some(data_dir) = Config::data_dir_in(&arguments.config)
+                && let Ok(Some(_)) = Client::connect(&data_dir).await
+            {
+                return exit(person::reload(&data_dir).await);
+            }
             mistakes.iter().for_each(|mistake| complain(&mistake.to_string()));
             // An agent that runs goes on with what it had.
             if let Command::Status(options) = &arguments.command
@@ -524,7 +531,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Status(options) => status::status(&config, &options).await,
         Command::Pause(of) => person::pause(&config, of.system, true).await,
         Command::Resume(of) => person::pause(&config, of.system, false).await,
-        Command::Reload => person::reload(&config).await,
+        Command::Reload => person::reload(&config.agent.data_dir).await,
         Command::Quarantine(options) => quarantine::quarantine(&config, options).await,
         Command::Audit(options) => audit::audit(&config, options).await,
         Command::History(options) => history::history(&config, options).await,

@@ -44,7 +44,7 @@ async fn treat(config: &Config, which: WhichHeld, what: OfHeld) -> Result<Outcom
         OfHeld::Retry => Request::Retry(of),
         OfHeld::Drop => Request::Drop(of),
     };
-    let Answer::Treated(treated) = connected(config).await?.ask(&request).await? else {
+    let Answer::Treated(treated) = connected(&config.agent.data_dir).await?.ask(&request).await? else {
         return Err(something_else());
     };
     let Treated { done, left } = treated;

@@ -47,14 +47,17 @@ cat >/bin/systemctl.new <<'SYSTEMCTL'
 echo "$*" >>/run/asked
 running() { [ -s /run/agent.pid ] && readlink "/proc/$(cat /run/agent.pid)/exe" >/dev/null; } # and is no zombie
 of() { sed -n "s/^$1=+\{0,1\}//p" /usr/lib/systemd/system/anechoic.service; }
+as_user() { # and comes back no more
+  exec setpriv --reuid "$(of User)" --regid "$(of User)" --init-groups env -i PATH=/usr/bin \
+    CREDENTIALS_DIRECTORY=/run/credentials "$@"
+}
 start() {
   rm -rf /run/credentials; mkdir /run/credentials
   for file in /etc/anechoic/passwords/*; do
     install -m 400 -o "$(of User)" "$file" "/run/credentials/$(of LoadCredential | cut -d: -f1)_${file##*/}"
   done
   $(of ExecStartPre) || exit 1
-  setpriv --reuid "$(of User)" --regid "$(of User)" --init-groups env -i PATH=/usr/bin \
-    CREDENTIALS_DIRECTORY=/run/credentials $(of ExecStart) >>/run/agent.log 2>&1 &
+  as_user $(of ExecStart) >>/run/agent.log 2>&1 &
   echo $! >/run/agent.pid
   until [ -S /var/lib/anechoic/control.sock ]; do running || exit 1; sleep 0.05; done
 }
@@ -66,6 +69,7 @@ for word; do
   case $word in
     -*) ;;
     start | stop) $word; exit ;;
+    reload) as_user $(of ExecReload) ;;
     try-restart) [ ! -e /run/restart-fails ] || exit 1; ! running || { stop; start; }; exit 0 ;;
     *) exit 0 ;;
   esac
@@ -84,7 +88,7 @@ is $conf '640 root:anechoic'
 is /var/lib/anechoic '700 anechoic:anechoic'
 [ "$(getent passwd anechoic | cut -d: -f6-)" = /var/lib/anechoic:/usr/sbin/nologin ] || fail "$(getent passwd anechoic)"
 for page in anechoic anechoic-run anechoic-setup; do there /usr/share/man/man1/$page.1.gz; done
-for file in copyright changelog.gz CHANGELOG.md README.md config/reference.toml; do there /usr/share/doc/anechoic/$file; done
+for file in copyright linked-crates.gz changelog.gz CHANGELOG.md README.md config/reference.toml; do there /usr/share/doc/anechoic/$file; done
 [ -z "$(dpkg --verify anechoic)" ] || fail "dpkg --verify: $(dpkg --verify anechoic)"
 asked '--system daemon-reload'
 not_asked 'start\|enable'
@@ -107,6 +111,14 @@ anechoic wait --timeout 60s || fail 'not in step'
 [ "$(stat -c %U "/proc/$(cat /run/agent.pid)")" = anechoic ] || fail 'runs as another user'
 anechoic history contact 7 | grep -q Ada || fail 'the row did not come'
 before=$(cat /run/agent.pid)
+
+# Another file is taken, and one that is none is refused aloud.
+echo 'nonsense = 1' >>$conf
+! said=$(systemctl reload anechoic 2>&1) || fail 'nonsense is taken'
+case "$said" in *nonsense*) ;; *) fail "why it is not taken: $said" ;; esac
+cat /config >$conf
+systemctl reload anechoic >/dev/null || fail 'what it runs by is not taken'
+[ "$(cat /run/agent.pid)" = "$before" ] || fail 'it was started anew'
 
 # What an administrator has changed stays; what ran runs again, as the new version.
 chmod 644 $conf; chgrp root $conf /etc/anechoic; chmod 755 /etc/anechoic; cp $conf /conf.before
