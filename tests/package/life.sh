@@ -112,7 +112,7 @@ anechoic wait --timeout 60s || fail 'not in step'
 anechoic history contact 7 | grep -q Ada || fail 'the row did not come'
 before=$(cat /run/agent.pid)
 
-# Another file is taken, and one that is none is refused aloud.
+# What is no configuration is refused aloud; what it runs by is taken once more.
 echo 'nonsense = 1' >>$conf
 ! said=$(systemctl reload anechoic 2>&1) || fail 'nonsense is taken'
 case "$said" in *nonsense*) ;; *) fail "why it is not taken: $said" ;; esac
