@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::capture_mysql::{KINDS, Source, private};
 use crate::support::recorded::{Recorded, image};
 use crate::support::servers::{Db, Kind};
-use crate::support::unique;
+use crate::support::{SOON, unique};
 use crate::support::world::{Entity, Type, World};
 
 /// Large values by length and hash: as lines they would take more memory than the capture.
@@ -530,6 +530,8 @@ async fn systems_whose_logs_name_no_columns_stay_in_step() {
         world[system].execute("ALTER TABLE item ADD note int FIRST").await;
         world[system].execute(&format!("INSERT INTO item (id, name) VALUES ({}, 'later')", system.len() + 10)).await;
     }
+    // Whoever saw the first column before there was the second stands still for a moment.
+    world.converged(SOON).await;
     world.quiet().await;
 
     for system in ["crm", "shop"] {
