@@ -202,7 +202,12 @@ pub struct LoadProgress {
 
 impl LoadProgress {
     pub fn is_over(&self) -> bool {
-        matches!(&*self.state, "done" | "failed")
+        self.state == "done" || self.is_failed()
+    }
+
+    /// A person must act.
+    pub fn is_failed(&self) -> bool {
+        self.state == "failed"
     }
 
     pub fn counts(self) -> Counts {

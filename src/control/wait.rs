@@ -1,8 +1,9 @@
 //! Returns when everything that was committed anywhere before the call is applied everywhere.
 //!
-//! Each log's end is taken from its server; once the journal has every log up to there, its
-//! head covers all of it; once every target has that head, it is there. What was set aside on
-//! the way, and a system that needs a person, make the answer a failure.
+//! Each log's end is taken from its server; once the journal has every log up to there, and what
+//! was there before any log is loaded, its head covers all of it; once every target has that head,
+//! it is there. What was set aside on the way, and a system or a load that needs a person, make the
+//! answer a failure.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Probe;
 use crate::http::status::worst;
+use crate::load::LoadProgress;
 use crate::position::{Position, Seq};
 use crate::schema::SystemId;
 use crate::status::State;
@@ -66,6 +68,8 @@ impl<P: Probe> Waiter<'_, P> {
         })
         .await?;
         self.captured().await?;
+        // Logs are read, so that the first loads are on the list by now.
+        self.until(loading).await?;
         let head = self.probe.head();
         self.head = head;
         self.until(|probe| {
@@ -126,7 +130,12 @@ impl<P: Probe> Waiter<'_, P> {
             State::Paused => Some(format!("{0}: paused; anechoic resume {0}", system.name)),
             _ => None,
         });
-        let stopped: Vec<String> = stopped.collect();
+        let loads = self.probe.status().loads.lock().expect("never held across a panic");
+        let failed = loads.iter().filter(|load| load.is_failed()).map(|load| {
+            let why = load.error.as_deref().unwrap_or_default();
+            format!("{0}: its load failed: {why}; then: anechoic load {0}", load.entity)
+        });
+        let stopped: Vec<String> = stopped.chain(failed).collect();
         if stopped.is_empty() { Ok(()) } else { Err(stopped) }
     }
 
@@ -146,6 +155,17 @@ impl<P: Probe> Waiter<'_, P> {
 
 fn systems(probe: &impl Probe) -> impl Iterator<Item = SystemId> {
     (0..probe.status().systems.len()).map(|i| SystemId(u8::try_from(i).expect("at most 64 systems")))
+}
+
+/// Rows that were there before anything was read of their log are still copied.
+fn loading(probe: &impl Probe) -> Vec<String> {
+    let loads = probe.status().loads.lock().expect("never held across a panic");
+    let under_way = loads.iter().filter(|load| !load.is_over());
+    let told = |load: &LoadProgress| match &load.error {
+        Some(error) => format!("{}: is still loaded: {error}", load.entity),
+        None => format!("{}: is still loaded, {} rows read", load.entity, load.read),
+    };
+    under_way.map(told).collect()
 }
 
 fn is_captured(probe: &impl Probe, system: SystemId) -> bool {
@@ -330,6 +350,36 @@ pub(super) mod tests {
         let waited = wait(&fake, Duration::from_secs(3600)).await;
 
         assert_eq!((waited.done, waited.problems), (false, vec!["shop: paused; anechoic resume shop".into()]));
+    }
+
+    #[tokio::test]
+    async fn what_is_still_loaded_is_not_there_and_a_failed_load_ends_the_wait_at_once() {
+        let load = |state: &str, error: Option<&str>| {
+            let progress = LoadProgress { entity: "contact".into(), state: state.into(), ..LoadProgress::default() };
+            LoadProgress { read: 20, error: error.map(Into::into), ..progress }
+        };
+        let fake = Arc::new(Fake::new(5, 7));
+        let shown = |progress| *fake.status.loads.lock().unwrap() = vec![progress];
+
+        shown(load("running", None));
+        assert_eq!(wait(&*fake, SHORT).await.problems, ["contact: is still loaded, 20 rows read"]);
+        shown(load("retrying", Some("away")));
+        assert_eq!(wait(&*fake, SHORT).await.problems, ["contact: is still loaded: away"]);
+        shown(load("failed", Some("no right")));
+        assert_eq!(
+            wait(&*fake, Duration::from_secs(3600)).await.problems,
+            ["contact: its load failed: no right; then: anechoic load contact"]
+        );
+
+        shown(load("waiting", None));
+        let waiting = tokio::spawn({
+            let fake = fake.clone();
+            async move { wait(&*fake, Duration::from_secs(20)).await }
+        });
+        tokio::time::sleep(SHORT).await;
+        assert!(!waiting.is_finished());
+        shown(load("done", None));
+        assert!(waiting.await.unwrap().done);
     }
 
     #[tokio::test]

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A run holds a fixed number of keys, sorted by hash in buckets, so that a look-up reads one
-//! bucket of each run; it also holds where the journal's frames begin, so that the entries that
-//! are found are read without looking for them. Derived: whatever is missing or damaged is made
+//! bucket of each run; it also holds where frames of the journal begin, here and there, so that the
+//! entries that are found are read without looking for them. Derived: whatever is missing or damaged is made
 //! again from the journal, and what is not indexed yet is read.
 
 mod run;
@@ -27,6 +27,9 @@ use crate::position::Seq;
 
 /// Keys of one run: 4 MiB on disk, twice that in memory while it is the tail.
 const RUN_KEYS: usize = 1 << 19;
+/// Distance of the frames whose places are kept: about what is read in vain for one entry. With small
+/// transactions there are as many frames as keys.
+const PLACE_EVERY: u64 = 16 << 10;
 
 #[derive(Debug, Clone)]
 pub struct KeyIndex(Arc<Shared>);
@@ -157,7 +160,8 @@ impl KeyIndex {
 
     fn add_all(&self, seq: Seq, place: Place, work: impl FnOnce(&mut dyn FnMut(u128)) -> Result<()>) -> Result<()> {
         let mut inner = self.0.inner.write().expect("nobody panics while holding the index");
-        if inner.tail.places.last() != Some(&place) {
+        let near = |last: &Place| last.segment == place.segment && place.offset < last.offset + PLACE_EVERY;
+        if !inner.tail.places.last().is_some_and(near) {
             inner.tail.places.push(place);
         }
         let mut failed = Ok(());

@@ -6,6 +6,9 @@
 //!
 //! A hash is 64 bits of the key's: the upper 11 choose the bucket, the next 32 are the item's. Items
 //! of a bucket are sorted by that and by entry, which counts from the run's first.
+//!
+//! There are as many runs as the journal keeps half millions of keys, so that none of it stays in
+//! memory or open.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -22,6 +25,8 @@ const FORMAT: u32 = 1;
 const HEADER: usize = 64;
 const BUCKET_BITS: u32 = 11;
 const BUCKETS: usize = 1 << BUCKET_BITS;
+/// Of the directory.
+const BUCKET: usize = 8;
 const ITEM: usize = 8;
 const PLACE: usize = 32;
 
@@ -51,11 +56,14 @@ pub struct Run {
     pub to: Seq,
     /// Everything up to there is in it or in those before it.
     pub complete: Seq,
-    file: File,
-    /// Per bucket: number of its first item, checksum; one more for the end.
-    directory: Vec<(u32, u32)>,
-    /// In order.
-    places: Vec<Place>,
+    items: u32,
+    places: u32,
+    /// Of the journal, as its header has it.
+    journal: u64,
+}
+
+fn folded(journal: u128) -> u64 {
+    (journal >> 64) as u64 ^ journal as u64
 }
 
 impl Run {
@@ -89,7 +97,7 @@ impl Run {
         for number in [from, to, complete, items.len() as u64] {
             head.extend_from_slice(&number.to_le_bytes());
         }
-        head.extend_from_slice(&((journal >> 64) as u64 ^ journal as u64).to_le_bytes());
+        head.extend_from_slice(&folded(journal).to_le_bytes());
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head);
         crc.update(&directory);
@@ -115,74 +123,80 @@ impl Run {
         Run::open(&path, journal).map_err(|why| Error::retry(format!("cannot read {}: {why}", path.display())))
     }
 
+    /// What is wrong with it, if anything but its items is.
     pub fn open(path: &Path, journal: u128) -> std::result::Result<Run, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
+        Run::read(&file, path, folded(journal)).map(|(run, _)| run)
+    }
+
+    /// With its directory and its places.
+    fn read(file: &File, path: &Path, journal: u64) -> std::result::Result<(Run, Vec<u8>), String> {
         let mut head = [0; HEADER];
         file.read_exact_at(&mut head, 0).map_err(|error| error.to_string())?;
-        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
-        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-        if head[..8] != MAGIC || u32_at(8) != FORMAT {
+        if head[..8] != MAGIC || u32_at(&head, 8) != FORMAT {
             return Err("another format".into());
         }
-        if u64_at(48) != (journal >> 64) as u64 ^ journal as u64 {
+        if u64_at(&head, 48) != journal {
             return Err("of another journal".into());
         }
-        let (places, items) = (u32_at(12) as usize, u64_at(40));
-        let mut bytes = vec![0; BUCKETS * 8 + places * PLACE];
+        let places = u32_at(&head, 12);
+        let mut bytes = vec![0; BUCKETS * BUCKET + places as usize * PLACE];
         file.read_exact_at(&mut bytes, HEADER as u64).map_err(|error| error.to_string())?;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head[..56]);
         crc.update(&bytes);
-        if crc.finalize() != u32_at(56) {
+        if crc.finalize() != u32_at(&head, 56) {
             return Err("fails its checksum".into());
         }
-        let (directory, places) = bytes.split_at(BUCKETS * 8);
-        let pair = |bytes: &[u8]| {
-            let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-            (number(0), number(4))
-        };
-        let place = |bytes: &[u8]| {
-            let number = |at: usize| u64::from_le_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("eight bytes"));
-            Place { segment: number(0), offset: number(1), number: number(2), prev_seq: number(3) }
-        };
-        let end = (u32::try_from(items).map_err(|_| "too many items".to_owned())?, 0);
-        Ok(Run {
-            path: path.to_owned(),
-            from: u64_at(16),
-            to: u64_at(24),
-            complete: u64_at(32),
-            file,
-            directory: directory.chunks_exact(8).map(pair).chain([end]).collect(),
-            places: places.chunks_exact(PLACE).map(place).collect(),
-        })
+        let items = u32::try_from(u64_at(&head, 40)).map_err(|_| "too many items".to_owned())?;
+        let (from, to, complete) = (u64_at(&head, 16), u64_at(&head, 24), u64_at(&head, 32));
+        Ok((Run { path: path.to_owned(), from, to, complete, items, places, journal }, bytes))
     }
 
     /// The newest entries with this hash, newest first.
     pub fn find(&self, hash: u64, most: usize) -> std::result::Result<Vec<Hit>, String> {
-        let (first, crc) = self.directory[bucket(hash)];
-        let count = (self.directory[bucket(hash) + 1].0 - first) as usize;
-        let mut bytes = vec![0; count * ITEM];
-        let items = HEADER + BUCKETS * 8 + self.places.len() * PLACE;
-        self.file
-            .read_exact_at(&mut bytes, items as u64 + u64::from(first) * ITEM as u64)
-            .map_err(|error| error.to_string())?;
+        let file = File::open(&self.path).map_err(|error| error.to_string())?;
+        let read =
+            |at: usize, bytes: &mut [u8]| file.read_exact_at(bytes, at as u64).map_err(|error| error.to_string());
+        // Where the bucket begins, its checksum, and where the next one begins.
+        let mut entry = [0; BUCKET + 4];
+        read(HEADER + bucket(hash) * BUCKET, &mut entry)?;
+        let (first, crc) = (u32_at(&entry, 0), u32_at(&entry, 4));
+        let end = if bucket(hash) + 1 < BUCKETS { u32_at(&entry, BUCKET) } else { self.items };
+        let count = end.checked_sub(first).filter(|_| end <= self.items).ok_or("its directory is damaged")?;
+        let items = HEADER + BUCKETS * BUCKET + self.places as usize * PLACE;
+        let mut bytes = vec![0; count as usize * ITEM];
+        read(items + first as usize * ITEM, &mut bytes)?;
         if crc32fast::hash(&bytes) != crc {
             return Err("a bucket fails its checksum".into());
         }
-        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
         let items: Vec<&[u8]> = bytes.chunks_exact(ITEM).collect();
-        let from = items.partition_point(|item| number(&item[..4]) < print(hash));
-        let to = items.partition_point(|item| number(&item[..4]) <= print(hash));
+        let from = items.partition_point(|item| u32_at(item, 0) < print(hash));
+        let to = items.partition_point(|item| u32_at(item, 0) <= print(hash));
+        if from == to {
+            return Ok(Vec::new());
+        }
+        let (_, head) = Run::read(&file, &self.path, self.journal)?;
+        let places: Vec<&[u8]> = head[BUCKETS * BUCKET..].chunks_exact(PLACE).collect();
         let hit = |item: &&[u8]| {
-            let seq = self.from + u64::from(number(&item[4..]));
-            Hit { seq, place: self.place_before(seq) }
+            let seq = self.from + u64::from(u32_at(item, 4));
+            Hit { seq, place: place_before(&places, seq) }
         };
         Ok(items[from..to].iter().rev().take(most).map(hit).collect())
     }
+}
 
-    /// The last frame from which entry `seq` and what stands right before it are still ahead.
-    fn place_before(&self, seq: Seq) -> Option<Place> {
-        let behind = self.places.partition_point(|place| place.prev_seq + 1 < seq);
-        behind.checked_sub(1).map(|at| self.places[at])
-    }
+/// The last place from which entry `seq` and what stands right before it are still ahead.
+fn place_before(places: &[&[u8]], seq: Seq) -> Option<Place> {
+    let behind = places.partition_point(|place| u64_at(place, 24) + 1 < seq);
+    let at = places[behind.checked_sub(1)?];
+    Some(Place { segment: u64_at(at, 0), offset: u64_at(at, 8), number: u64_at(at, 16), prev_seq: u64_at(at, 24) })
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -169,6 +169,24 @@ fn a_run_that_is_damaged_or_missing_is_made_again_and_until_then_its_entries_are
     }
 }
 
+/// Small transactions that come one by one are a frame each.
+#[test]
+fn a_run_has_far_fewer_places_than_the_journal_has_frames() {
+    let mut book = Book::new();
+    for id in 0..1000 {
+        book.write(&[id % 300], false);
+        book.sync();
+    }
+    let index = book.index();
+    index.follow(&|| false).unwrap();
+
+    let path = book.runs().into_iter().min().unwrap();
+    let bare = 64 + 2048 * 8 + RUN as u64 * 8;
+    let places = fs::metadata(path).unwrap().len() - bare;
+    assert!((32..=64).contains(&places), "{places} bytes of places, for {RUN} entries");
+    assert_finds_all(&index, &book);
+}
+
 #[test]
 fn a_run_of_another_journal_is_no_run_of_this_one() {
     let (old, mut new) = (Book::filled(), Book::new());
