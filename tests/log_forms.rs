@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::capture_mysql::{KINDS, Source, private};
 use crate::support::recorded::{Recorded, image};
 use crate::support::servers::{Db, Kind};
-use crate::support::{SOON, unique};
 use crate::support::world::{Entity, Type, World};
+use crate::support::{SOON, unique};
 
 /// Large values by length and hash: as lines they would take more memory than the capture.
 #[derive(Default)]
