@@ -318,6 +318,73 @@ async fn a_sum_that_two_systems_write_is_loaded_with_its_row() {
     a_row_that_is_written_without_a_pause(Kind::Postgres17, r#"merge = { score = "add" }"#, Some(rest)).await;
 }
 
+/// A process of a server that goes no further, until this goes.
+struct Stopped(i32);
+
+impl Stopped {
+    fn now(pid: i32) -> Stopped {
+        // SAFETY: a signal to a process of a server that runs for this test alone.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0, "{}", std::io::Error::last_os_error());
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+/// A row differed by one sale before anybody looked, and is alike when the load reads it: by a sale of the shop
+/// that its log has not told yet, and that is still to come to the crm.
+#[tokio::test]
+async fn a_sum_that_is_alike_by_chance_is_loaded() {
+    let stock = contact().option(r#"merge = { score = "add" }"#);
+    let systems = [("crm", Kind::Mariadb), ("shop", Kind::Postgres17)];
+    let mut world = World::of(&systems).private("shop").entity(stock).build().await;
+    for system in ["crm", "shop"] {
+        world[system].execute(&fill(&world, system, 1, 10)).await;
+    }
+    let at = |world: &World, system: &str| {
+        let column = |field: &str| world.column("contact", field, system);
+        (world.table("contact", system), column("score"), format!("{} = 7", column("id")))
+    };
+    let sell = |world: &World, system: &str| {
+        let (table, score, seventh) = at(world, system);
+        format!("UPDATE {table} SET {score} = {score} + 1 WHERE {seventh}")
+    };
+    world["crm"].execute(&sell(&world, "crm")).await;
+    world.setup().await;
+    world.agent.start();
+    world.agent.ready().await;
+    let walsender = "SELECT active_pid FROM pg_replication_slots WHERE database = current_database() AND active";
+    let held_up = Stopped::now(world["shop"].value(walsender).await.unwrap().parse().unwrap());
+    world["shop"].execute(&sell(&world, "shop")).await;
+
+    let asked = world.agent.run(&["load", "--json"]);
+    let held_up_until_the_crms_rows_are_read = async {
+        // What the shop alone has is read next, and waits for its log.
+        let next = || match world.agent.log().contains("load begins from=shop") {
+            true => Ok(()),
+            false => Err("the rows of the crm are not read".to_owned()),
+        };
+        eventually(LONG, || std::future::ready(next())).await;
+        drop(held_up);
+    };
+    let (said, ()) = tokio::join!(asked, held_up_until_the_crms_rows_are_read);
+    world.agent.wait_quiet().await;
+
+    let said: Vec<Value> = serde_json::from_str(&said).unwrap();
+    assert_eq!(said[0]["systems"]["shop"]["equal"], 10, "the row was not alike: {said:#?}");
+    world.compare().await.unwrap();
+    for system in ["crm", "shop"] {
+        let (table, score, seventh) = at(&world, system);
+        let now = world[system].value(&format!("SELECT {score} FROM {table} WHERE {seventh}")).await;
+        assert_eq!(now.as_deref(), Some("3.75"), "7 / 4 and two sales, in {system}");
+    }
+}
+
 /// The crm deletes a row of which the shop has just sold something, so that the row lives, and comes back to the
 /// crm alone with what it was worth there. The load found none meanwhile, and took it for gone.
 async fn a_row_that_comes_back(restarted_before_the_load: bool) {

@@ -361,6 +361,8 @@ impl Pass<'_> {
         }
         let has = |class: Class| matches!(class, Class::Equal | Class::Different(_));
         let entity = self.plan.schema.entity(self.plan.entity);
+        // A row whose sums are alike may be so by chance, with a difference under way to one of the two.
+        let by_chance = self.context.model.rules[self.plan.entity.index()].added() != 0;
         let mut to = vec![SystemSet::EMPTY; keys.len()];
         for (at, to) in to.iter_mut().enumerate() {
             let classes = || self.receivers.iter().zip(found.iter().map(|classes| classes[at]));
@@ -379,7 +381,12 @@ impl Pass<'_> {
                 }
                 let counts = counts.of(&receiver.name);
                 match class {
-                    Class::Equal => counts.equal += 1,
+                    Class::Equal => {
+                        counts.equal += 1;
+                        if by_chance && !self.only_missing {
+                            *to = to.with(receiver.system);
+                        }
+                    }
                     Class::Elsewhere => {}
                     Class::Different(fields) => {
                         counts.different += 1;
