@@ -70,6 +70,10 @@ impl<P: Probe> Waiter<'_, P> {
         self.captured().await?;
         // Logs are read, so that the first loads are on the list by now.
         self.until(loading).await?;
+        let failed = failed_loads(self.probe);
+        if !failed.is_empty() {
+            return Err(failed);
+        }
         let head = self.probe.head();
         self.head = head;
         self.until(|probe| {
@@ -130,12 +134,7 @@ impl<P: Probe> Waiter<'_, P> {
             State::Paused => Some(format!("{0}: paused; anechoic resume {0}", system.name)),
             _ => None,
         });
-        let loads = self.probe.status().loads.lock().expect("never held across a panic");
-        let failed = loads.iter().filter(|load| load.is_failed()).map(|load| {
-            let why = load.error.as_deref().unwrap_or_default();
-            format!("{0}: its load failed: {why}; then: anechoic load {0}", load.entity)
-        });
-        let stopped: Vec<String> = stopped.chain(failed).collect();
+        let stopped: Vec<String> = stopped.collect();
         if stopped.is_empty() { Ok(()) } else { Err(stopped) }
     }
 
@@ -166,6 +165,15 @@ fn loading(probe: &impl Probe) -> Vec<String> {
         None => format!("{}: is still loaded, {} rows read", load.entity, load.read),
     };
     under_way.map(told).collect()
+}
+
+fn failed_loads(probe: &impl Probe) -> Vec<String> {
+    let loads = probe.status().loads.lock().expect("never held across a panic");
+    let told = |load: &LoadProgress| {
+        let why = load.error.as_deref().unwrap_or_default();
+        format!("{0}: its load failed: {why}; then: anechoic load {0}", load.entity)
+    };
+    loads.iter().filter(|load| load.is_failed()).map(told).collect()
 }
 
 fn is_captured(probe: &impl Probe, system: SystemId) -> bool {
@@ -366,6 +374,7 @@ pub(super) mod tests {
         shown(load("retrying", Some("away")));
         assert_eq!(wait(&*fake, SHORT).await.problems, ["contact: is still loaded: away"]);
         shown(load("failed", Some("no right")));
+        assert!(captured(&*fake, SHORT).await.is_empty(), "the logs are read all the same");
         assert_eq!(
             wait(&*fake, Duration::from_secs(3600)).await.problems,
             ["contact: its load failed: no right; then: anechoic load contact"]

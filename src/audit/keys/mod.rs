@@ -7,8 +7,8 @@
 //!
 //! A run holds a fixed number of keys, sorted by hash in buckets, so that a look-up reads one
 //! bucket of each run; it also holds where frames of the journal begin, here and there, so that the
-//! entries that are found are read without looking for them. Derived: whatever is missing or damaged is made
-//! again from the journal, and what is not indexed yet is read.
+//! entries that are found are read without looking for them. Derived: whatever is missing or damaged
+//! is made again from the journal, and what is not indexed yet is read.
 
 mod run;
 
@@ -235,6 +235,8 @@ impl KeyIndex {
             }
             match run.find(hash, most - hits.len()) {
                 Ok(found) => hits.extend(found),
+                // Forgotten meanwhile.
+                Err(_) if run.to < self.0.journal.oldest() => {}
                 Err(why) => {
                     warn!(path = %run.path.display(), why, "a run of the key index is damaged: it is made again at the next start");
                     let _ = fs::remove_file(&run.path);
