@@ -72,6 +72,42 @@ async fn a_paused_system_stands_still_until_it_is_resumed_and_the_others_go_on()
     assert_eq!(ids(&world, "crm").await, all);
 }
 
+/// Where its log is read up to.
+async fn place(world: &World, system: &str) -> String {
+    let status = world.agent.status().await.unwrap();
+    let systems = status["systems"].as_array().unwrap();
+    systems.iter().find(|s| s["name"] == system).unwrap()["capture"]["position"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_pause_is_obeyed_however_much_there_is_to_read() {
+    let world = World::of(&THREE).entity(item()).start().await;
+    world["crm"].execute("INSERT INTO item SELECT n, n FROM generate_series(1, 5000) n").await;
+    world.quiet().await;
+    for (system, _) in THREE {
+        let (before, mut rounds) = (place(&world, system).await, 0);
+        let flood = async {
+            for round in 0..60 {
+                world[system].execute(&format!("UPDATE item SET count = {round} WHERE id <= 5000")).await;
+                rounds += 1;
+            }
+        };
+        let paused = async {
+            eventually(SOON, || async {
+                if place(&world, system).await == before { Err("nothing is read yet".to_owned()) } else { Ok(()) }
+            })
+            .await;
+            world.agent.run(&["pause", system]).await;
+            let at = place(&world, system).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            assert_eq!(place(&world, system).await, at, "{system}: it is read on");
+        };
+        tokio::join!(flood, paused);
+        world.agent.run(&["resume", system]).await;
+        world.quiet().await;
+    }
+}
+
 #[tokio::test]
 async fn a_system_that_was_paused_is_so_after_a_restart_and_a_change_of_the_file() {
     let mut world = World::of(&THREE).entity(item()).start().await;

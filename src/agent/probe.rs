@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ use crate::load::{LoadSpec, ResyncSpec, VerifySpec};
 use crate::position::{Position, Seq};
 use crate::schema::{Schema, SystemId};
 use crate::status::{Status, now};
+
+/// For a batch that is under way when its system is paused.
+const REST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct AgentProbe {
     pub config: Arc<Config>,
@@ -165,12 +169,20 @@ impl Probe for AgentProbe {
         self.take_back(spec).await
     }
 
-    fn pause(&self, system: &str, paused: bool) -> Result<()> {
+    async fn pause(&self, system: &str, paused: bool) -> Result<()> {
         known(&self.config, system)?;
         self.paused.set(system, paused)?;
         self.pause_as_told();
         info!(system, "{}", if paused { "paused by a person" } else { "goes on, as a person says" });
-        Ok(())
+        let wiring = self.wiring();
+        let index = self.config.systems.iter().position(|known| paused && *known.name == *system);
+        let Some(gate) = index.and_then(|index| wiring.gates.get(index)) else { return Ok(()) };
+        tokio::time::timeout(REST_PATIENCE, gate::until_at_rest(gate)).await.map_err(|_| {
+            Error::retry(format!(
+                "{system} is paused, but what is being written there has not ended within {REST_PATIENCE:?}: it is the last, \
+                 and anechoic status tells how its server is"
+            ))
+        })
     }
 
     async fn set_aside(&self, of: HeldSpec, what: OfHeld) -> Result<Treated> {

@@ -62,9 +62,19 @@ impl Source {
     pub async fn run(self, stop: CancellationToken) {
         let state = &self.status.systems[self.system.index()].capture.state;
         let mut attempt = 0;
-        while !stop.is_cancelled() {
-            stop.run_until_cancelled(gate::while_paused(&self.gate)).await;
-            let error = match self.stream(&stop, &mut attempt).await {
+        while let Some(reading) = stop.run_until_cancelled(gate::to_read(&self.gate)).await {
+            let streamed = tokio::select! {
+                // However much there is to read.
+                biased;
+                // What was read and not handed on is read, and counted, again.
+                () = gate::until_paused(&self.gate) => {
+                    info!("capture pauses");
+                    Ok(())
+                }
+                streamed = self.stream(&stop, &mut attempt) => streamed,
+            };
+            drop(reading);
+            let error = match streamed {
                 // Told to stop, or to pause.
                 Ok(()) => continue,
                 Err(error) => error.of_system(&self.config.system(self.system).name),
@@ -161,20 +171,9 @@ impl Source {
             if self.must_pause() {
                 return Err(Error::retry("the journal is full: nothing is read until a system takes what is in it"));
             }
-            let read = async {
-                match &mut capture {
-                    Either::Postgres(capture) => capture.read(&mut normalizer).await,
-                    Either::Mysql(capture) => capture.read(&mut normalizer).await,
-                }
-            };
-            tokio::select! {
-                biased;
-                read = read => read?,
-                // What was read and not handed on is read, and counted, again.
-                () = gate::until_paused(&self.gate) => {
-                    info!("capture pauses");
-                    return Ok(());
-                }
+            match &mut capture {
+                Either::Postgres(capture) => capture.read(&mut normalizer).await?,
+                Either::Mysql(capture) => capture.read(&mut normalizer).await?,
             }
             if *attempt > 0 || !self.gate.borrow().placed {
                 *attempt = 0;

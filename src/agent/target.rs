@@ -55,11 +55,11 @@ impl Applying {
     pub async fn run(self, stop: CancellationToken) {
         let mut gate = self.gate.subscribe();
         while !stop.is_cancelled() {
-            tokio::select! {
-                () = opened(&mut gate) => {}
+            let writing = tokio::select! {
+                writing = gate::to_write(&self.gate) => writing,
                 error = self.held_by_another() => return self.stand(error, &stop).await,
                 () = stop.cancelled() => return,
-            }
+            };
             let halt = stop.child_token();
             let mut applying = Box::pin(self.applied(&halt));
             let ended = tokio::select! {
@@ -70,6 +70,7 @@ impl Applying {
                     applying.await
                 }
             };
+            drop(writing);
             if let Err(error) = ended {
                 return self.stand(error, &stop).await;
             }
@@ -189,12 +190,8 @@ impl Applying {
     }
 }
 
-async fn opened(gate: &mut watch::Receiver<Gate>) {
-    // We hold a lever ourselves, so it does not go away.
-    let _ = gate.wait_for(Gate::is_open).await;
-}
-
 async fn shut(gate: &mut watch::Receiver<Gate>) {
+    // We hold a lever ourselves, so it does not go away.
     let _ = gate.wait_for(|gate| !gate.is_open()).await;
 }
 

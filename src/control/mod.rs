@@ -153,8 +153,8 @@ pub trait Probe: Send + Sync + 'static {
     /// Durable when it returns.
     fn resolve(&self, choice: Choice) -> impl Future<Output = Result<Resolved>> + Send;
 
-    /// Kept over restarts.
-    fn pause(&self, system: &str, paused: bool) -> Result<()>;
+    /// Kept over restarts. When it returns, nothing is read or written there any more.
+    fn pause(&self, system: &str, paused: bool) -> impl Future<Output = Result<()>> + Send;
 
     /// Durable when it returns.
     fn set_aside(&self, of: HeldSpec, what: OfHeld) -> impl Future<Output = Result<Treated>> + Send;

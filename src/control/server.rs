@@ -156,8 +156,8 @@ pub(crate) async fn answer_to(request: Request, probe: &impl Probe) -> Result<An
             undone.notes.extend(unknown.into_iter().map(|problem| format!("{problem}: {may}")));
             Answer::Undone(Box::new(undone))
         }
-        Request::Pause { system } => probe.pause(&system, true).map(|()| Answer::Told)?,
-        Request::Resume { system } => probe.pause(&system, false).map(|()| Answer::Told)?,
+        Request::Pause { system } => probe.pause(&system, true).await.map(|()| Answer::Told)?,
+        Request::Resume { system } => probe.pause(&system, false).await.map(|()| Answer::Told)?,
         Request::Retry(of) => Answer::Treated(probe.set_aside(of, OfHeld::Retry).await?),
         Request::Drop(of) => Answer::Treated(probe.set_aside(of, OfHeld::Drop).await?),
         Request::Reload => probe.reload().await.map(|()| Answer::Told)?,

@@ -288,7 +288,7 @@ pub(super) mod tests {
             Ok(Undone { seq: 9, ..Undone::default() })
         }
 
-        fn pause(&self, system: &str, _: bool) -> Result<()> {
+        async fn pause(&self, system: &str, _: bool) -> Result<()> {
             let known = self.status.systems.iter().any(|known| *known.name == *system);
             known.then_some(()).ok_or_else(|| Error::stop(format!("there is no system {system:?}"), ""))
         }

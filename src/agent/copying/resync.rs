@@ -83,6 +83,8 @@ impl Resync {
             self.entity(at, system, entity, &mut counted, &mut past).await?;
             self.done(at, &entity_name).await.ok()?;
             failpoint::pass("after-resync-entity");
+            // Not before the journal has it: who asked for it may be gone the next moment.
+            counted.report(&name, "done", None);
         }
         self.marks[at].state = ResyncState::Done;
         context.note(self.marks[at].clone()).await.ok()?;
@@ -123,7 +125,6 @@ impl Resync {
             match self.compare(at, system, entity, counted, past).await {
                 Ok(()) => {
                     info!(system = %name, entity = %counted.entity, rows = counted.counts.read, written = counted.counts.copied, "compared");
-                    counted.report(&name, "done", None);
                     return Some(());
                 }
                 Err(_) if self.context.stop.is_cancelled() => return None,
