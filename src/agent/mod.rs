@@ -241,6 +241,11 @@ impl Agent {
 
     fn open(&self, model: &Arc<Model>, operator: Operator, positions: Vec<PositionRecord>) -> Result<Wiring> {
         let config = &self.config;
+        // Nobody calls a system ready that its applier has not been let into.
+        for system in config.system_ids().filter(|system| receives(model, *system)) {
+            let state = &self.status.systems[system.index()].apply.state;
+            *state.lock().expect("never held across a panic") = State::Connecting;
+        }
         let names: Vec<Arc<str>> = config.systems.iter().map(|system| system.name.clone()).collect();
         let systems = config.system_ids().zip(&names).zip(positions);
         let systems =

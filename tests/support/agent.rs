@@ -168,9 +168,20 @@ impl Agent {
         }
     }
 
-    /// SIGSTOP, until [`resume`](Self::resume).
+    /// SIGSTOP, until [`resume`](Self::resume); none of its threads runs any more when it returns.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.pid());
+        let began = Instant::now();
+        let runs = |thread: std::fs::DirEntry| {
+            // One that has just ended has none.
+            let stat = std::fs::read_to_string(thread.path().join("stat"));
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('T')))
+        };
+        while std::fs::read_dir(&threads).unwrap().flatten().any(runs) {
+            assert!(began.elapsed() < SOON, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn resume(&self) {

@@ -28,7 +28,8 @@ pub async fn held(world: &World) -> Vec<String> {
 /// Waits until that many keys are held, over all systems.
 #[track_caller]
 pub fn until_held(world: &World, count: usize) -> impl Future<Output = Vec<Held>> {
-    eventually(SOON, move || async move {
+    // Some are within large transactions.
+    eventually(2 * SOON, move || async move {
         let list = list(world).await?;
         match list.len() == count {
             true => Ok(list),
@@ -39,7 +40,7 @@ pub fn until_held(world: &World, count: usize) -> impl Future<Output = Vec<Held>
 
 /// Everything committed before is applied or set aside.
 pub async fn settled(world: &World) {
-    let output = world.agent.command(&["wait", "--timeout", "60s"]).await;
+    let output = world.agent.command(&["wait", "--timeout", "120s"]).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     for behind in ["not captured up to", "has seq", "cannot tell", "stopped"] {
         assert!(!said.contains(behind), "{said}");
