@@ -52,10 +52,8 @@ async fn killed_while_it_is_written(name: &str, kind: Kind) {
     world.agent.set_env("ANECHOIC_CHECKPOINT_EVERY", "1");
     for told_to_leave in [false, true] {
         for step in [Step::BeforeCheckpointRename, Step::AfterCheckpointRename] {
-            world.agent.kill_at(step, 2);
-            world.agent.start();
             if told_to_leave {
-                world.agent.kill_nowhere();
+                world.agent.start();
                 world.agent.ready().await;
                 traffic.pass(30).await;
                 world.agent.kill();
@@ -67,6 +65,8 @@ async fn killed_while_it_is_written(name: &str, kind: Kind) {
                 assert_eq!(world.agent.stop().await.signal(), Some(libc::SIGKILL), "{}", step.name());
                 world.agent.set_env("ANECHOIC_CHECKPOINT_EVERY", "1");
             } else {
+                world.agent.kill_at(step, 2);
+                world.agent.start();
                 let ended = world.agent.exited(SOON).await;
                 assert_eq!(ended.signal(), Some(libc::SIGKILL), "{}", step.name());
             }

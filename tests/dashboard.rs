@@ -161,7 +161,8 @@ async fn what_flows_is_seen_to_flow_and_a_system_that_is_away_is_named_with_its_
         browser.until(&format!("{VERDICT} === 'shop trying again' && /[0-9]+ entries, .* late/.test({SHOWN})")).await;
         let named = "document.querySelector('#trouble span').textContent";
         assert!(!browser.value(named).await.as_str().unwrap().is_empty(), "nobody says why");
-        assert!(browser.value(&flows(2, "to")).await == json!(true), "one that is away holds up the others");
+        // One that is away does not hold up the others.
+        browser.until(&flows(2, "to")).await;
         look(&mut browser, "down").await;
     };
     tokio::select! {

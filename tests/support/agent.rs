@@ -253,7 +253,7 @@ impl Agent {
 
     #[track_caller]
     pub fn ready(&mut self) -> impl Future<Output = ()> {
-        self.ready_within(SOON)
+        self.ready_within(2 * SOON)
     }
 
     #[track_caller]

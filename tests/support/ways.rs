@@ -12,7 +12,7 @@ use anechoic::connect;
 use anechoic::error::Error;
 
 use super::servers::Db;
-use super::{SOON, unique};
+use super::{SOON, eventually, unique};
 
 /// Where a log starts, so that it can be asked for.
 pub struct Ways {
@@ -28,7 +28,11 @@ impl Ways {
             let publication = postgres::publication_name(&agent);
             db.admin().await.execute(&format!("CREATE PUBLICATION {publication}")).await;
             let client = connect::postgres::connect(&config, "test").await.unwrap();
-            postgres::create_position(&client, &agent, &db.name).await.unwrap()
+            // Not while another test of the same server has a transaction open.
+            eventually(2 * SOON, || async {
+                postgres::create_position(&client, &agent, &db.name).await.map_err(|error| error.full())
+            })
+            .await
         } else {
             let mut conn = connect::mysql::connect(&config).await.unwrap();
             mysql::create_position(&mut conn).await.unwrap()

@@ -20,7 +20,7 @@ use super::agent::Agent;
 use super::proxy::Proxy;
 use super::servers::{Db, Kind, PASSWORD, Rows, Server};
 use super::trail::Table;
-use super::{eventually, unique};
+use super::{SOON, eventually, unique};
 
 /// How a field is stored: the natural column type of each engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -507,7 +507,17 @@ impl World {
         for system in &self.systems {
             system.db.lend_ownership(true).await;
         }
-        self.agent.run(&["setup"]).await;
+        // PostgreSQL begins no log while another test of the same server has a transaction open.
+        eventually(2 * SOON, || async {
+            let output = self.agent.command(&["setup"]).await;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            if said.contains("was not created within") {
+                return Err(said);
+            }
+            assert!(output.status.success(), "anechoic setup: {}\n{said}", output.status);
+            Ok(())
+        })
+        .await;
         for system in &self.systems {
             system.db.lend_ownership(false).await;
         }
