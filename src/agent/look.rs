@@ -55,14 +55,16 @@ async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
 /// All but the tables themselves. Nothing is written: not even a message into the log.
 async fn postgres(client: &Client, config: &Config, names: &[TableName]) -> Result<Sight> {
     const IDENTITIES: &str = "
-        SELECT w.schema, w.name, c.oid, r.oid,
-               p.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
-                   WHERE t.pubname = p.pubname AND t.schemaname::text = w.schema AND t.tablename::text = w.name)
+        WITH published AS MATERIALIZED (
+            SELECT schemaname::text AS schema, tablename::text AS name FROM pg_catalog.pg_publication_tables
+            WHERE pubname = $3::text)
+        SELECT w.schema, w.name, c.oid, r.oid, p.oid IS NOT NULL AND t.name IS NULL
         FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS w (schema, name)
         JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = w.name
         LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $3::text
-        LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid";
+        LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+        LEFT JOIN published t ON t.schema = w.schema AND t.name = w.name";
     let at = capture::postgres::current_position(client).await?;
     let (schemas, tables): (Vec<&str>, Vec<&str>) = names.iter().map(|n| (n.schema.as_str(), n.name.as_str())).unzip();
     let publication = capture::postgres::publication_name(&config.agent.id);
