@@ -71,20 +71,20 @@ pub fn page(all: &[(&str, Vec<Point>)]) -> String {
     out
 }
 
-/// The next magnitude, from the slope between the last two points.
+/// The next magnitude, from the last two points: time grows with the rows, memory by what a magnitude adds.
 fn on_paper(points: &[Point]) -> String {
     let [.., a, b] = points else { return String::new() };
     let rows = b.rows * 10;
     let further = (rows - b.rows) as f64 / (b.rows - a.rows) as f64;
-    let slope = |of: fn(&Point) -> f64| of(b) + (of(b) - of(a)) * further;
-    let took = slope(|point| point.took.as_secs_f64());
-    let memory = slope(|point| point.memory as f64 / f64::from(1 << 20));
+    let took = b.took.as_secs_f64() + (b.took.as_secs_f64() - a.took.as_secs_f64()) * further;
+    let memory = |point: &Point| point.memory as f64 / f64::from(1 << 20);
     format!(
-        "\nOn paper, from the slope between the last two: {} rows in {:.0} s ({} rows/s), peak {:.0} MiB.\n",
+        "\nOn paper: {} rows in {:.0} s ({} rows/s), from the slope between the last two;\npeak {:.0} MiB, where this \
+         magnitude adds what the last one did.\n",
         grouped(rows),
         took,
         grouped((rows as f64 / took) as u64),
-        memory.max(b.memory as f64 / f64::from(1 << 20)),
+        memory(b) + (memory(b) - memory(a)).max(0.0),
     )
 }
 

@@ -217,17 +217,19 @@ struct Section<'d, 'i> {
 pub(super) struct Reader<'t> {
     file: &'t str,
     text: &'t str,
+    /// Where each line but the first begins.
+    lines: Vec<usize>,
     pub errors: Vec<ConfigError>,
 }
 
 impl<'t> Reader<'t> {
     pub fn new(file: &'t str, text: &'t str) -> Self {
-        Reader { file, text, errors: Vec::new() }
+        let lines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect();
+        Reader { file, text, lines, errors: Vec::new() }
     }
 
     fn line(&self, offset: usize) -> usize {
-        let end = offset.min(self.text.len());
-        1 + self.text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count()
+        1 + self.lines.partition_point(|begins| *begins <= offset)
     }
 
     /// `place` may be empty.
