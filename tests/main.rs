@@ -50,6 +50,7 @@ mod restart;
 mod resync;
 mod service;
 mod side_effects;
+mod tables;
 mod tls;
 mod trail;
 mod undo;

@@ -26,18 +26,30 @@ pub struct Sight {
 }
 
 pub async fn look(config: &Config, system: SystemId) -> Result<Sight> {
+    sight(config, system, true).await
+}
+
+/// Without the catalog, for who has asked for the tables anyway.
+pub async fn glance(config: &Config, system: SystemId) -> Result<Sight> {
+    sight(config, system, false).await
+}
+
+async fn sight(config: &Config, system: SystemId, catalog: bool) -> Result<Sight> {
     let names = Needs::of(config, system).names();
     let connect = &config.system(system).connect;
     match config.system(system).engine {
         Engine::Postgres => {
             let client = connect::postgres::connect(connect, &format!("anechoic/{} look", config.agent.id)).await?;
             let mut sight = postgres(&client, config, &names).await?;
-            let tables = catalog::postgres::read(&client, &names).await?;
-            sight.catalog = names.into_iter().zip(tables).collect();
+            if catalog {
+                let tables = catalog::postgres::read(&client, &names).await?;
+                sight.catalog = names.into_iter().zip(tables).collect();
+            }
             Ok(sight)
         }
         Engine::Mysql => {
             let mut conn = connect::mysql::connect(connect).await?;
+            let names = if catalog { names } else { vec![] };
             let sight = mysql(&mut conn, names).await;
             let _ = conn.disconnect().await;
             sight
@@ -47,7 +59,7 @@ pub async fn look(config: &Config, system: SystemId) -> Result<Sight> {
 
 async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
     let at = capture::mysql::log_end(conn).await?;
-    let tables = catalog::mysql::read(conn, &names).await?;
+    let tables = if names.is_empty() { vec![] } else { catalog::mysql::read(conn, &names).await? };
     let seen = Seen { at: Some(at), ..Seen::default() };
     Ok(Sight { catalog: names.into_iter().zip(tables).collect(), seen, ..Sight::default() })
 }

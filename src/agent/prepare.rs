@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::look::{gap, look, of_partitions, out_of_stream};
+use super::look::{gap, glance, of_partitions, out_of_stream};
 use super::{copying, decided, is_absent};
 use crate::catalog::{Table, TableName};
 use crate::change::{ResyncMark, ResyncState};
@@ -87,8 +87,8 @@ pub async fn prepare(
     let mut positions = Vec::new();
     for system in config.system_ids() {
         let gap = gap(config, system, &seen[system.index()], &before);
-        let away = surveys[system.index()].is_none();
-        match position(config, system, away, gap, operator, status, stop).await? {
+        let survey = surveys[system.index()].as_ref();
+        match position(config, system, survey, gap, operator, status, stop).await? {
             Some(position) => positions.push(position),
             None => return Ok(None),
         }
@@ -136,7 +136,8 @@ async fn catalog(
     *state.lock().expect("never held across a panic") = State::Connecting;
     let (started, mut attempt) = (std::time::Instant::now(), 0);
     loop {
-        let surveyed = answered(async { Ok((look(config, system).await, check::survey(config, system).await?)) }).await;
+        let surveyed =
+            answered(async { Ok((glance(config, system).await, check::survey(config, system).await?)) }).await;
         let error = match surveyed {
             Ok((sight, survey)) => {
                 let mut errors = survey.errors();
@@ -209,7 +210,7 @@ pub fn last_seen(config: &Config, system: SystemId) -> Option<Catalog> {
 async fn position(
     config: &Config,
     system: SystemId,
-    away: bool,
+    mut survey: Option<&Survey>,
     mut gap: Option<Error>,
     operator: &mut Operator,
     status: &Status,
@@ -221,7 +222,7 @@ async fn position(
         return Ok(Some(operator.recovered.positions.get(&name).cloned().unwrap_or(unplaced)));
     }
     // It did not answer just now, and is not asked again before the others go on.
-    if let Some(position) = operator.recovered.positions.get(&name).filter(|_| away) {
+    if let Some(position) = operator.recovered.positions.get(&name).filter(|_| survey.is_none()) {
         return Ok(Some(position.clone()));
     }
     loop {
@@ -230,8 +231,8 @@ async fn position(
         let ensured = match known.positioned {
             // Before anything that is missing is put back in silence.
             true if gap.is_some() => Err(gap.take().expect("just looked at")),
-            true => answered(setup::ensure(config, system, known)).await,
-            false => setup::ensure(config, system, known).await,
+            true => answered(setup::ensure(config, system, known, survey.take())).await,
+            false => setup::ensure(config, system, known, survey.take()).await,
         };
         let error = match ensured {
             Ok(ensured) if !ensured.findings.is_empty() => return Err(in_the_way(&ensured.findings)),

@@ -32,7 +32,7 @@ pub(super) async fn setup(config: &Config, options: &Print) -> Result<Outcome> {
     let to_do = systems.filter(|(_, system)| !report.findings.iter().any(|f| *f.system == *system.name));
     for (id, system) in to_do.collect::<Vec<_>>() {
         let mut created = Vec::new();
-        match ensure(config, id, operator.known(&system.name)).await {
+        match ensure(config, id, operator.known(&system.name), None).await {
             Ok(ensured) => {
                 if let Some(position) = &ensured.position {
                     forget_published(config, &system.name)?;

@@ -77,15 +77,16 @@ pub struct NewPosition {
     pub base: Seq,
 }
 
-/// Brings one system into the state that the configuration asks for. May be repeated.
-pub async fn ensure(config: &Config, system: SystemId, known: Known) -> Result<Ensured> {
+/// Brings one system into the state that the configuration asks for; `survey` is what has been seen of
+/// it just now, if it has. May be repeated.
+pub async fn ensure(config: &Config, system: SystemId, known: Known, survey: Option<&Survey>) -> Result<Ensured> {
     let needs = Needs::of(config, system);
     if needs.tables.is_empty() {
         return Ok(Ensured::default());
     }
     match config.system(system).engine {
-        Engine::Postgres => postgres::ensure(config, system, &needs, known).await,
-        Engine::Mysql => mysql::ensure(config, system, &needs, known).await,
+        Engine::Postgres => postgres::ensure(config, system, &needs, known, survey).await,
+        Engine::Mysql => mysql::ensure(config, system, &needs, known, survey).await,
     }
 }
 

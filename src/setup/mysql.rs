@@ -8,9 +8,9 @@ use super::{Ensured, Known, NewPosition, Removed, Step, at_work, foreign_marker,
 use crate::apply::mysql::{lock_name, marker_ddl};
 use crate::apply::sql::{backquoted, backquoted_table};
 use crate::capture::mysql::create_position;
-use crate::check;
 use crate::check::mysql::Facts;
 use crate::check::needs::Needs;
+use crate::check::{self, Survey};
 use crate::config::Config;
 use crate::connect::mysql::{connect, failed};
 use crate::error::{Error, Result};
@@ -48,12 +48,22 @@ pub fn grantable(database: &str) -> String {
     backquoted(&database.replace('\\', "\\\\").replace('_', "\\_").replace('%', "\\%"))
 }
 
-pub(super) async fn ensure(config: &Config, system: SystemId, needs: &Needs, known: Known) -> Result<Ensured> {
+pub(super) async fn ensure(
+    config: &Config,
+    system: SystemId,
+    needs: &Needs,
+    known: Known,
+    survey: Option<&Survey>,
+) -> Result<Ensured> {
     let connect_config = &config.system(system).connect;
     let mut conn = connect(connect_config).await?;
-    let survey = check::mysql_survey(&mut conn, config, system, needs).await?;
+    let asked = match survey {
+        Some(_) => None,
+        None => Some(check::mysql_survey(&mut conn, config, system, needs).await?),
+    };
+    let survey = survey.or(asked.as_ref()).expect("one of the two");
     let facts = survey.mysql.as_ref().expect("a survey of MySQL has its facts");
-    let mut ensured = Ensured { findings: in_the_way(&survey), ..Ensured::default() };
+    let mut ensured = Ensured { findings: in_the_way(survey), ..Ensured::default() };
     for step in steps(facts, needs) {
         if !step.allowed {
             ensured.findings.push(step.refused(&config.system(system).name));

@@ -50,7 +50,7 @@ pub async fn place(
         done.extend(postgres::drop_own_slot(config, system).await?);
     }
     let known = |positioned| Known { journal: journal.id(), head: journal.head(), positioned };
-    let there = ensure(config, system, known(true)).await?;
+    let there = ensure(config, system, known(true), None).await?;
     done.extend(there.done);
     in_the_way(&there.findings)?;
     let (mut causal, mut older) = (before.is_some(), false);
@@ -65,7 +65,7 @@ pub async fn place(
             done.push(format!("marker at the journal's head, {head}"));
         }
     }
-    let made = ensure(config, system, known(false)).await?;
+    let made = ensure(config, system, known(false), None).await?;
     in_the_way(&made.findings)?;
     done.extend(made.done);
     let position = made.position.ok_or_else(|| {
