@@ -301,12 +301,13 @@ impl Config {
         }
     }
 
-    /// Where a file says that the journal is, however broken it is otherwise.
+    /// Where a file says that the journal is, or leaves it, however broken it is otherwise.
     pub fn data_dir_in(path: &Path) -> Option<PathBuf> {
         let text = std::fs::read_to_string(path).ok()?;
         let said =
             text.lines().find_map(|line| line.trim_start().strip_prefix("data_dir")?.trim_start().strip_prefix('='));
-        let quoted = said?.trim_start();
+        let Some(said) = said else { return Some(validate::DATA_DIR.into()) };
+        let quoted = said.trim_start();
         let quote = quoted.chars().next().filter(|quote| ['"', '\''].contains(quote))?;
         quoted[1..].split(quote).next().map(PathBuf::from)
     }

@@ -125,3 +125,19 @@ unique = { first_name = { policy = "rename", template = "{value} ({key})" } }
     assert_eq!(entity.merge, merges);
     assert_eq!(entity.unique, [("first_name".to_owned(), OnClash::Rename("{value} ({key})".to_owned()))]);
 }
+
+#[test]
+fn where_the_journal_is_is_told_by_a_broken_file_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("anechoic.toml");
+    for (text, expected) in [
+        ("[agent]\n  data_dir = \"/srv/hq\"\n[[system", Some("/srv/hq")),
+        ("[agent]\ndata_dir = '/srv/hq' # there\ncolour = 1", Some("/srv/hq")),
+        ("[agent]\nid = 7\n", Some("/var/lib/anechoic")),
+        ("[agent]\ndata_dir = 7\n", None),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(Config::data_dir_in(&path), expected.map(PathBuf::from), "{text}");
+    }
+    assert_eq!(Config::data_dir_in(&dir.path().join("absent")), None);
+}

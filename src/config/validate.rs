@@ -29,6 +29,9 @@ const SYSTEMS_MAX: usize = 64;
 /// A row's carried columns are one 128 bit word.
 const COLUMNS_MAX: usize = 128;
 
+/// Where a file does not say.
+pub(super) const DATA_DIR: &str = "/var/lib/anechoic";
+
 /// `None` where an error was noted.
 pub(super) fn validate(raw: &RawConfig, reader: &mut Reader<'_>) -> Option<Config> {
     let agent = match &raw.agent {
@@ -80,7 +83,7 @@ fn agent(raw: &RawAgent, reader: &mut Reader<'_>) -> Option<AgentConfig> {
     let file = |given: &Option<At<String>>| given.as_ref().map(|at| PathBuf::from(&at.value));
     Some(AgentConfig {
         id: id.value.clone(),
-        data_dir: raw.data_dir.as_ref().map_or_else(|| "/var/lib/anechoic".into(), |at| PathBuf::from(&at.value)),
+        data_dir: raw.data_dir.as_ref().map_or_else(|| DATA_DIR.into(), |at| PathBuf::from(&at.value)),
         listen,
         token_file: file(&raw.token_file),
         tls: file(&raw.tls_cert)
