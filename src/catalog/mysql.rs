@@ -25,13 +25,16 @@ const MANY: usize = 16;
 pub async fn read(conn: &mut Conn, names: &[TableName]) -> Result<Vec<Option<Table>>> {
     let folds: Option<u8> = conn.query_first("SELECT @@lower_case_table_names").await.map_err(unread)?;
     let (flavour, _, version) = server(conn).await?;
-    let mut reader = Reader { conn, flavour, version, folds: folds.unwrap_or(0) != 0, incoming: HashMap::new() };
+    let folds = folds.unwrap_or(0) != 0;
+    let (wanted, incoming) = (HashSet::new(), HashMap::new());
+    let mut reader = Reader { conn, flavour, version, folds, wanted, incoming };
+    reader.wanted = names.iter().map(|name| reader.key(name)).collect();
     reader.count_references().await?;
     let mut found = HashMap::new();
     for scope in reader.scopes(names).await? {
-        found.extend(reader.read(&scope, names).await?);
+        found.extend(reader.read(&scope).await?);
     }
-    let mut tables: Vec<Option<Table>> = names.iter().map(|name| found.remove(&reader.key(name))).collect();
+    let mut tables: Vec<Option<Table>> = names.iter().map(|name| found.get(&reader.key(name)).cloned()).collect();
     let logged = flavour == Flavour::Mysql && version >= CASCADES_LOGGED;
     let actions = if logged { read_actions(conn, &tables).await? } else { Vec::new() };
     mark_side_effects(&mut tables, &actions);
@@ -103,6 +106,8 @@ struct Reader<'a> {
     version: (u16, u16, u16),
     /// The server does not tell upper from lower case in names of tables.
     folds: bool,
+    /// What was asked for.
+    wanted: HashSet<Key>,
     /// How many foreign keys point to a table.
     incoming: HashMap<Key, u32>,
 }
@@ -177,9 +182,8 @@ impl Reader<'_> {
         Ok(by_table)
     }
 
-    /// Those of `names` that lie in the scope.
-    async fn read(&mut self, scope: &Scope, names: &[TableName]) -> Result<HashMap<Key, Table>> {
-        let wanted: HashSet<Key> = names.iter().map(|name| self.key(name)).collect();
+    /// What was asked for and lies in the scope.
+    async fn read(&mut self, scope: &Scope) -> Result<HashMap<Key, Table>> {
         let sql = format!(
             "SELECT t.TABLE_NAME, t.TABLE_SCHEMA, t.TABLE_TYPE, e.TRANSACTIONS FROM information_schema.TABLES t \
              LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE WHERE {}",
@@ -192,7 +196,7 @@ impl Reader<'_> {
         let found: Vec<(TableName, Described)> = found
             .into_iter()
             .map(|row| (named(&row), row))
-            .filter(|(name, _)| wanted.contains(&self.key(name)))
+            .filter(|(name, _)| self.wanted.contains(&self.key(name)))
             .collect();
         if found.is_empty() {
             return Ok(HashMap::new());
