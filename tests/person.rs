@@ -108,6 +108,34 @@ async fn a_pause_is_obeyed_however_much_there_is_to_read() {
     }
 }
 
+/// Somebody holds a row that the last batch is to write.
+#[tokio::test]
+async fn a_pause_that_waits_for_the_last_batch_says_so_and_holds_all_the_same() {
+    let world = World::of(&THREE).private("crm").entity(item()).start().await;
+    world["crm"].execute("INSERT INTO item VALUES (1, 1)").await;
+    world.quiet().await;
+    let mut holder = world["crm"].session().await;
+    holder.execute("BEGIN").await;
+    holder.execute("SELECT * FROM item WHERE id = 1 FOR UPDATE").await;
+    world["shop"].execute("UPDATE item SET count = 2 WHERE id = 1").await;
+    eventually(SOON, || async {
+        let waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        if world["crm"].admin().await.rows(waiting).await.is_empty() { Err("nobody waits".to_owned()) } else { Ok(()) }
+    })
+    .await;
+
+    let paused = world.agent.command(&["pause", "crm"]).await;
+    assert!(!paused.status.success() && said(&paused).contains("crm is paused, but"), "{}", said(&paused));
+    assert_eq!(state(&world, "crm").await, "paused");
+    holder.execute("COMMIT").await;
+    world.agent.run(&["pause", "crm"]).await;
+    world["shop"].execute("INSERT INTO item VALUES (2, 2)").await;
+    until_ids(&world, "erp", &["1", "2"]).await;
+    assert_eq!(ids(&world, "crm").await, ["1"]);
+    world.agent.run(&["resume", "crm"]).await;
+    world.quiet().await;
+}
+
 #[tokio::test]
 async fn a_system_that_was_paused_is_so_after_a_restart_and_a_change_of_the_file() {
     let mut world = World::of(&THREE).entity(item()).start().await;
