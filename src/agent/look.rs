@@ -4,7 +4,7 @@ use mysql_async::Conn;
 use tokio_postgres::Client;
 
 use crate::capture;
-use crate::catalog::{self, TableName};
+use crate::catalog::{self, Table, TableName};
 use crate::check::needs::Needs;
 use crate::config::{Config, Engine};
 use crate::connect;
@@ -36,32 +36,28 @@ pub async fn glance(config: &Config, system: SystemId) -> Result<Sight> {
 
 async fn sight(config: &Config, system: SystemId, catalog: bool) -> Result<Sight> {
     let names = Needs::of(config, system).names();
+    let wanted = if catalog { &names[..] } else { &[] };
     let connect = &config.system(system).connect;
-    match config.system(system).engine {
+    let (mut sight, tables) = match config.system(system).engine {
         Engine::Postgres => {
             let client = connect::postgres::connect(connect, &format!("anechoic/{} look", config.agent.id)).await?;
-            let mut sight = postgres(&client, config, &names).await?;
-            if catalog {
-                let tables = catalog::postgres::read(&client, &names).await?;
-                sight.catalog = names.into_iter().zip(tables).collect();
-            }
-            Ok(sight)
+            (postgres(&client, config, &names).await?, catalog::postgres::read(&client, wanted).await?)
         }
         Engine::Mysql => {
             let mut conn = connect::mysql::connect(connect).await?;
-            let names = if catalog { names } else { vec![] };
-            let sight = mysql(&mut conn, names).await;
+            let seen = mysql(&mut conn, wanted).await;
             let _ = conn.disconnect().await;
-            sight
+            seen?
         }
-    }
+    };
+    sight.catalog = wanted.iter().cloned().zip(tables).collect();
+    Ok(sight)
 }
 
-async fn mysql(conn: &mut Conn, names: Vec<TableName>) -> Result<Sight> {
+async fn mysql(conn: &mut Conn, names: &[TableName]) -> Result<(Sight, Vec<Option<Table>>)> {
     let at = capture::mysql::log_end(conn).await?;
-    let tables = if names.is_empty() { vec![] } else { catalog::mysql::read(conn, &names).await? };
-    let seen = Seen { at: Some(at), ..Seen::default() };
-    Ok(Sight { catalog: names.into_iter().zip(tables).collect(), seen, ..Sight::default() })
+    let tables = catalog::mysql::read(conn, names).await?;
+    Ok((Sight { seen: Seen { at: Some(at), ..Seen::default() }, ..Sight::default() }, tables))
 }
 
 /// All but the tables themselves. Nothing is written: not even a message into the log.

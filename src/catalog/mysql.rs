@@ -23,6 +23,9 @@ const MANY: usize = 16;
 
 /// The tables in the order asked for; `None` where there is no such base table.
 pub async fn read(conn: &mut Conn, names: &[TableName]) -> Result<Vec<Option<Table>>> {
+    if names.is_empty() {
+        return Ok(vec![]);
+    }
     let folds: Option<u8> = conn.query_first("SELECT @@lower_case_table_names").await.map_err(unread)?;
     let (flavour, _, version) = server(conn).await?;
     let folds = folds.unwrap_or(0) != 0;

@@ -106,6 +106,9 @@ fn decimal(typmod: i32) -> ColumnType {
 
 /// The tables in the order asked for; `None` where there is no such table (a view is none).
 pub async fn read(client: &Client, names: &[TableName]) -> Result<Vec<Option<Table>>> {
+    if names.is_empty() {
+        return Ok(vec![]);
+    }
     let mut tables: Vec<Option<Table>> = vec![None; names.len()];
     let mut at: HashMap<u32, usize> = HashMap::new();
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();

@@ -228,12 +228,7 @@ pub async fn survey(config: &Config, system: SystemId) -> Result<Survey> {
     }
 }
 
-pub(crate) async fn postgres_survey(
-    client: &Client,
-    config: &Config,
-    system: SystemId,
-    needs: &Needs,
-) -> Result<Survey> {
+async fn postgres_survey(client: &Client, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
     let agent = config.agent.id.as_str();
     let publication = publication_name(agent);
     let slot = slot_name(agent, &config.system(system).connect.database);
@@ -270,7 +265,7 @@ fn others(agents: &[String], agent: &str) -> Vec<String> {
     agents.iter().filter(|other| *other != agent).cloned().collect()
 }
 
-pub(crate) async fn mysql_survey(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
+async fn mysql_survey(conn: &mut Conn, config: &Config, system: SystemId, needs: &Needs) -> Result<Survey> {
     let facts = mysql::read(conn, needs).await?;
     let tables = catalog::mysql::read(conn, &needs.names()).await?;
     let mut findings = mysql::findings(&config.system(system).name, &facts, needs, &tables);

@@ -15,8 +15,8 @@ pub use self::journal::{Operator, absent, exists, operator, options};
 pub use self::place::{Placed, place};
 pub use self::rows::{decide_loads, unasked};
 use crate::capture::postgres::slot_name;
-use crate::check::Survey;
 use crate::check::needs::Needs;
+use crate::check::{self, Survey};
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
@@ -84,6 +84,11 @@ pub async fn ensure(config: &Config, system: SystemId, known: Known, survey: Opt
     if needs.tables.is_empty() {
         return Ok(Ensured::default());
     }
+    let asked = match survey {
+        Some(_) => None,
+        None => Some(check::survey(config, system).await?),
+    };
+    let survey = survey.or(asked.as_ref()).expect("one of the two");
     match config.system(system).engine {
         Engine::Postgres => postgres::ensure(config, system, &needs, known, survey).await,
         Engine::Mysql => mysql::ensure(config, system, &needs, known, survey).await,

@@ -53,15 +53,10 @@ pub(super) async fn ensure(
     system: SystemId,
     needs: &Needs,
     known: Known,
-    survey: Option<&Survey>,
+    survey: &Survey,
 ) -> Result<Ensured> {
     let connect_config = &config.system(system).connect;
     let mut conn = connect(connect_config).await?;
-    let asked = match survey {
-        Some(_) => None,
-        None => Some(check::mysql_survey(&mut conn, config, system, needs).await?),
-    };
-    let survey = survey.or(asked.as_ref()).expect("one of the two");
     let facts = survey.mysql.as_ref().expect("a survey of MySQL has its facts");
     let mut ensured = Ensured { findings: in_the_way(survey), ..Ensured::default() };
     for step in steps(facts, needs) {

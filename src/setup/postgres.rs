@@ -11,9 +11,9 @@ use crate::apply::postgres::{lock_key, marker_ddl, origin};
 use crate::apply::sql::{quoted, quoted_table};
 use crate::capture::postgres::{application_name, create_position, publication_name, slot_name};
 use crate::catalog::TableName;
+use crate::check::Survey;
 use crate::check::needs::Needs;
 use crate::check::postgres::{Facts, identity_suffices, refuses_updates, weaker_partitions};
-use crate::check::{self, Survey};
 use crate::config::Config;
 use crate::connect::postgres::{connect, error};
 use crate::error::{Error, Result};
@@ -144,17 +144,12 @@ pub(super) async fn ensure(
     system: SystemId,
     needs: &Needs,
     known: Known,
-    survey: Option<&Survey>,
+    survey: &Survey,
 ) -> Result<Ensured> {
     let connect_config = &config.system(system).connect;
     let agent = config.agent.id.as_str();
     let (publication, slot) = (publication_name(agent), slot_name(agent, &connect_config.database));
     let client = connect(connect_config, &application_name(agent)).await?;
-    let asked = match survey {
-        Some(_) => None,
-        None => Some(check::postgres_survey(&client, config, system, needs).await?),
-    };
-    let survey = survey.or(asked.as_ref()).expect("one of the two");
     let facts = survey.postgres.as_ref().expect("a survey of PostgreSQL has its facts");
     let mut ensured = Ensured { findings: in_the_way(survey), ..Ensured::default() };
     if let Some(found) = facts.slot.as_ref().filter(|_| !known.positioned) {
