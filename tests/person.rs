@@ -99,7 +99,7 @@ async fn a_pause_is_obeyed_however_much_there_is_to_read() {
             .await;
             world.agent.run(&["pause", system]).await;
             let at = place(&world, system).await;
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await; // that it stands is what is looked at
             assert_eq!(place(&world, system).await, at, "{system}: it is read on");
         };
         tokio::join!(flood, paused);

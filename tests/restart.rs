@@ -53,6 +53,28 @@ async fn sigterm_is_obeyed_while_a_target_does_not_answer() {
     traffic.check(&world).await;
 }
 
+/// The log is read, and somebody holds the marker's row.
+#[tokio::test]
+async fn nobody_is_called_ready_before_its_applier_is_let_in() {
+    let entity = Entity::new("item").key("id", Type::Int).option_in("crm", "role = \"source\"");
+    let mut world = World::of(&[CRM, ERP]).private("erp").entity(entity).start().await;
+    world.agent.stop().await;
+    let (mut holder, mut looker) = (world["erp"].admin().await, world["erp"].admin().await);
+    holder.execute("BEGIN").await;
+    holder.execute(&format!("SELECT * FROM {}.marker FOR UPDATE", world["erp"].marker)).await;
+
+    world.agent.start();
+    let waits = "SELECT 1 FROM information_schema.processlist WHERE command = 'Query' AND time_ms > 200";
+    let began = std::time::Instant::now();
+    while looker.rows(waits).await.is_empty() {
+        assert!(world.agent.is_running() && began.elapsed() < SOON, "{}", world.agent.log());
+        let ready = world.agent.readiness().await.is_ok_and(|(ready, _)| ready);
+        assert!(!ready, "{}", world.agent.log());
+    }
+    holder.execute("COMMIT").await;
+    world.agent.ready().await;
+}
+
 /// An agent with the same configuration, its own port and its own data_dir.
 fn twin(of: &Agent, marker: &str) -> Agent {
     let config = std::fs::read_to_string(of.config()).unwrap();

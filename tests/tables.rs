@@ -3,7 +3,8 @@
 use anechoic::catalog::mysql::read;
 use anechoic::catalog::{ColumnType, Table, TableName};
 
-use super::support::servers::{Db, Kind};
+use super::support::servers::{Db, Kind, Server};
+use super::support::unique;
 
 const ALL: [Kind; 3] = [Kind::Mysql, Kind::Mariadb, Kind::Mariadb11];
 
@@ -64,5 +65,30 @@ async fn a_schema_that_is_read_as_a_whole_shows_what_its_tables_show_one_by_one(
             tables.into_iter().map(|table| table.map(plain)).collect()
         };
         assert_eq!(plain(whole), plain(alone), "{}", kind.name());
+    }
+}
+
+/// Where the server does not tell upper from lower case, the file need not either.
+#[tokio::test]
+async fn names_are_found_as_the_server_compares_them() {
+    let server = std::sync::Arc::new(Server::private(Kind::Mariadb, &["--lower-case-table-names=1"]).await);
+    let db = Db::on(&server, &unique()).await;
+    let mut admin = db.admin().await;
+    for n in 0..20 {
+        let parent = n.max(1) - 1;
+        let references = format!("FOREIGN KEY (id) REFERENCES Item{parent} (id)");
+        let key = if n == 0 { "KEY by_id (id)".to_owned() } else { references };
+        admin.execute(&format!("CREATE TABLE Item{n} (id int PRIMARY KEY, {key})")).await;
+    }
+    let named = |name: String| TableName { schema: db.name.clone(), name };
+    let names: Vec<TableName> = (0..20).map(|n| named(format!("ITEM{n}"))).collect();
+    let mut conn = anechoic::connect::mysql::connect(&db.connect_config()).await.unwrap();
+
+    for names in [&names[..], &names[..2]] {
+        for (n, table) in read(&mut conn, names).await.unwrap().into_iter().enumerate() {
+            let table = table.unwrap_or_else(|| panic!("ITEM{n} of {}", names.len()));
+            assert_eq!((table.name, table.columns.len()), (named(format!("item{n}")), 1));
+            assert_eq!((table.referenced_by, table.foreign_keys.len()), (u32::from(n < 19), usize::from(n > 0)));
+        }
     }
 }
